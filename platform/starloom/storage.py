@@ -10,6 +10,7 @@ import os
 import posixpath
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,26 +98,25 @@ def atomic_write(location: str, mode: str = "wb") -> Iterator[IO[Any]]:
     encoding = None if "b" in mode else "utf-8"
     if is_remote(location):
         filesystem, path = filesystem_of(location)
-        with filesystem.transaction, filesystem.open(path, mode, **({} if "b" in mode else {"encoding": encoding})) as file:
+        with (
+            filesystem.transaction,
+            filesystem.open(path, mode, **({} if "b" in mode else {"encoding": encoding})) as file,
+        ):
             yield file
         return
     target = Path(location)
     target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=target.parent)
+    temporary = target.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}")
     try:
-        with os.fdopen(descriptor, mode, encoding=encoding) as file:
+        with open(temporary, mode, encoding=encoding) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp gives 0600; an artifact is as readable as any other file that the user writes
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, target)
+        temporary.replace(target)
     except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
         raise disk_error(error, location) from error
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def disk_error(error: OSError, location: str) -> Exception:
@@ -128,16 +128,11 @@ def disk_error(error: OSError, location: str) -> Exception:
     return error
 
 
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
-
-
 def remove_below(location: str) -> None:
     """Remove a folder with all that is in it; nothing happens when it is not there."""
     if not is_remote(location):
-        shutil.rmtree(location, ignore_errors=False) if Path(location).is_dir() else None
+        if Path(location).is_dir():
+            shutil.rmtree(location)
         return
     filesystem, path = filesystem_of(location)
     if filesystem.exists(path):

@@ -1,0 +1,315 @@
+"""Artifacts: what a step leaves behind. One exists only when its manifest does, and the manifest is written last."""
+
+import hashlib
+import json
+import os
+import posixpath
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from starloom import storage
+from starloom.config import Config
+from starloom.errors import RunError, UserError
+
+MANIFEST = "manifest.json"
+LOGS = "logs/"  # what differs between two equal runs (timings, profiles); the manifest leaves it out
+FINGERPRINT_DIGITS = 16
+
+
+class FileEntry(Config):
+    """Size and sha256 of one file."""
+
+    bytes: int
+    sha256: str
+
+
+class InputEntry(Config):
+    """An artifact that the step read: ``location`` is ``STEP/FINGERPRINT`` below the root, or a full path."""
+
+    step: str
+    kind: str
+    fingerprint: str
+    location: str
+
+
+class Counts(Config):
+    """Rows that went in, came out, and were dropped by reason."""
+
+    rows_in: int = 0
+    rows_out: int = 0
+    dropped: dict[str, int] = {}
+
+
+class Manifest(Config):
+    """What was done, from what, and what came out."""
+
+    format: int = 1
+    step: str
+    kind: str
+    fingerprint: str
+    identity: dict[str, Any]  # what the fingerprint is the hash of
+    config: dict[str, Any]  # every setting, with defaults, runtime ones too
+    inputs: tuple[InputEntry, ...]
+    counts: Counts
+    details: dict[str, Any]
+    bytes: int
+    seconds: float
+    packages: dict[str, str]
+    files: dict[str, FileEntry]
+
+
+def canonical_json(value: Any) -> str:
+    """One text for one value: sorted keys, no spaces, ASCII."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def fingerprint_of(identity: dict[str, Any]) -> str:
+    """The first 16 hex digits of the sha256 of the canonical JSON."""
+    return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:FINGERPRINT_DIGITS]
+
+
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """The manifest as it is stored: readable JSON and a checksum over it, so that an edit by hand is noticed."""
+    body = manifest.model_dump(mode="json")
+    checksum = hashlib.sha256(canonical_json(body).encode()).hexdigest()
+    return (json.dumps({**body, "checksum": checksum}, indent=1, sort_keys=True) + "\n").encode()
+
+
+def read_manifest(folder: str) -> Manifest:
+    """Read and check ``folder/manifest.json``.
+
+    Raises:
+        UserError: when it is missing, is not JSON, or was changed after it was written.
+    """
+    location = storage.join(folder, MANIFEST)
+    try:
+        body = json.loads(storage.read_bytes(location))
+        checksum = body.pop("checksum")
+    except FileNotFoundError:
+        raise UserError(f"{folder}: is not a finished artifact (it has no {MANIFEST})") from None
+    except (ValueError, KeyError, AttributeError):
+        raise UserError(_tampered(location)) from None
+    if hashlib.sha256(canonical_json(body).encode()).hexdigest() != checksum:
+        raise UserError(_tampered(location))
+    return Manifest.model_validate(body)
+
+
+def _tampered(location: str) -> str:
+    return f"{location}: was changed after it was written; remove that folder and run again to make it anew"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished artifact, read-only. Picklable: pass it to Ray tasks."""
+
+    folder: str
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, folder: str) -> "Artifact":
+        """Open a finished artifact and check its manifest and the sizes of its files (not their checksums).
+
+        Raises:
+            UserError: when it is unfinished, edited, or lacks a file.
+        """
+        folder = storage.normalize(folder)
+        manifest = read_manifest(folder)
+        present = dict(storage.files_below(folder))
+        for name, entry in manifest.files.items():
+            if present.get(name) != entry.bytes:
+                found = "is missing" if name not in present else f"has {present[name]} bytes, not {entry.bytes}"
+                raise UserError(f"{folder}: {name} {found}; remove that folder and run again to make it anew")
+        return cls(folder, manifest)
+
+    @property
+    def name(self) -> str:
+        """The step's name."""
+        return self.manifest.step
+
+    @property
+    def kind(self) -> str:
+        """What it holds: ``collected``, ``decisions``, ``corpus``, ``tokenizer``, ``tokens``, ``model``, ..."""
+        return self.manifest.kind
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits."""
+        return self.manifest.fingerprint
+
+    def path(self, relative: str) -> str:
+        """The path or URL of a file in it."""
+        return storage.join(self.folder, relative)
+
+    def files(self, prefix: str = "") -> list[str]:
+        """The relative names that begin with `prefix`, sorted."""
+        return sorted(name for name in self.manifest.files if name.startswith(prefix))
+
+    def has(self, relative: str) -> bool:
+        """Whether this file is part of it."""
+        return relative in self.manifest.files
+
+    def open_file(self, relative: str, mode: str = "rb") -> IO[Any]:
+        """Open one of its files for reading."""
+        return storage.open_file(self.path(relative), mode)
+
+    def read_text(self, relative: str) -> str:
+        """A whole file as UTF-8."""
+        return storage.read_bytes(self.path(relative)).decode()
+
+    def read_json(self, relative: str) -> Any:
+        """A whole JSON file."""
+        return json.loads(storage.read_bytes(self.path(relative)))
+
+    def read_table(self, relative: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """A Parquet file, or some of its columns."""
+        filesystem, path = storage.filesystem_of(self.path(relative))
+        return pq.read_table(path, columns=list(columns) if columns is not None else None, filesystem=filesystem)
+
+    def local(self, relative: str = "") -> Path:
+        """A file or folder of it as a local path; fetched once when the artifact is remote."""
+        return storage.local_copy(self.path(relative) if relative else self.folder)
+
+    def verify(self) -> None:
+        """Read every file and compare checksums; `RunError` names the first that differs."""
+        for name, entry in self.manifest.files.items():
+            if storage.checksum(self.path(name)) != entry.sha256:
+                raise RunError(f"{self.path(name)}: its content does not match its checksum; the file is damaged")
+
+
+@dataclass(frozen=True)
+class ArtifactWriter:
+    """The folder that a step writes. Picklable: Ray tasks write their shards through it."""
+
+    folder: str
+
+    def path(self, relative: str) -> str:
+        """The path or URL that a file will have."""
+        return storage.join(self.folder, relative)
+
+    def exists(self, relative: str) -> bool:
+        """Whether an earlier attempt has finished this file: skip its work."""
+        return storage.exists(self.path(relative))
+
+    @contextmanager
+    def create(self, relative: str, mode: str = "wb") -> Iterator[IO[Any]]:
+        """Write a file that exists only when it is complete."""
+        with storage.atomic_write(self.path(relative), mode) as file:
+            yield file
+
+    def write_text(self, relative: str, text: str) -> None:
+        """A UTF-8 file."""
+        with self.create(relative) as file:
+            file.write(text.encode())
+
+    def write_json(self, relative: str, value: Any) -> None:
+        """A readable JSON file with sorted keys."""
+        self.write_text(relative, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+    def write_table(self, relative: str, table: pa.Table, *, row_group_rows: int = 10_000) -> None:
+        """A zstd Parquet file whose bytes depend on the table alone."""
+        with self.create(relative) as file:
+            pq.write_table(table, file, compression="zstd", row_group_size=row_group_rows)
+
+    def read_json(self, relative: str) -> Any:
+        """A JSON file written by an earlier attempt or another task of this step."""
+        return json.loads(storage.read_bytes(self.path(relative)))
+
+    def remove(self, relative: str) -> None:
+        """Remove a file or folder of this unfinished artifact; nothing happens when it is not there."""
+        filesystem, path = storage.filesystem_of(self.path(relative))
+        if filesystem.exists(path):
+            filesystem.rm(path, recursive=True)
+
+    def local_folder(self, relative: str) -> Path:
+        """A real folder for libraries that write files themselves; with a remote root follow it by `publish`.
+
+        With a remote root it starts with what has been published before.
+        """
+        if not storage.is_remote(self.folder):
+            folder = Path(self.path(relative))
+            folder.mkdir(parents=True, exist_ok=True)
+            return folder
+        folder = self._staging() / relative
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            filesystem, path = storage.filesystem_of(self.path(relative))
+            if filesystem.isdir(path):
+                filesystem.get(path.rstrip("/") + "/", str(folder), recursive=True)
+        return folder
+
+    def publish(self, relative: str) -> None:
+        """Upload what `local_folder` holds; on a local root it is in place already."""
+        if storage.is_remote(self.folder):
+            filesystem, path = storage.filesystem_of(self.path(relative))
+            filesystem.put(str(self._staging() / relative) + os.sep, path, recursive=True)
+
+    def _staging(self) -> Path:
+        digest = hashlib.sha256(self.folder.encode()).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"starloom-{os.getuid()}" / digest
+
+    def finish(self, manifest: Manifest) -> Artifact:
+        """Write the manifest, which makes the artifact exist."""
+        if storage.is_remote(self.folder):
+            shutil.rmtree(self._staging(), ignore_errors=True)
+        with self.create(MANIFEST) as file:
+            file.write(manifest_bytes(manifest))
+        return Artifact(self.folder, manifest)
+
+    def inventory(self) -> dict[str, FileEntry]:
+        """Size and checksum of every file that belongs to the artifact."""
+        entries = {}
+        for name, size in storage.files_below(self.folder):
+            hidden = any(part.startswith(".") for part in name.split("/"))
+            if name == MANIFEST or name.startswith(LOGS) or hidden:
+                continue
+            entries[name] = FileEntry(bytes=size, sha256=storage.checksum(self.path(name)))
+        return entries
+
+
+def finished(root: str, step: str) -> list[Artifact]:
+    """The finished artifacts of a step below a root, oldest first (by the time of their manifests)."""
+    base = storage.join(storage.normalize(root), step)
+    dated = []
+    for fingerprint in storage.folders(base):
+        folder = storage.join(base, fingerprint)
+        location = storage.join(folder, MANIFEST)
+        if storage.exists(location):
+            filesystem, path = storage.filesystem_of(location)
+            dated.append((filesystem.modified(path), folder))
+    return [Artifact.open(folder) for _, folder in sorted(dated, key=lambda entry: (entry[0], entry[1]))]
+
+
+def find(root: str, need: str) -> Artifact:
+    """The artifact that an entry of ``needs`` means.
+
+    ``STEP`` is the newest finished one of that step, ``STEP/FINGERPRINT`` an exact one below the root, and a path or
+    URL to a folder with a manifest is that artifact, wherever it is.
+    """
+    root = storage.normalize(root)
+    if "/" not in need:
+        done = finished(root, need)
+        if not done:
+            raise UserError(
+                f"needs = {need!r}: no finished artifact in {storage.join(root, need)}; run that step first"
+            )
+        return done[-1]
+    below = storage.join(root, need)
+    if not need.startswith("/") and "://" not in need and storage.exists(below):
+        return Artifact.open(below)
+    return Artifact.open(need)
+
+
+def location_below(root: str, artifact: Artifact) -> str:
+    """``STEP/FINGERPRINT`` when the artifact is below the root (so that a root can be moved), else its full path."""
+    prefix = storage.normalize(root) + "/"
+    if artifact.folder.startswith(prefix):
+        return posixpath.normpath(artifact.folder.removeprefix(prefix))
+    return artifact.folder

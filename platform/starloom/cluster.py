@@ -1,0 +1,44 @@
+"""Ray at the edge: connect once, wherever this process runs."""
+
+import os
+
+from starloom.errors import RunError
+
+OBJECT_STORE_SHARE = 0.1
+OBJECT_STORE_BYTES_MAX = 2 << 30
+
+
+def connect() -> None:
+    """Join the cluster of this process, once.
+
+    Inside a Ray job, or with ``RAY_ADDRESS`` set, that is the running cluster; otherwise a local Ray is started that
+    ends with this process. Token authentication is left as Ray has it: on.
+    """
+    import ray
+
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    address = os.environ.get("RAY_ADDRESS")
+    try:
+        if address:
+            ray.init(address=address, log_to_driver=True, logging_level="warning")
+        else:
+            ray.init(address="local", include_dashboard=False, logging_level="warning", **local_limits())
+    except (ConnectionError, OSError) as error:
+        raise RunError(f"Ray at {address or 'this machine'}: {' '.join(str(error).split())[:300]}") from error
+
+
+def local_limits() -> dict[str, int]:
+    """Arguments for a local `ray.init`: every core, and an object store that leaves memory to the workers."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    store = min(OBJECT_STORE_BYTES_MAX, int(memory * OBJECT_STORE_SHARE))
+    return {"num_cpus": len(os.sched_getaffinity(0)), "object_store_memory": store}
+
+
+def cpus() -> int:
+    """The number of CPUs of the connected cluster, at least 1."""
+    import ray
+
+    connect()
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))

@@ -1,0 +1,22 @@
+"""What every test shares: one Ray per test session."""
+
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[str]:
+    """A local Ray of two CPUs; yields its GCS address. Started once, by the first test that asks."""
+    import ray
+
+    context = ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=512 << 20,
+        logging_level="warning",
+        log_to_driver=False,
+    )
+    yield context.address_info["address"]
+    ray.shutdown()
