@@ -1,5 +1,6 @@
 """What every test shares: one Ray per test session."""
 
+import logging
 from collections.abc import Iterator
 
 import pytest
@@ -15,7 +16,7 @@ def ray_cluster() -> Iterator[str]:
         num_cpus=2,
         include_dashboard=False,
         object_store_memory=512 << 20,
-        logging_level="warning",
+        logging_level=logging.WARNING,
         log_to_driver=False,
     )
     yield context.address_info["address"]

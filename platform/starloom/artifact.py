@@ -55,7 +55,7 @@ class Manifest(Config):
     step: str
     kind: str
     fingerprint: str
-    identity: dict[str, Any]  # what the fingerprint is the hash of
+    provenance: dict[str, Any]  # what the fingerprint is the hash of
     config: dict[str, Any]  # every setting, with defaults, runtime ones too
     inputs: tuple[InputEntry, ...]
     counts: Counts

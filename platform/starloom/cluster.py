@@ -1,6 +1,9 @@
 """Ray at the edge: connect once, wherever this process runs."""
 
+import logging
 import os
+
+from typing import Any
 
 from starloom.errors import RunError
 
@@ -18,18 +21,17 @@ def connect() -> None:
 
     if ray.is_initialized():
         return
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     address = os.environ.get("RAY_ADDRESS")
     try:
         if address:
-            ray.init(address=address, log_to_driver=True, logging_level="warning")
+            ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
         else:
-            ray.init(address="local", include_dashboard=False, logging_level="warning", **local_limits())
+            ray.init(address="local", include_dashboard=False, logging_level=logging.WARNING, **local_limits())
     except (ConnectionError, OSError) as error:
         raise RunError(f"Ray at {address or 'this machine'}: {' '.join(str(error).split())[:300]}") from error
 
 
-def local_limits() -> dict[str, int]:
+def local_limits() -> dict[str, Any]:
     """Arguments for a local `ray.init`: every core, and an object store that leaves memory to the workers."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     store = min(OBJECT_STORE_BYTES_MAX, int(memory * OBJECT_STORE_SHARE))

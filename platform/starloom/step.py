@@ -129,7 +129,7 @@ def run_step(step: Step, config: Config, *, root: str, name: str, needs: Sequenc
             step=name,
             kind=step.produces,
             fingerprint=fingerprint,
-            identity=identity,
+            provenance=identity,
             config=config.model_dump(mode="json"),
             inputs=tuple(
                 InputEntry(step=a.name, kind=a.kind, fingerprint=a.fingerprint, location=location_below(root, a))

@@ -1,0 +1,171 @@
+"""The command line: ``starloom run | status | explain | submit | plan | serve | evaluate | prune``."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from starloom import __version__, storage
+from starloom.step import guarded
+
+# Commands of the three packages, which this package must not import: module and function by name.
+DELEGATED = {
+    "serve": ("serve_apps.serve", "main", "serve a model over HTTP: starloom serve RUN_OR_MODEL"),
+    "evaluate": ("serve_apps.evaluate", "command", "evaluate a model folder or an OpenAI-compatible URL"),
+    "plan": ("train_jobs.plan", "main", "memory, time and cost of a training step, before anything is started"),
+}
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of this module: what it does and how it reads its arguments."""
+
+    help: str
+    arguments: Callable[[argparse.ArgumentParser], None]
+    work: Callable[[argparse.Namespace], int]
+
+
+def entry() -> None:
+    """Console entry point; exits with 0, 1 (failed while running) or 2 (wrong input)."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command and return its exit code."""
+    if argv and argv[0] in DELEGATED:
+        module, function, _ = DELEGATED[argv[0]]
+        return guarded(lambda: int(getattr(importlib.import_module(module), function)(list(argv[1:]))))
+    arguments = _parser().parse_args(list(argv))
+    return guarded(lambda: COMMANDS[arguments.command].work(arguments))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="starloom", description="From repositories to a served, evaluated code model."
+    )
+    parser.add_argument("--version", action="version", version=f"starloom {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        command.arguments(commands.add_parser(name, help=command.help, description=command.help))
+    for name, (_, _, description) in DELEGATED.items():
+        commands.add_parser(name, help=description, add_help=False)
+    return parser
+
+
+def _recipe_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE", help="a TOML file, or the name of a built-in recipe")
+    parser.add_argument("--set", action="append", default=[], metavar="STEP.KEY=VALUE", help="override a setting")
+    parser.add_argument("--root", metavar="URL", help="where the artifacts go; overrides the recipe's root")
+
+
+def _run_arguments(parser: argparse.ArgumentParser) -> None:
+    _recipe_arguments(parser)
+    parser.add_argument("--only", action="append", default=[], metavar="STEP", help="run this step alone; repeatable")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from starloom.recipe import load_recipe
+    from starloom.runner import run_recipe
+
+    recipe = load_recipe(arguments.recipe, root=arguments.root, assignments=tuple(arguments.set))
+    artifacts = run_recipe(recipe, only=arguments.only, say=lambda line: print(line, flush=True))
+    report = storage.join(recipe.root, "report.html")
+    if storage.exists(report):
+        print(f"report: {report}")
+    if any(artifact.kind == "model" for artifact in artifacts):
+        print(f"serve it: starloom serve {_shortest(recipe.root)}")
+    return 0
+
+
+def _shortest(location: str) -> str:
+    from pathlib import Path
+
+    if storage.is_remote(location):
+        return location
+    path = Path(location)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else location
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from starloom.recipe import load_recipe, resolve
+
+    recipe = load_recipe(arguments.recipe, root=arguments.root, assignments=tuple(arguments.set))
+    print(f"{'step':<16} {'state':<11} {'fingerprint':<17} {'rows':>12} {'MB':>10} {'seconds':>9}")
+    for status in resolve(recipe):
+        line = f"{status.entry.name:<16} {status.state:<11} {status.fingerprint:<17}"
+        if status.artifact is not None:
+            manifest = status.artifact.manifest
+            line += f" {manifest.counts.rows_out:>12,} {manifest.bytes / 1e6:>10,.1f} {manifest.seconds:>9,.1f}"
+        print(line.rstrip())
+    return 0
+
+
+def _explain_arguments(parser: argparse.ArgumentParser) -> None:
+    _recipe_arguments(parser)
+    parser.add_argument("file", metavar="REPO/PATH", help="the repository's name and the file's path in it")
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    from starloom.explain import explain
+    from starloom.recipe import load_recipe
+
+    recipe = load_recipe(arguments.recipe, root=arguments.root, assignments=tuple(arguments.set))
+    for finding in explain(recipe, arguments.file):
+        print(f"{finding.stage:<16} {finding.verdict}")
+    return 0
+
+
+def _submit_arguments(parser: argparse.ArgumentParser) -> None:
+    _run_arguments(parser)
+    parser.add_argument("--address", required=True, metavar="URL", help="the cluster's dashboard, http://HEAD:8265")
+    parser.add_argument("--follow", action="store_true", help="print the job's log until it ends")
+
+
+def _submit(arguments: argparse.Namespace) -> int:
+    from starloom.recipe import load_recipe, resolve
+    from starloom.runner import submit_recipe
+
+    # a wrong recipe is told here, before anything travels
+    resolve(load_recipe(arguments.recipe, root=arguments.root, assignments=tuple(arguments.set)))
+    extra = [word for value in arguments.set for word in ("--set", value)]
+    extra += [word for value in arguments.only for word in ("--only", value)]
+    extra += ["--root", arguments.root] if arguments.root else []
+    job = submit_recipe(arguments.recipe, address=arguments.address, extra=extra, follow=arguments.follow)
+    print(f"{job}\nfollow it: ray job logs --address {arguments.address} --follow {job}")
+    return 0
+
+
+def _prune_arguments(parser: argparse.ArgumentParser) -> None:
+    _recipe_arguments(parser)
+    parser.add_argument("--yes", action="store_true", help="remove them; without it they are only listed")
+
+
+def _prune(arguments: argparse.Namespace) -> int:
+    from starloom.recipe import load_recipe, resolve
+
+    recipe = load_recipe(arguments.recipe, root=arguments.root, assignments=tuple(arguments.set))
+    stale = []
+    for status in resolve(recipe):
+        base = storage.join(recipe.root, status.entry.name)
+        stale += [storage.join(base, name) for name in storage.folders(base) if name != status.fingerprint]
+    for folder in stale:
+        print(folder)
+        if arguments.yes:
+            storage.remove_below(folder)
+    verb = "removed" if arguments.yes else "stale; remove them with --yes"
+    print(f"{len(stale)} artifacts {verb}")
+    return 0
+
+
+COMMANDS = {
+    "run": Command("bring every step of a recipe up to date", _run_arguments, _run),
+    "status": Command("each step: done, stale, unfinished or missing; rows, size, seconds", _recipe_arguments, _status),
+    "explain": Command("why a file is in the corpus or not", _explain_arguments, _explain),
+    "submit": Command("the same run as a Ray job on a cluster", _submit_arguments, _submit),
+    "prune": Command("list or remove artifacts that the recipe no longer leads to", _prune_arguments, _prune),
+}
+
+
+if __name__ == "__main__":
+    entry()

@@ -1,0 +1,169 @@
+"""Recipes: a whole run as a list of steps, and the state of each step."""
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from pydantic import field_validator, model_validator
+
+from starloom import storage
+from starloom.artifact import MANIFEST, Artifact, find, fingerprint_of
+from starloom.config import Config, parse_value, read_toml, set_key, validate
+from starloom.errors import UserError
+from starloom.step import Step, load_step
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+class StepEntry(Config):
+    """One ``[[steps]]`` of a recipe."""
+
+    name: str
+    run: str
+    needs: tuple[str, ...] = ()
+    config: dict[str, Any] = {}
+
+    @field_validator("name")
+    @classmethod
+    def _usable_as_a_folder(cls, name: str) -> str:
+        if not _NAME.fullmatch(name):
+            raise ValueError("a step's name becomes a folder: use letters, digits, '-', '_' and '.'")
+        return name
+
+
+class Recipe(Config):
+    """A named list of steps with a root folder; each step needs only earlier ones or artifacts given by path."""
+
+    name: str
+    root: str
+    steps: tuple[StepEntry, ...]
+
+    @model_validator(mode="after")
+    def _steps_in_order(self) -> "Recipe":
+        if not self.steps:
+            raise ValueError("the recipe has no [[steps]]; add at least one")
+        seen: list[str] = []
+        for step in self.steps:
+            if step.name in seen:
+                raise ValueError(f"two steps are named {step.name!r}; rename one")
+            for need in step.needs:
+                if "/" not in need and need not in seen:
+                    raise ValueError(f"step {step.name!r} needs {need!r}, which is no earlier step; earlier: {seen}")
+            seen.append(step.name)
+        return self
+
+    def step(self, name: str) -> StepEntry:
+        """The step of that name; `UserError` lists the names there are."""
+        for step in self.steps:
+            if step.name == name:
+                return step
+        raise UserError(f"{name!r} is no step of the recipe {self.name!r}; its steps: {', '.join(self.names)}")
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the steps, in order."""
+        return [step.name for step in self.steps]
+
+
+def builtin_recipes() -> dict[str, Path]:
+    """The recipes that come with Starloom, by name."""
+    here = Path(__file__).resolve().parent
+    # beside the package in a checkout, inside it in a wheel
+    places = (here.parent / "recipes", here / "recipes")
+    return {path.stem: path for place in places if place.is_dir() for path in sorted(place.glob("*.toml"))}
+
+
+def load_recipe(location: str, *, root: str | None = None, assignments: tuple[str, ...] = ()) -> Recipe:
+    """Read a recipe by path, URL or built-in name and apply ``--root`` and ``--set STEP.KEY=VALUE``."""
+    path: Path | str = location
+    if storage.is_remote(location):
+        path = storage.local_copy(location)
+    elif not Path(location).exists():
+        builtin = builtin_recipes()
+        if location not in builtin:
+            known = ", ".join(builtin)
+            raise UserError(f"{location}: no such recipe; give a TOML file or one of: {known}")
+        path = builtin[location]
+    settings = read_toml(path)
+    if root is not None:
+        settings["root"] = root
+    recipe = validate(Recipe, settings, where=str(path))
+    for assignment in assignments:
+        recipe = _with_assignment(recipe, assignment)
+    return recipe.model_copy(update={"root": storage.normalize(recipe.root)})
+
+
+def _with_assignment(recipe: Recipe, assignment: str) -> Recipe:
+    target, separator, text = assignment.partition("=")
+    step_name, dot, key = target.partition(".")
+    if not separator or not dot or not key:
+        raise UserError(f"--set {assignment}: write --set STEP.KEY=VALUE, for example --set corpus.seed=1")
+    changed = recipe.step(step_name)
+    settings = changed.model_dump(mode="python")["config"]
+    set_key(settings, key, parse_value(text))
+    steps = tuple(
+        step.model_copy(update={"config": settings}) if step.name == step_name else step for step in recipe.steps
+    )
+    return recipe.model_copy(update={"steps": steps})
+
+
+class State(StrEnum):
+    """What there is of a step."""
+
+    DONE = "done"
+    STALE = "stale"  # finished once, with another config or other inputs
+    UNFINISHED = "unfinished"  # begun with this very config; a run goes on from there
+    MISSING = "missing"
+
+
+@dataclass(frozen=True)
+class StepStatus:
+    """A step of a recipe with everything resolved."""
+
+    entry: StepEntry
+    step: Step
+    config: Config
+    fingerprint: str
+    folder: str
+    needs: tuple[str, ...]  # exact: STEP/FINGERPRINT below the root, or a path
+    state: State
+    artifact: Artifact | None
+
+
+def resolve(recipe: Recipe) -> list[StepStatus]:
+    """Validate every step and find out what is done. Starts nothing and imports neither Ray nor torch.
+
+    Raises:
+        UserError: the first thing that is wrong with the recipe, before any work.
+    """
+    resolved: dict[str, StepStatus] = {}
+    for entry in recipe.steps:
+        step = load_step(entry.run)
+        config = validate(step.config, entry.config, where=f"recipe {recipe.name}, step {entry.name}")
+        inputs, needs = [], []
+        for need in entry.needs:
+            if need in resolved:
+                earlier = resolved[need]
+                inputs.append((earlier.step.produces, earlier.fingerprint))
+                needs.append(f"{need}/{earlier.fingerprint}")
+            else:
+                outside = find(recipe.root, need)
+                inputs.append((outside.kind, outside.fingerprint))
+                needs.append(need)
+        fingerprint = fingerprint_of(step.identity(config, inputs))
+        folder = storage.join(recipe.root, entry.name, fingerprint)
+        state, artifact = _state(recipe.root, entry.name, folder)
+        resolved[entry.name] = StepStatus(entry, step, config, fingerprint, folder, tuple(needs), state, artifact)
+    return list(resolved.values())
+
+
+def _state(root: str, name: str, folder: str) -> tuple[State, Artifact | None]:
+    if storage.exists(storage.join(folder, MANIFEST)):
+        return State.DONE, Artifact.open(folder)
+    if storage.exists(folder):
+        return State.UNFINISHED, None
+    base = storage.join(root, name)
+    others = (storage.join(base, other, MANIFEST) for other in storage.folders(base))
+    return (State.STALE if any(storage.exists(other) for other in others) else State.MISSING), None

@@ -1,0 +1,192 @@
+"""Running a recipe: each step that is not done becomes a named Ray job, one after the other."""
+
+import asyncio
+import logging
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+from starloom import storage
+from starloom.artifact import Artifact
+from starloom.cluster import local_limits
+from starloom.config import to_toml
+from starloom.errors import RunError, UserError
+from starloom.recipe import Recipe, State, StepStatus, resolve
+from starloom.step import summary_line
+
+JOBS = ".jobs"
+_PREAMBLE = ("Runtime env is setting up.", "Running entrypoint for job ")
+
+
+def run_recipe(recipe: Recipe, *, only: Sequence[str] = (), say: Callable[[str], None] = print) -> list[Artifact]:
+    """Bring a recipe's steps up to date and return their artifacts in order.
+
+    Finished steps are not run again. Raises `UserError` before anything starts when the recipe is wrong, `RunError`
+    when a step fails; what was finished stays.
+    """
+    for name in only:
+        recipe.step(name)
+    statuses = resolve(recipe)
+    chosen = [status for status in statuses if not only or status.entry.name in only]
+    _check_inputs_of(chosen, statuses)
+    todo = [status for status in chosen if status.state is not State.DONE]
+    if not todo:
+        say(f"{recipe.name}: nothing to do, all {len(chosen)} steps are done in {recipe.root}")
+        return [status.artifact for status in chosen if status.artifact is not None]
+    for status in chosen:
+        if status.artifact is not None:
+            say(f"· {status.entry.name} {status.fingerprint[:8]}: done before")
+    with Jobs(recipe.name) as jobs:
+        say(f"{recipe.name}: {len(todo)} of {len(chosen)} steps to do; dashboard {jobs.dashboard}")
+        for status in todo:
+            say(f"▶ {status.entry.name} {status.fingerprint[:8]}: {status.entry.run}")
+            jobs.run(status, recipe.root)
+            say(summary_line(Artifact.open(status.folder)))
+    return [Artifact.open(status.folder) for status in chosen]
+
+
+def _check_inputs_of(chosen: Sequence[StepStatus], statuses: Sequence[StepStatus]) -> None:
+    will_exist = {status.entry.name for status in chosen}
+    will_exist |= {status.entry.name for status in statuses if status.state is State.DONE}
+    for status in chosen:
+        for need in status.entry.needs:
+            if "/" not in need and need not in will_exist:
+                raise UserError(f"--only {status.entry.name}: its input {need!r} is not done; add --only {need}")
+
+
+@dataclass
+class Jobs(AbstractContextManager["Jobs"]):
+    """Submits steps as Ray jobs and follows their logs: to the cluster of ``RAY_ADDRESS``, else to a local Ray."""
+
+    recipe: str
+    dashboard: str = ""
+    _client: Any = None
+    _runtime_env: dict[str, Any] = field(default_factory=dict)
+    _python: str = "python"
+
+    def __enter__(self) -> "Jobs":
+        import ray
+        from ray.job_submission import JobSubmissionClient
+
+        address = os.environ.get("RAY_ADDRESS")
+        if address:
+            # this runner is itself a job (or the user's own cluster): steps are its siblings there
+            context = ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
+            working_dir = (ray.get_runtime_context().runtime_env or {}).get("working_dir")
+            if working_dir:
+                self._runtime_env["working_dir"] = working_dir
+        else:
+            # Ray's reaper ends this cluster when the runner dies, however it dies
+            context = ray.init(
+                address="local",
+                include_dashboard=True,
+                dashboard_host="127.0.0.1",
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                **local_limits(),
+            )
+            self._python = shlex.quote(sys.executable)
+        if not context.dashboard_url:
+            raise RunError("Ray runs without its dashboard, which takes the jobs; install ray[default]")
+        self.dashboard = f"http://{context.dashboard_url}"
+        self._client = JobSubmissionClient(self.dashboard)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        import ray
+
+        ray.shutdown()
+
+    def run(self, status: StepStatus, root: str) -> None:
+        """Run one step to its end; raises the step's own kind of error when it fails."""
+        job_file = write_job_file(status, root)
+        name = f"{self.recipe}.{status.entry.name}"
+        job = self._client.submit_job(
+            entrypoint=f"{self._python} -m {status.entry.run} --config {shlex.quote(job_file)}",
+            submission_id=self._free_id(f"{name}.{status.fingerprint[:8]}"),
+            metadata={"job_name": name, "recipe": self.recipe, "step": status.entry.name},
+            runtime_env=self._runtime_env,
+        )
+        try:
+            last_lines = asyncio.run(self._follow(job))
+        except KeyboardInterrupt:
+            self._client.stop_job(job)
+            raise
+        outcome = self._await_end(job)
+        if outcome.status.value != "SUCCEEDED":
+            complaint = next((line for line in reversed(last_lines) if line.startswith("error: ")), None)
+            message = (
+                complaint.removeprefix("error: ") if complaint else " ".join((outcome.message or "").split())[-300:]
+            )
+            failure = UserError if outcome.driver_exit_code == UserError.exit_code else RunError
+            raise failure(f"step {status.entry.name}: {message or outcome.status.value.lower()}")
+
+    async def _follow(self, job: str) -> list[str]:
+        """Print the job's log as it comes; returns its last lines."""
+        kept: list[str] = []
+        rest = ""
+        async for text in self._client.tail_job_logs(job):
+            *lines, rest = (rest + text).split("\n")
+            for line in lines:
+                if not any(mark in line for mark in _PREAMBLE) and not line.startswith(("✓", "error: ")):
+                    print("  " + line, flush=True)
+                kept = [*kept[-50:], line]
+        return [*kept, rest]
+
+    def _await_end(self, job: str) -> Any:
+        while True:
+            details = self._client.get_job_info(job)
+            if details.status.is_terminal():
+                return details
+            time.sleep(0.1)
+
+    def _free_id(self, wanted: str) -> str:
+        taken = {details.submission_id for details in self._client.list_jobs()}
+        attempts = (wanted if n == 1 else f"{wanted}-{n}" for n in range(1, len(taken) + 2))
+        return next(attempt for attempt in attempts if attempt not in taken)
+
+
+def write_job_file(status: StepStatus, root: str) -> str:
+    """Write the step as a job file of its own (what ``python -m MODULE --config`` takes) and return its location."""
+    location = storage.join(root, JOBS, f"{status.entry.name}-{status.fingerprint}.toml")
+    text = to_toml({"name": status.entry.name, "root": root, "needs": list(status.needs)})
+    settings = status.config.model_dump(mode="json")
+    with storage.atomic_write(location) as file:
+        file.write((text + "\n[config]\n" + to_toml(settings)).encode())
+    return location
+
+
+def submit_recipe(recipe_location: str, *, address: str, extra: Sequence[str], follow: bool) -> str:
+    """Send ``starloom run`` itself to a cluster as a Ray job; returns the job's submission id."""
+    from ray.job_submission import JobSubmissionClient
+
+    try:
+        client = JobSubmissionClient(address)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise UserError(f"--address {address}: {' '.join(str(error).split())[:300]}") from None
+    words = ["python", "-m", "starloom.cli", "run", recipe_location, *extra]
+    job = client.submit_job(
+        entrypoint=shlex.join(words),
+        runtime_env={"working_dir": ".", "env_vars": {"PYTHONPATH": "platform"}},
+        metadata={"job_name": f"starloom run {recipe_location}"},
+    )
+    if follow:
+        asyncio.run(_print_log(client, job))
+        while not (details := client.get_job_info(job)).status.is_terminal():
+            time.sleep(0.2)
+        if details.status.value != "SUCCEEDED":
+            raise RunError(f"job {job}: {' '.join((details.message or details.status.value).split())[-300:]}")
+    return job
+
+
+async def _print_log(client: Any, job: str) -> None:
+    async for text in client.tail_job_logs(job):
+        print(text, end="", flush=True)
