@@ -2,7 +2,6 @@
 
 import logging
 import os
-
 from typing import Any
 
 from starloom.errors import RunError
