@@ -18,6 +18,7 @@ from starloom.cluster import local_limits
 from starloom.config import to_toml
 from starloom.errors import RunError, UserError
 from starloom.recipe import Recipe, State, StepStatus, resolve
+from starloom.report import publish
 from starloom.step import summary_line
 
 JOBS = ".jobs"
@@ -48,7 +49,11 @@ def run_recipe(recipe: Recipe, *, only: Sequence[str] = (), say: Callable[[str],
             say(f"▶ {status.entry.name} {status.fingerprint[:8]}: {status.entry.run}")
             jobs.run(status, recipe.root)
             say(summary_line(Artifact.open(status.folder)))
-    return [Artifact.open(status.folder) for status in chosen]
+    artifacts = [Artifact.open(status.folder) for status in chosen]
+    for artifact in artifacts:
+        if artifact.kind == "report":
+            publish(artifact, recipe.root)
+    return artifacts
 
 
 def _check_inputs_of(chosen: Sequence[StepStatus], statuses: Sequence[StepStatus]) -> None:

@@ -1,0 +1,197 @@
+"""The report of a run: one self-contained page from what the steps left behind."""
+
+import itertools
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from starloom import storage
+from starloom.artifact import Artifact
+from starloom.charts import Series, line_chart
+from starloom.config import Config
+from starloom.step import Outcome, Step, StepContext, main
+
+PAGE = "report.html"
+LANGUAGES_SHOWN = 20
+CLUSTERS_SHOWN = 10
+
+
+class ReportConfig(Config):
+    """What the page is called."""
+
+    title: str = "Starloom run"
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One row of a bar list; `share` is of the longest bar, 0 to 1."""
+
+    label: str
+    value: str
+    share: float
+    note: str = ""
+
+
+def run(config: ReportConfig, context: StepContext) -> Outcome:
+    """Write report.html from every artifact that the step needs."""
+    page = render(config.title, context.inputs)
+    context.output.write_text(PAGE, page)
+    return Outcome(rows_in=len(context.inputs), rows_out=1)
+
+
+def publish(artifact: Artifact, root: str) -> None:
+    """Copy the page to the run's root, where people look for it."""
+    page = storage.read_bytes(artifact.path(PAGE))
+    target = storage.join(root, PAGE)
+    if not storage.exists(target) or storage.read_bytes(target) != page:
+        with storage.atomic_write(target) as file:
+            file.write(page)
+
+
+def render(title: str, artifacts: Sequence[Artifact]) -> str:
+    """The page as HTML."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("starloom"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    by_kind = {artifact.kind: artifact for artifact in artifacts}
+    return environment.get_template("report.html.j2").render(
+        title=title,
+        steps=[
+            (a.name, a.kind, a.fingerprint, a.manifest.counts.rows_out, megabytes(a.manifest.bytes)) for a in artifacts
+        ],
+        packages=artifacts[-1].manifest.packages if artifacts else {},
+        corpus=_corpus(by_kind["corpus"]) if "corpus" in by_kind else None,
+        duplicates=_duplicates([a for a in artifacts if a.has("clusters.parquet")]),
+        tokens=_tokens(by_kind.get("tokens")),
+        training=_training(by_kind["model"]) if "model" in by_kind else None,
+        evaluation=_evaluation(by_kind["evaluation"]) if "evaluation" in by_kind else None,
+    )
+
+
+def megabytes(count: float) -> str:
+    """Bytes as MB (10^6) with one decimal."""
+    return f"{count / 1e6:,.1f} MB"
+
+
+def _corpus(artifact: Artifact) -> dict[str, Any]:
+    funnel = artifact.read_json("funnel.json")
+    languages = artifact.read_json("languages.json")
+    first = max(funnel[0]["files_in"], 1)
+    stages = [
+        {
+            "name": stage["stage"],
+            "files_in": stage["files_in"],
+            "files_out": stage["files_out"],
+            "bytes_out": megabytes(stage["bytes_out"]),
+            "share": stage["files_out"] / first,
+            "reasons": sorted(stage["dropped"].items(), key=lambda entry: (-entry[1], entry[0])),
+        }
+        for stage in funnel
+    ]
+    ordered = sorted(languages.items(), key=lambda entry: (-entry[1]["bytes"], entry[0]))
+    longest = max((counts["bytes"] for _, counts in ordered), default=1) or 1
+    bars = [
+        Bar(name or "none", megabytes(counts["bytes"]), counts["bytes"] / longest, f"{counts['files']:,} files")
+        for name, counts in ordered[:LANGUAGES_SHOWN]
+    ]
+    return {
+        "files_in": funnel[0]["files_in"],
+        "files": funnel[-1]["files_out"],
+        "bytes": megabytes(funnel[-1]["bytes_out"]),
+        "stages": stages,
+        "languages": bars,
+        "language_count": len(languages),
+    }
+
+
+def _duplicates(artifacts: Sequence[Artifact]) -> dict[str, Any] | None:
+    if not artifacts:
+        return None
+    table = artifacts[-1].read_table("clusters.parquet")
+    if table.num_rows == 0:
+        return {"clusters": 0, "dropped": 0, "sizes": [], "largest": []}
+    clusters = table.group_by("cluster").aggregate([("path", "count")])
+    sizes = clusters["path_count"].to_numpy()
+    kept = table.filter(table["kept"])
+    names = dict(
+        zip(
+            kept["cluster"].to_pylist(),
+            zip(kept["repo_name"].to_pylist(), kept["path"].to_pylist(), strict=True),
+            strict=True,
+        )
+    )
+    order = np.lexsort((clusters["cluster"].to_numpy(), -sizes))[:CLUSTERS_SHOWN]
+    largest = [
+        {"size": int(sizes[n]), "survivor": "/".join(names.get(clusters["cluster"][int(n)].as_py(), ("?",)))}
+        for n in order
+    ]
+    return {
+        "clusters": len(sizes),
+        "dropped": table.num_rows - int(pc.sum(table["kept"]).as_py()),
+        "sizes": _histogram(sizes),
+        "largest": largest,
+    }
+
+
+def _histogram(sizes: np.ndarray) -> list[Bar]:
+    edges = [2, 3, 4, 6, 11, 101, 1001, np.iinfo(np.int64).max]
+    labels = ["2", "3", "4–5", "6–10", "11–100", "101–1,000", "over 1,000"]
+    counts = [int(((sizes >= low) & (sizes < high)).sum()) for low, high in itertools.pairwise(edges)]
+    return [Bar(label, f"{c:,}", c / max(*counts, 1)) for label, c in zip(labels, counts, strict=True) if c]
+
+
+def _tokens(artifact: Artifact | None) -> dict[str, Any] | None:
+    if artifact is None:
+        return None
+    details = artifact.manifest.details
+    shards: Iterable[dict[str, Any]] = details["shards"].values()
+    return {"vocabulary": details["vocabulary"], "tokens": sum(shard["tokens"] for shard in shards)}
+
+
+def _training(artifact: Artifact) -> dict[str, Any]:
+    rows = [json.loads(line) for line in artifact.read_text("metrics.jsonl").splitlines() if line]
+    trained = [row for row in rows if "loss" in row]
+    held_out = [row for row in rows if "heldout_loss" in row]
+    lines = [Series("training loss", [r["step"] for r in trained], [r["loss"] for r in trained])]
+    if held_out:
+        steps, losses = [r["step"] for r in held_out], [r["heldout_loss"] for r in held_out]
+        lines.append(Series("held-out loss", steps, losses, marks=True))
+    rate = Series("learning rate", [r["step"] for r in trained], [r["learning_rate"] for r in trained])
+    norm = Series("gradient norm", [r["step"] for r in trained], [r["gradient_norm"] for r in trained])
+    return {
+        "steps": trained[-1]["step"] if trained else 0,
+        "tokens": trained[-1]["tokens"] if trained else 0,
+        "loss": trained[-1]["loss"] if trained else None,
+        "curve": line_chart(lines, x_label="step", y_label="nats per token", title="Loss by step"),
+        "norm": line_chart([norm], x_label="step", y_label="gradient norm", title="Gradient norm by step"),
+        "rate": line_chart([rate], x_label="step", y_label="learning rate", title="Learning rate by step"),
+        "parameters": artifact.manifest.details.get("parameters"),
+    }
+
+
+def _evaluation(artifact: Artifact) -> dict[str, Any]:
+    results = artifact.read_json("results.json")
+    heldout = results.get("heldout")
+    bars = []
+    if heldout:
+        compared = [("this model", heldout["bits_per_byte"]), ("xz", heldout["xz"]), ("gzip", heldout["gzip"])]
+        longest = max(value for _, value in compared) or 1
+        bars = [Bar(name, f"{value:.3f}", value / longest) for name, value in compared]
+    return {
+        "heldout": heldout,
+        "bars": bars,
+        "humaneval": results.get("humaneval"),
+        "completions": results["completions"],
+    }
+
+
+STEP = Step(config=ReportConfig, run=run, produces="report")
+
+if __name__ == "__main__":
+    main(STEP)
