@@ -218,6 +218,10 @@ class ArtifactWriter:
         with self.create(relative) as file:
             pq.write_table(table, file, compression="zstd", row_group_size=row_group_rows)
 
+    def open_file(self, relative: str, mode: str = "rb") -> IO[Any]:
+        """Open a file that an earlier attempt or another task of this step has written."""
+        return storage.open_file(self.path(relative), mode)
+
     def read_json(self, relative: str) -> Any:
         """A JSON file written by an earlier attempt or another task of this step."""
         return json.loads(storage.read_bytes(self.path(relative)))

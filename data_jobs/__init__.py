@@ -1,0 +1,1 @@
+"""Ray Data jobs: from sources to a curated corpus, a tokenizer and packed token shards."""

@@ -1,0 +1,55 @@
+"""Ray at the edge of the data jobs: a pure function over a list of shards, each a retriable task."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import pyarrow.parquet as pq
+
+from starloom import cluster, storage
+from starloom.artifact import Artifact
+
+T = TypeVar("T")
+
+
+def shard_name(number: int) -> str:
+    """``part-00000.parquet``: the same name is the same rows in every artifact."""
+    return f"part-{number:05d}.parquet"
+
+
+def shard_names(artifact: Artifact) -> list[str]:
+    """The names of an artifact's data shards, in order."""
+    return [name.removeprefix("data/") for name in artifact.files("data/")]
+
+
+def rows_of(artifact: Artifact, shard: str) -> int:
+    """The number of rows of a data shard, from its footer alone."""
+    filesystem, path = storage.filesystem_of(artifact.path(f"data/{shard}"))
+    with filesystem.open(path) as file:
+        return int(pq.ParquetFile(file).metadata.num_rows)
+
+
+def map_shards(items: Sequence[T], work: Callable[[T], Any], *, name: str, cpus: float = 1.0) -> list[Any]:
+    """``[work(item) for item in items]`` on the cluster through Ray Data, results in the order of `items`.
+
+    Each item is a block of its own: a lost task is run again alone. `work` writes its shard atomically and returns
+    small, picklable results; text never travels through the object store.
+    """
+    if not items:
+        return []
+    import cloudpickle
+    import ray
+
+    cluster.connect()
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = True
+    reference = ray.put(list(items))
+
+    def one(row: dict[str, Any]) -> dict[str, Any]:
+        result = work(ray.get(reference)[row["item"]])
+        return {"item": row["item"], "result": cloudpickle.dumps(result)}
+
+    one.__name__ = name
+    dataset = ray.data.from_items([{"item": n} for n in range(len(items))], override_num_blocks=len(items))
+    rows = dataset.map(one, num_cpus=cpus).take_all()
+    ordered = sorted(rows, key=lambda row: row["item"])
+    return [cloudpickle.loads(row["result"]) for row in ordered]
