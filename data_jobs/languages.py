@@ -36,7 +36,7 @@ class LanguageTable(Config):
     def _one_owner_each(self) -> "LanguageTable":
         owners: dict[str, str] = {}
         for language in self.languages:
-            for key in (*(f".{e}" for e in language.extensions), *language.filenames):
+            for key in (*(f"*.{e}" for e in language.extensions), *language.filenames):
                 if key in owners:
                     raise ValueError(f"{key!r} belongs to {owners[key]} and to {language.name}; keep one")
                 owners[key] = language.name

@@ -1,0 +1,166 @@
+"""The work of `data_jobs.curate`."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from data_jobs.shards import map_shards, shard_names
+from starloom.artifact import Artifact, ArtifactWriter
+from starloom.decisions import dropped_rows, edits_of
+from starloom.errors import RunError
+from starloom.schema import CORPUS, DROPPED
+from starloom.step import Outcome, StepContext
+
+_WORK = ".work"
+
+
+@dataclass
+class Stage:
+    """One line of the funnel."""
+
+    stage: str
+    files_in: int = 0
+    files_out: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ShardTotals:
+    """What one shard contributes to the funnel: bytes and files per stage and reason, and per language."""
+
+    files: int
+    bytes: int
+    dropped: Counter[tuple[str, str]]  # (stage, reason) -> files
+    dropped_bytes: Counter[str]  # stage -> bytes
+    language_files: Counter[str]
+    language_bytes: Counter[str]
+
+
+def curate(context: StepContext) -> Outcome:
+    """Run the step; see `data_jobs.curate`."""
+    collected, decisions = context.only("collected"), context.every("decisions")
+    shards = shard_names(collected)
+
+    def work(shard: str) -> ShardTotals:
+        return _curate_shard(shard, collected, decisions, context.output)
+
+    totals = map_shards(shards, work, name="curate")
+    funnel = _funnel(collected, [artifact.name for artifact in decisions], totals)
+    last = funnel[-1]
+    if last.files_out == 0:
+        raise RunError("the corpus is empty: every file was dropped; see `starloom explain`, and loosen the filters")
+    files, sizes = Counter[str](), Counter[str]()
+    for total in totals:
+        files.update(total.language_files)
+        sizes.update(total.language_bytes)
+    context.output.write_json("funnel.json", [vars(stage) for stage in funnel])
+    context.output.write_json("languages.json", {name: {"files": files[name], "bytes": sizes[name]} for name in files})
+    _merge_dropped(collected, shards, context.output)
+    context.output.remove(_WORK)
+    dropped = {reason: count for stage in funnel for reason, count in stage.dropped.items()}
+    return Outcome(rows_in=funnel[0].files_in, rows_out=last.files_out, dropped=dict(sorted(dropped.items())))
+
+
+def _curate_shard(
+    shard: str, collected: Artifact, decisions: Sequence[Artifact], output: ArtifactWriter
+) -> ShardTotals:
+    table = collected.read_table(f"data/{shard}")
+    dropped = dropped_rows(shard, decisions)
+    sizes = pc.binary_length(table["content"]).to_numpy().astype(np.int64)
+    gone = dropped["row"].to_numpy()
+    alive = np.ones(table.num_rows, dtype=bool)
+    alive[gone] = False
+    kept = _edited(table, edits_of(shard, decisions), alive)
+    if not output.exists(f"data/{shard}"):
+        lost = table.select(["id", "repo_name", "path"]).take(pa.array(gone))
+        for column in ("stage", "reason", "detail"):
+            lost = lost.append_column(column, dropped[column])
+        output.write_table(f"{_WORK}/{shard}", lost.cast(DROPPED))
+        output.write_table(f"data/{shard}", kept, row_group_rows=1000)
+    stages, reasons = dropped["stage"].to_pylist(), dropped["reason"].to_pylist()
+    stage_bytes: Counter[str] = Counter()
+    for stage, size in zip(stages, sizes[gone], strict=True):
+        stage_bytes[stage] += int(size)
+    language_bytes: Counter[str] = Counter()
+    languages = kept["language"].to_pylist()
+    for language, size in zip(languages, pc.binary_length(kept["content"]).to_pylist(), strict=True):
+        language_bytes[language or ""] += size
+    return ShardTotals(
+        files=table.num_rows,
+        bytes=int(sizes.sum()),
+        dropped=Counter(zip(stages, reasons, strict=True)),
+        dropped_bytes=stage_bytes,
+        language_files=Counter(language or "" for language in languages),
+        language_bytes=language_bytes,
+    )
+
+
+def _edited(table: pa.Table, edits: pa.Table, alive: np.ndarray) -> pa.Table:
+    """The kept rows with their replacements made; a file that was edited gets the id of its new content."""
+    kept = table.filter(pa.array(alive))
+    if edits.num_rows == 0:
+        return kept
+    position = np.cumsum(alive) - 1
+    ids, contents = kept["id"].to_pylist(), kept["content"].to_pylist()
+    by_row: dict[int, list[dict[str, object]]] = {}
+    for edit in edits.to_pylist():
+        if alive[edit["row"]]:
+            by_row.setdefault(edit["row"], []).append(edit)
+    for row, changes in by_row.items():
+        at = int(position[row])
+        contents[at] = apply_edits(contents[at], [(c["start"], c["end"], c["replacement"]) for c in changes])  # type: ignore[misc]
+        ids[at] = hashlib.sha256(contents[at].encode()).hexdigest()
+    kept = kept.set_column(kept.schema.get_field_index("id"), CORPUS.field("id"), pa.array(ids))
+    content = pa.array(contents, pa.large_string())
+    return kept.set_column(kept.schema.get_field_index("content"), CORPUS.field("content"), content)
+
+
+def apply_edits(text: str, edits: Sequence[tuple[int, int, str]]) -> str:
+    """Replace the character ranges [start, end) of `text`, given in ascending order.
+
+    Raises:
+        RunError: ranges overlap or lie outside the text.
+    """
+    parts, at = [], 0
+    for start, end, replacement in edits:
+        if start < at or end < start or end > len(text):
+            raise RunError(f"edits overlap or exceed the text at character {start}")
+        parts += [text[at:start], replacement]
+        at = end
+    return "".join([*parts, text[at:]])
+
+
+def _funnel(collected: Artifact, stage_names: Sequence[str], totals: Sequence[ShardTotals]) -> list[Stage]:
+    files, size = sum(total.files for total in totals), sum(total.bytes for total in totals)
+    counts = collected.manifest.counts
+    # sizes of what never came in are unknown: some of it could not even be read
+    funnel = [Stage(collected.name, counts.rows_in, files, size, size, dict(counts.dropped))]
+    for name in stage_names:
+        dropped: Counter[str] = Counter()
+        lost = 0
+        for total in totals:
+            for (stage, reason), number in total.dropped.items():
+                if stage == name:
+                    dropped[reason] += number
+            lost += total.dropped_bytes[name]
+        gone = sum(dropped.values())
+        funnel.append(Stage(name, files, files - gone, size, size - lost, dict(sorted(dropped.items()))))
+        files, size = files - gone, size - lost
+    return funnel
+
+
+def _merge_dropped(collected: Artifact, shards: Sequence[str], output: ArtifactWriter) -> None:
+    tables = [collected.read_table("dropped.parquet")]
+    for shard in shards:
+        with output.open_file(f"{_WORK}/{shard}") as file:
+            tables.append(pq.read_table(file))
+    merged = pa.concat_tables(tables).sort_by([("repo_name", "ascending"), ("path", "ascending")])
+    output.write_table("dropped.parquet", merged)
