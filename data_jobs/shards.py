@@ -1,5 +1,6 @@
 """Ray at the edge of the data jobs: a pure function over a list of shards, each a retriable task."""
 
+import pickle
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -36,7 +37,6 @@ def map_shards(items: Sequence[T], work: Callable[[T], Any], *, name: str, cpus:
     """
     if not items:
         return []
-    import cloudpickle
     import ray
 
     cluster.connect()
@@ -46,10 +46,10 @@ def map_shards(items: Sequence[T], work: Callable[[T], Any], *, name: str, cpus:
 
     def one(row: dict[str, Any]) -> dict[str, Any]:
         result = work(ray.get(reference)[row["item"]])
-        return {"item": row["item"], "result": cloudpickle.dumps(result)}
+        return {"item": row["item"], "result": pickle.dumps(result)}
 
     one.__name__ = name
     dataset = ray.data.from_items([{"item": n} for n in range(len(items))], override_num_blocks=len(items))
     rows = dataset.map(one, num_cpus=cpus).take_all()
     ordered = sorted(rows, key=lambda row: row["item"])
-    return [cloudpickle.loads(row["result"]) for row in ordered]
+    return [pickle.loads(row["result"]) for row in ordered]
