@@ -1,0 +1,157 @@
+"""StarCoder's tokenizer: byte-level BPE with 19 special tokens, kept as ``tokenizer.json``.
+
+Source text is encoded as text: a special token's name in a file never becomes a control token.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from starloom.errors import RunError, UserError
+
+END_OF_TEXT = "<|endoftext|>"
+FIM_PREFIX, FIM_MIDDLE, FIM_SUFFIX, FIM_PAD = "<fim_prefix>", "<fim_middle>", "<fim_suffix>", "<fim_pad>"
+SPECIAL_TOKENS = (
+    END_OF_TEXT,
+    FIM_PREFIX,
+    FIM_MIDDLE,
+    FIM_SUFFIX,
+    FIM_PAD,
+    "<filename>",
+    "<gh_stars>",
+    "<issue_start>",
+    "<issue_comment>",
+    "<issue_closed>",
+    "<jupyter_start>",
+    "<jupyter_text>",
+    "<jupyter_code>",
+    "<jupyter_output>",
+    "<empty_output>",
+    "<commit_before>",
+    "<commit_msg>",
+    "<commit_after>",
+    "<reponame>",
+)
+# GPT-2's split with digits one by one, as one pattern that tiktoken compiles
+SPLIT_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}|\s+(?=\p{N})| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+
+
+@dataclass(frozen=True)
+class CodeTokenizer:
+    """A ``tokenizer.json`` with the two ways to encode: as text, and with special tokens recognized."""
+
+    json_text: str
+
+    @cached_property
+    def _plain(self) -> Any:
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_str(self.json_text)
+        tokenizer.encode_special_tokens = True  # specials in the text are text
+        return tokenizer
+
+    @cached_property
+    def _marked(self) -> Any:
+        from tokenizers import Tokenizer
+
+        return Tokenizer.from_str(self.json_text)
+
+    @property
+    def size(self) -> int:
+        """The number of ids, specials included."""
+        return int(self._marked.get_vocab_size(with_added_tokens=True))
+
+    @cached_property
+    def special_ids(self) -> dict[str, int]:
+        """The ids of the special tokens."""
+        added = json.loads(self.json_text)["added_tokens"]
+        return {token["content"]: token["id"] for token in added if token["special"]}
+
+    def special(self, token: str) -> int:
+        """The id of a special token; `UserError` when this tokenizer lacks it."""
+        try:
+            return self.special_ids[token]
+        except KeyError:
+            raise UserError(f"the tokenizer has no special token {token}; it is none of StarCoder's") from None
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of source text; names of special tokens in it are encoded as text."""
+        return list(self._plain.encode(text, add_special_tokens=False).ids)
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Ids of a prompt in which special tokens are meant (editors build fill-in-the-middle prompts so)."""
+        return list(self._marked.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
+        """Text of ids; bytes that are no UTF-8 become U+FFFD."""
+        return str(self._marked.decode(list(ids), skip_special_tokens=skip_special))
+
+    @cached_property
+    def token_bytes(self) -> list[bytes]:
+        """The bytes of each id; special tokens are their names."""
+        decoder = _byte_decoder()
+        table = [b""] * self.size
+        for token, number in self._marked.get_vocab(with_added_tokens=True).items():
+            special = token in self.special_ids
+            table[number] = token.encode() if special else bytes(decoder[c] for c in token)
+        return table
+
+    def decode_bytes(self, ids: Sequence[int]) -> bytes:
+        """The exact bytes of ids."""
+        table = self.token_bytes
+        return b"".join(table[number] for number in ids)
+
+    @cached_property
+    def fast(self) -> Any:
+        """tiktoken over the same merges: the same ids, several times faster. Check it with `agrees` first."""
+        import tiktoken
+
+        special = set(self.special_ids.values())
+        ranks = {piece: n for n, piece in enumerate(self.token_bytes) if n not in special}
+        return tiktoken.Encoding("starloom", pat_str=SPLIT_PATTERN, mergeable_ranks=ranks, special_tokens={})
+
+    def encode_fast(self, text: str) -> list[int]:
+        """The same ids as `encode`."""
+        return list(self.fast.encode_ordinary(text))
+
+    def agrees(self, texts: Sequence[str]) -> bool:
+        """Whether `encode_fast` and `encode` give the same ids for these texts."""
+        return all(self.encode_fast(text) == self.encode(text) for text in texts)
+
+
+def _byte_decoder() -> dict[str, int]:
+    """GPT-2's printable stand-ins for bytes, as written in vocabularies of byte-level BPE."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    table = {chr(byte): byte for byte in printable}
+    others = (byte for byte in range(256) if byte not in set(printable))
+    table.update({chr(256 + n): byte for n, byte in enumerate(others)})
+    return table
+
+
+def load_tokenizer(path: str | Path) -> CodeTokenizer:
+    """Read a ``tokenizer.json``, or the one in a folder.
+
+    Raises:
+        UserError: there is none, or it is not one.
+    """
+    location = Path(path)
+    if location.is_dir():
+        location = location / "tokenizer.json"
+    if not location.is_file():
+        raise UserError(f"{location}: no such file; the folder must hold a tokenizer.json")
+    tokenizer = CodeTokenizer(location.read_text(encoding="utf-8"))
+    try:
+        tokenizer.size  # noqa: B018 - parses it
+    except Exception as error:
+        raise UserError(f"{location}: is no tokenizer.json: {error}") from None
+    return tokenizer
+
+
+def smallest_dtype(vocabulary: int) -> str:
+    """``uint16`` when every id fits, else ``uint32``."""
+    if vocabulary > 1 << 32:
+        raise RunError(f"a vocabulary of {vocabulary} ids fits no token type")
+    return "uint16" if vocabulary <= 1 << 16 else "uint32"

@@ -1,0 +1,68 @@
+"""One token shard: ``NAME.bin`` holds little-endian ids, ``NAME.idx`` the int64 offsets of its documents."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from starloom.artifact import ArtifactWriter
+from starloom.errors import RunError, UserError
+
+
+@dataclass(frozen=True)
+class TokenShard:
+    """A memory-mapped shard; opening it reads nothing but the file sizes."""
+
+    stem: Path  # without .bin and .idx
+    dtype: str
+
+    @cached_property
+    def tokens(self) -> np.ndarray:
+        """All ids, one after the other."""
+        return self._mapped(".bin", np.dtype(self.dtype).newbyteorder("<"))
+
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        """int64, one more than there are documents: document i is tokens[offsets[i]:offsets[i + 1]]."""
+        return self._mapped(".idx", np.dtype("<i8"))
+
+    @property
+    def documents(self) -> int:
+        """The number of documents."""
+        return len(self.offsets) - 1
+
+    def document(self, number: int) -> np.ndarray:
+        """The ids of one document, its end-of-text included."""
+        return self.tokens[self.offsets[number] : self.offsets[number + 1]]
+
+    def _mapped(self, suffix: str, dtype: np.dtype[Any]) -> np.ndarray:
+        path = self.stem.with_name(self.stem.name + suffix)
+        if not path.exists():
+            raise UserError(f"{path}: no such file; pack the corpus again")
+        size = path.stat().st_size
+        if size % dtype.itemsize:
+            raise RunError(f"{path}: {size} bytes is no multiple of {dtype.itemsize}; the shard is damaged")
+        if size == 0:
+            return np.empty(0, dtype=dtype)
+        return np.memmap(path, dtype=dtype, mode="r")
+
+
+@dataclass
+class TokenShardWriter:
+    """Collects documents and writes both files, the index last."""
+
+    dtype: str
+
+    def write(self, output: ArtifactWriter, stem: str, documents: Sequence[np.ndarray]) -> None:
+        """Write ``stem.bin`` and ``stem.idx`` from documents of ids."""
+        lengths = np.fromiter((len(document) for document in documents), dtype="<i8", count=len(documents))
+        offsets = np.zeros(len(documents) + 1, dtype="<i8")
+        np.cumsum(lengths, out=offsets[1:])
+        with output.create(f"{stem}.bin") as file:
+            for document in documents:
+                file.write(document.astype(np.dtype(self.dtype).newbyteorder("<"), copy=False).tobytes())
+        with output.create(f"{stem}.idx") as file:
+            file.write(offsets.tobytes())
