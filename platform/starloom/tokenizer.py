@@ -145,7 +145,7 @@ def load_tokenizer(path: str | Path) -> CodeTokenizer:
     tokenizer = CodeTokenizer(location.read_text(encoding="utf-8"))
     try:
         tokenizer.size  # noqa: B018 - parses it
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the library raises nothing narrower
         raise UserError(f"{location}: is no tokenizer.json: {error}") from None
     return tokenizer
 
