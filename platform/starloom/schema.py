@@ -55,7 +55,8 @@ EDITS = pa.schema(
     ]
 )
 
-# Every member of every duplicate cluster with more than one member; jaccard is to the survivor.
+# Every member of every duplicate cluster with more than one member; jaccard is to the survivor, and `via` is the next
+# file on the chain of verified pairs that leads to it.
 CLUSTERS = pa.schema(
     [
         pa.field("cluster", pa.int64(), nullable=False),
@@ -65,5 +66,7 @@ CLUSTERS = pa.schema(
         pa.field("survivor_repo", pa.string(), nullable=False),
         pa.field("survivor_path", pa.string(), nullable=False),
         pa.field("jaccard", pa.float32(), nullable=False),
+        pa.field("via_repo", pa.string(), nullable=False),
+        pa.field("via_path", pa.string(), nullable=False),
     ]
 )

@@ -1,0 +1,39 @@
+"""Exact and near deduplication: MinHash LSH finds candidates, exact Jaccard decides, one file of a cluster is kept."""
+
+from pydantic import Field, model_validator
+
+from starloom.config import Config, runtime
+from starloom.step import Outcome, Step, StepContext, main
+
+
+class DeduplicateConfig(Config):
+    """What counts as a duplicate, and how candidates are looked for."""
+
+    threshold: float = Field(0.7, gt=0, le=1)  # Jaccard similarity of word n-grams
+    ngram: int = Field(5, ge=1, le=32)  # words
+    permutations: int = Field(256, ge=16, le=4096)
+    seed: int = 1  # of the permutations, as in datasketch
+    recall: float = Field(0.99, gt=0, lt=1)  # least chance that a pair at the threshold becomes a candidate
+    neighbours: int = Field(4, ge=1)  # links of a file within a bucket, besides the one to the bucket's first file
+    strict: bool = False  # a dropped file must itself be within the threshold of the file that is kept
+    edges_per_task: int = runtime(200_000, gt=0)
+
+    @model_validator(mode="after")
+    def _bands_exist(self) -> "DeduplicateConfig":
+        from data_jobs.near_duplicates.banding import choose_bands
+
+        choose_bands(self.permutations, self.threshold, self.recall)
+        return self
+
+
+def run(config: DeduplicateConfig, context: StepContext) -> Outcome:
+    """Drop all but one file of every cluster of duplicates; write the decisions and the cluster table."""
+    from data_jobs.near_duplicates.pipeline import deduplicate
+
+    return deduplicate(config, context)
+
+
+STEP = Step(config=DeduplicateConfig, run=run, produces="decisions")
+
+if __name__ == "__main__":
+    main(STEP)

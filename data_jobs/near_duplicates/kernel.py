@@ -1,0 +1,208 @@
+"""Compiled loops over the bytes of many files at once: words, n-grams, MinHash, bands, shingle sets, Jaccard.
+
+Words are runs of ``[A-Za-z0-9_]`` (StarCoder's split); an n-gram's hash is 64 bits wide. Its low half, as in
+``datasketch.MinHash(scheme="affine32")``, goes through MurmurHash3's finalizer and then through ``a * h + b`` modulo
+2^32 for every permutation, so the sketches are datasketch's own, bit for bit.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numba
+import numpy as np
+import pyarrow as pa
+
+_WORD = np.zeros(256, dtype=np.bool_)
+for _character in b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_":
+    _WORD[_character] = True
+_SPACE = np.zeros(256, dtype=np.bool_)
+for _character in b" \t\r\n\f\v":
+    _SPACE[_character] = True
+
+_compiled = numba.njit(cache=True, nogil=True)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """A column of texts as one buffer: text i is data[offsets[i]:offsets[i + 1]]."""
+
+    data: np.ndarray  # uint8
+    offsets: np.ndarray  # int64
+
+    @classmethod
+    def of(cls, column: pa.ChunkedArray | pa.Array) -> "Texts":
+        """Take over Arrow's buffers of a large_string column; nothing is copied for a single chunk."""
+        array: Any = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+        if isinstance(array, pa.ChunkedArray):
+            array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], pa.large_string())
+        array = array.cast(pa.large_string())
+        _, offsets, data = array.buffers()
+        bounds = np.frombuffer(offsets, dtype=np.int64)[array.offset : array.offset + len(array) + 1]
+        content = np.frombuffer(data, dtype=np.uint8) if data is not None else np.empty(0, dtype=np.uint8)
+        return cls(content, bounds)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+
+@lru_cache(maxsize=8)
+def permutations(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """datasketch's multipliers and addends, uint32 each."""
+    from datasketch import MinHash
+
+    a, b = MinHash(num_perm=count, seed=seed, scheme="affine32").permutations
+    return np.ascontiguousarray(a, dtype=np.uint32), np.ascontiguousarray(b, dtype=np.uint32)
+
+
+@_compiled
+def _mix64(value):  # type: ignore[no-untyped-def]
+    value ^= value >> np.uint64(33)
+    value *= np.uint64(0xFF51AFD7ED558CCD)
+    value ^= value >> np.uint64(33)
+    value *= np.uint64(0xC4CEB9FE1A85EC53)
+    return value ^ (value >> np.uint64(33))
+
+
+@_compiled
+def _mix32(value):  # type: ignore[no-untyped-def]
+    # numba widens uint32 arithmetic to 64 bits: every step is cut back to 32
+    value = np.uint32(value ^ (value >> np.uint32(16)))
+    value = np.uint32(value * np.uint32(0x85EBCA6B))
+    value = np.uint32(value ^ (value >> np.uint32(13)))
+    value = np.uint32(value * np.uint32(0xC2B2AE35))
+    return np.uint32(value ^ (value >> np.uint32(16)))
+
+
+@_compiled
+def _shingle(data, start, end, ngram, word, out):  # type: ignore[no-untyped-def]
+    """Write the hash of every n-gram of words to `out`; returns (n-grams, words)."""
+    ring = np.zeros(ngram, dtype=np.uint64)
+    words = 0
+    written = 0
+    current = np.uint64(0)
+    inside = False
+    for at in range(start, end + 1):
+        if at < end and word[data[at]]:
+            if not inside:
+                current = np.uint64(0xCBF29CE484222325)
+                inside = True
+            current = (current ^ np.uint64(data[at])) * np.uint64(0x100000001B3)
+        elif inside:
+            inside = False
+            ring[words % ngram] = _mix64(current)
+            words += 1
+            if words >= ngram:
+                value = np.uint64(0)
+                for back in range(ngram):
+                    value = value * np.uint64(0x9E3779B97F4A7C15) + ring[(words + back) % ngram]
+                out[written] = _mix64(value)
+                written += 1
+    return written, words
+
+
+@_compiled
+def _sketch(shingles, a, b, out):  # type: ignore[no-untyped-def]
+    """out[k] = min over shingles of a[k] * h + b[k] modulo 2^32."""
+    out[:] = np.uint32(0xFFFFFFFF)
+    for at in range(len(shingles)):
+        value = _mix32(np.uint32(shingles[at] & np.uint64(0xFFFFFFFF)))
+        for k in range(len(a)):
+            out[k] = min(out[k], np.uint32(a[k] * value + b[k]))
+
+
+@_compiled
+def _sign(data, offsets, ngram, word, space, a, b, rows, bands, words, normal):  # type: ignore[no-untyped-def]
+    longest = 0
+    for n in range(len(offsets) - 1):
+        longest = max(longest, offsets[n + 1] - offsets[n])
+    scratch = np.empty(longest // 2 + 2, dtype=np.uint64)
+    sketch = np.empty(len(a), dtype=np.uint32)
+    for n in range(len(offsets) - 1):
+        start, end = offsets[n], offsets[n + 1]
+        state = np.uint64(0xCBF29CE484222325)
+        for at in range(start, end):
+            if not space[data[at]]:
+                state = (state ^ np.uint64(data[at])) * np.uint64(0x100000001B3)
+        normal[n] = _mix64(state)
+        count, words[n] = _shingle(data, start, end, ngram, word, scratch)
+        _sketch(scratch[:count], a, b, sketch)
+        for band in range(bands.shape[1]):
+            value = np.uint64(0x9E3779B97F4A7C15)
+            for row in range(rows):
+                value = _mix64(value ^ np.uint64(sketch[band * rows + row])) + np.uint64(0x9E3779B97F4A7C15)
+            bands[n, band] = value
+
+
+@dataclass(frozen=True)
+class Signatures:
+    """What is known of each file without its text."""
+
+    bands: np.ndarray  # uint64 [files, bands]
+    words: np.ndarray  # int64 [files]
+    normal: np.ndarray  # uint64 [files]: hash of the text without white space
+
+
+def sign(texts: Texts, *, ngram: int, count: int, seed: int, bands: int, rows: int) -> Signatures:
+    """Band hashes, word counts and white-space-free hashes of every text."""
+    a, b = permutations(count, seed)
+    size = len(texts)
+    result = Signatures(np.empty((size, bands), np.uint64), np.empty(size, np.int64), np.empty(size, np.uint64))
+    offsets = texts.offsets
+    _sign(texts.data, offsets, ngram, _WORD, _SPACE, a, b, rows, result.bands, result.words, result.normal)
+    return result
+
+
+@_compiled
+def _sketches(data, offsets, ngram, word, a, b, out):  # type: ignore[no-untyped-def]
+    for n in range(len(offsets) - 1):
+        scratch = np.empty((offsets[n + 1] - offsets[n]) // 2 + 2, dtype=np.uint64)
+        count, _ = _shingle(data, offsets[n], offsets[n + 1], ngram, word, scratch)
+        _sketch(scratch[:count], a, b, out[n])
+
+
+def sketches(texts: Texts, *, ngram: int, count: int, seed: int) -> np.ndarray:
+    """The MinHash values themselves, uint32 [files, count], as ``datasketch.MinHash.hashvalues`` has them."""
+    a, b = permutations(count, seed)
+    out = np.empty((len(texts), count), dtype=np.uint32)
+    _sketches(texts.data, texts.offsets, ngram, _WORD, a, b, out)
+    return out
+
+
+def shingle_hashes(text: bytes, ngram: int) -> np.ndarray:
+    """The 64-bit hashes of a text's n-grams, in order, repeats included."""
+    data = np.frombuffer(text, dtype=np.uint8)
+    out = np.empty(len(data) // 2 + 2, dtype=np.uint64)
+    count, _ = _shingle(data, 0, len(data), ngram, _WORD, out)
+    return out[:count]
+
+
+def shingle_sets(texts: Texts, wanted: np.ndarray, ngram: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sorted distinct n-gram hashes of the wanted texts, one after the other, and their int64 offsets."""
+    sets = []
+    for number in wanted:
+        start, end = int(texts.offsets[number]), int(texts.offsets[number + 1])
+        out = np.empty((end - start) // 2 + 2, dtype=np.uint64)
+        count, _ = _shingle(texts.data, start, end, ngram, _WORD, out)
+        sets.append(np.unique(out[:count]))
+    offsets = np.zeros(len(sets) + 1, dtype=np.int64)
+    np.cumsum([len(one) for one in sets], out=offsets[1:])
+    return (np.concatenate(sets) if sets else np.empty(0, np.uint64)), offsets
+
+
+@_compiled
+def jaccard(left, right):  # type: ignore[no-untyped-def]
+    """|A ∩ B| / |A ∪ B| of two sorted arrays of distinct values; two empty sets are equal."""
+    if len(left) == 0 and len(right) == 0:
+        return 1.0
+    i = j = common = 0
+    while i < len(left) and j < len(right):
+        if left[i] == right[j]:
+            common += 1
+            i += 1
+            j += 1
+        elif left[i] < right[j]:
+            i += 1
+        else:
+            j += 1
+    return common / (len(left) + len(right) - common)

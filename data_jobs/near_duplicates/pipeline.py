@@ -1,0 +1,144 @@
+"""The work of `data_jobs.deduplicate`: sign, find candidates, verify, connect, decide. Each stage leaves files."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from data_jobs.deduplicate import DeduplicateConfig
+from data_jobs.licenses import rank
+from data_jobs.near_duplicates import candidates, verification
+from data_jobs.near_duplicates.banding import choose_bands
+from data_jobs.near_duplicates.clusters import Member, resolve
+from data_jobs.near_duplicates.signing import FOLDER, SignedShard, sign_shards
+from data_jobs.shards import shard_names
+from starloom.artifact import Artifact
+from starloom.schema import CLUSTERS, DECISIONS
+from starloom.step import Outcome, StepContext
+
+_FACTS = ("id", "repo_name", "path", "licenses", "stars")
+EXACT, NORMALIZED, NEAR = "exact_duplicate", "normalized_duplicate", "near_duplicate"
+
+
+def deduplicate(config: DeduplicateConfig, context: StepContext) -> Outcome:
+    """Run the step; see `data_jobs.deduplicate`."""
+    collected, earlier, output = context.only("collected"), context.every("decisions"), context.output
+    bands = choose_bands(config.permutations, config.threshold, config.recall)
+    shards = sign_shards(shard_names(collected), collected, earlier, config, output)
+    alive = sum(shard.alive for shard in shards)
+    context.say(f"{alive:,} files signed; {bands.count} bands of {bands.rows} rows")
+
+    copies, normal = _copies(shards, config, context)
+    similar = candidates.find_candidates(shards, bands.count, config.ngram, config.neighbours, output)
+    pairs = candidates.distinct_pairs([copies, normal, similar])
+    verification.prepare_shingles(pairs, shards, collected, config.ngram, output)
+    scores = verification.similarities(pairs, shards, output, edges_per_task=config.edges_per_task)
+    scores[_contained(pairs, copies) | _contained(pairs, normal)] = 1.0
+    verified = pairs[scores >= config.threshold]
+    context.say(f"{len(pairs):,} candidate pairs, {len(verified):,} of them at least {config.threshold:g} alike")
+
+    facts = _facts(np.unique(verified), shards, collected)
+    clusters = resolve(verified, lambda file: _preference(facts[file]), strict=config.strict)
+    dropped = _write(clusters, facts, _similar_to_survivor(clusters, shards, config, context), shards, context)
+    for folder in (FOLDER, candidates.EDGES, verification.SHINGLES):
+        output.remove(folder)
+    details = {
+        "bands": bands.count,
+        "rows": bands.rows,
+        "candidate_pairs": len(pairs),
+        "verified_pairs": len(verified),
+        "clusters": len(clusters),
+        "largest_cluster": max((len(cluster) for cluster in clusters), default=0),
+    }
+    return Outcome(alive, alive - sum(dropped.values()), dict(sorted(dropped.items())), details)
+
+
+def _copies(
+    shards: Sequence[SignedShard], config: DeduplicateConfig, context: StepContext
+) -> tuple[np.ndarray, np.ndarray]:
+    """Edges between files of equal bytes, and between short files that are equal but for white space.
+
+    Short files (fewer words than an n-gram) have no signature; the longer ones that differ in white space alone have
+    equal n-grams and need no rule of their own.
+    """
+    numbers, columns = candidates.read_columns(shards, ["exact", "normal", "words"], context.output)
+    short = columns["words"] < config.ngram
+    exact = candidates.group_edges(columns["exact"], numbers)
+    return exact, candidates.group_edges(columns["normal"][short], numbers[short])
+
+
+def _contained(pairs: np.ndarray, some: np.ndarray) -> np.ndarray:
+    width = int(max(pairs.max(initial=0), some.max(initial=0))) + 1
+    mask: np.ndarray = np.isin(pairs[:, 0] * width + pairs[:, 1], some[:, 0] * width + some[:, 1])
+    return mask
+
+
+def _facts(files: np.ndarray, shards: Sequence[SignedShard], collected: Artifact) -> dict[int, dict[str, Any]]:
+    bases = verification.bases_of(shards)
+    facts = {}
+    for number, shard in enumerate(shards):
+        mine = files[(files >= bases[number]) & (files < bases[number + 1])]
+        if len(mine):
+            table = collected.read_table(f"data/{shard.name}", _FACTS).take(pa.array(mine - bases[number]))
+            facts.update(zip(mine.tolist(), table.to_pylist(), strict=True))
+    return facts
+
+
+def _preference(facts: dict[str, Any]) -> tuple[object, ...]:
+    """Permissive licence first, then stars, then repository, path and id: the least is kept."""
+    return rank(facts["licenses"]), -(facts["stars"] or 0), facts["repo_name"], facts["path"], facts["id"]
+
+
+def _similar_to_survivor(
+    clusters: Sequence[Sequence[Member]], shards: Sequence[SignedShard], config: DeduplicateConfig, context: StepContext
+) -> dict[int, float]:
+    members = [member for cluster in clusters for member in cluster]
+    pairs = np.array([(member.file, member.survivor) for member in members], dtype=np.int64).reshape(-1, 2)
+    scores = verification.similarities(pairs, shards, context.output, edges_per_task=config.edges_per_task)
+    return {member.file: float(score) for member, score in zip(members, scores, strict=True)}
+
+
+def _write(
+    clusters: Sequence[Sequence[Member]],
+    facts: dict[int, dict[str, Any]],
+    similarity: dict[int, float],
+    shards: Sequence[SignedShard],
+    context: StepContext,
+) -> Counter[str]:
+    table, dropped = [], {}
+    for number, cluster in enumerate(clusters):
+        for member in cluster:
+            mine, kept, via = facts[member.file], facts[member.survivor], facts[member.via]
+            table.append(
+                {
+                    "cluster": number,
+                    "repo_name": mine["repo_name"],
+                    "path": mine["path"],
+                    "kept": member.file == member.survivor,
+                    "survivor_repo": kept["repo_name"],
+                    "survivor_path": kept["path"],
+                    "jaccard": similarity[member.file],
+                    "via_repo": via["repo_name"],
+                    "via_path": via["path"],
+                }
+            )
+            if member.file != member.survivor:
+                dropped[member.file] = _decision(mine, kept, similarity[member.file], context.name)
+    context.output.write_table("clusters.parquet", pa.Table.from_pylist(table, schema=CLUSTERS))
+    bases = verification.bases_of(shards)
+    files = np.array(sorted(dropped), dtype=np.int64)
+    for number, shard in enumerate(shards):
+        mine = files[(files >= bases[number]) & (files < bases[number + 1])]
+        rows = [{"row": file - int(bases[number]), **dropped[file]} for file in mine.tolist()]
+        context.output.write_table(f"decisions/{shard.name}", pa.Table.from_pylist(rows, schema=DECISIONS))
+    return Counter(decision["reason"] for decision in dropped.values())
+
+
+def _decision(mine: dict[str, Any], kept: dict[str, Any], score: float, stage: str) -> dict[str, str]:
+    survivor = f"{kept['repo_name']}/{kept['path']}"
+    if mine["id"] == kept["id"]:
+        return {"stage": stage, "reason": EXACT, "detail": f"same bytes as {survivor}"}
+    reason = NORMALIZED if score == 1.0 else NEAR
+    return {"stage": stage, "reason": reason, "detail": f"Jaccard {score:.3f} with {survivor}"}
