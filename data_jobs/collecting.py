@@ -1,18 +1,17 @@
 """The work of `data_jobs.collect`: list, cut into shards of equal bytes, read each shard in a task of its own."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow as pa
 
+from data_jobs.admission import Admission, Record
 from data_jobs.collect import CollectConfig
-from data_jobs.languages import Languages, extension_of, load_languages
-from data_jobs.listing import list_source
+from data_jobs.languages import load_languages
+from data_jobs.licenses import inherit
 from data_jobs.shards import map_shards, shard_name
-from data_jobs.sources.entries import Entry, Refusal
+from data_jobs.sources.entries import Listing, Refusal, Source, Unit
 from starloom.artifact import ArtifactWriter
 from starloom.errors import UserError
 from starloom.schema import CORPUS, DROPPED
@@ -24,123 +23,105 @@ _WORK = ".work"  # hidden: the parts of dropped.parquet until the step is done
 
 @dataclass(frozen=True)
 class Shard:
-    """A run of entries that becomes one Parquet file."""
+    """A run of units that becomes one Parquet file."""
 
     name: str
-    entries: tuple[Entry, ...]
+    units: tuple[Unit, ...]
 
 
 def collect(config: CollectConfig, context: StepContext) -> Outcome:
     """Run the step; see `data_jobs.collect`."""
-    listings = [list_source(source) for source in config.sources]
-    entries = [entry for listing in listings for entry in listing.entries]
-    refusals = [refusal for listing in listings for refusal in listing.refusals]
-    seen = len(entries) + len(refusals)
-    if not entries:
+    listing = list_sources(config.sources)
+    if not listing.units and not listing.refusals:
         raise UserError("sources: no files were found; check the paths and the exclude patterns")
-    shards = list(cut(entries, shard_bytes=int(config.shard_megabytes * 1e6)))
-    context.say(f"{seen:,} files, {sum(e.size for e in entries) / 1e6:,.1f} MB, {len(shards)} shards")
-    languages = load_languages(config.languages)
+    shards = list(cut(listing.units, shard_bytes=int(config.shard_megabytes * 1e6)))
+    context.say(f"{sum(unit.size for unit in listing.units) / 1e6:,.1f} MB in {len(shards)} shards")
+    admission = Admission(
+        languages=load_languages(config.languages),
+        max_file_bytes=config.max_file_bytes,
+        notebooks=config.notebooks,
+        nameless=config.nameless,
+        inherited=inherit([(text.repo_name, text.path, text.text) for text in listing.licenses]),
+    )
 
     def work(shard: Shard) -> int:
-        return collect_shard(shard, languages, config.max_file_bytes, context.output)
+        return collect_shard(shard, admission, context.output)
 
-    rows = map_shards(shards, work, name="collect")
-    dropped = _merge_dropped(shards, refusals, context.output)
+    rows = sum(map_shards(shards, work, name="collect"))
+    dropped = _merge_dropped(shards, listing.refusals, context.name, context.output)
     counts = Counter(dropped["reason"].to_pylist())
-    if not sum(rows):
+    seen = rows + dropped.num_rows
+    if not rows:
         raise UserError(f"sources: none of {seen:,} files came in ({_most(counts)}); check the paths")
     context.output.remove(_WORK)
-    return Outcome(rows_in=seen, rows_out=sum(rows), dropped=dict(sorted(counts.items())))
+    details = {"license_files": len(listing.licenses), "sources": [source.kind for source in config.sources]}
+    return Outcome(rows_in=seen, rows_out=rows, dropped=dict(sorted(counts.items())), details=details)
 
 
-def cut(entries: Sequence[Entry], *, shard_bytes: int) -> Iterator[Shard]:
+def list_sources(sources: Sequence[Source]) -> Listing:
+    """The listings of all sources in their order."""
+    whole = Listing()
+    for source in sources:
+        found = source.listing()
+        whole.units += found.units
+        whole.refusals += found.refusals
+        whole.licenses += found.licenses
+    return whole
+
+
+def cut(units: Sequence[Unit], *, shard_bytes: int) -> Iterator[Shard]:
     """Cut a listing into shards of about `shard_bytes`, in its order."""
-    part: list[Entry] = []
+    part: list[Unit] = []
     size = number = 0
-    for entry in entries:
-        if part and size + entry.size > shard_bytes:
+    for unit in units:
+        if part and size + unit.size > shard_bytes:
             yield Shard(shard_name(number), tuple(part))
             part, size, number = [], 0, number + 1
-        part.append(entry)
-        size += entry.size
+        part.append(unit)
+        size += unit.size
     if part:
         yield Shard(shard_name(number), tuple(part))
 
 
-def collect_shard(shard: Shard, languages: Languages, max_file_bytes: int, output: ArtifactWriter) -> int:
-    """Read one shard's files and write its table; returns its rows. A finished shard is left as it is."""
+def collect_shard(shard: Shard, admission: Admission, output: ArtifactWriter) -> int:
+    """Read one shard's units and write its table; returns its rows. A finished shard is left as it is."""
     name, dropped_name = f"data/{shard.name}", f"{_WORK}/{shard.name}"
     if output.exists(name) and output.exists(dropped_name):
         return _rows(output, name)
-    records, refusals = [], []
-    for entry in shard.entries:
-        outcome = read_entry(entry, languages, max_file_bytes)
-        if isinstance(outcome, Refusal):
-            refusals.append(outcome)
-        else:
-            records.append(outcome)
-    output.write_table(dropped_name, _refused_table(refusals))
+    records: list[Record] = []
+    refusals: list[Refusal] = []
+    for unit in shard.units:
+        for found in unit.read(admission.max_file_bytes):
+            for outcome in [found] if isinstance(found, Refusal) else admission.admit(found):
+                if isinstance(outcome, Refusal):
+                    refusals.append(outcome)
+                else:
+                    records.append(outcome)
+    output.write_table(dropped_name, _refused_table(refusals, STAGE))
     output.write_table(name, pa.Table.from_pylist(records, schema=CORPUS), row_group_rows=1000)
     return len(records)
 
 
-def read_entry(entry: Entry, languages: Languages, max_file_bytes: int) -> dict[str, object] | Refusal:
-    """One file as a corpus record, or why it does not come in."""
-
-    def refuse(reason: str, detail: str = "") -> Refusal:
-        return Refusal(entry.repo_name, entry.path, reason, detail)
-
-    if entry.size > max_file_bytes:
-        return refuse("too_large", f"{entry.size} bytes, limit {max_file_bytes}")
-    try:
-        content = Path(entry.location).read_bytes()
-    except OSError as error:
-        return refuse("unreadable", error.strerror or type(error).__name__)
-    if len(content) > max_file_bytes:
-        return refuse("too_large", f"{len(content)} bytes, limit {max_file_bytes}")
-    if not content:
-        return refuse("empty")
-    if b"\0" in content:
-        return refuse("binary", "holds a NUL byte")
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        return refuse("not_utf8", f"byte {error.start}")
-    language = languages.of_path(entry.path) or languages.of_content(text)
-    if language is None:
-        return refuse("unknown_language", extension_of(entry.path))
-    return {
-        "id": hashlib.sha256(content).hexdigest(),
-        "repo_name": entry.repo_name,
-        "path": entry.path,
-        "language": language,
-        "licenses": list(entry.licenses),
-        "stars": entry.stars,
-        "commit": entry.commit,
-        "source": entry.source,
-        "kind": "file",
-        "content": text,
-    }
-
-
-def _refused_table(refusals: Sequence[Refusal]) -> pa.Table:
+def _refused_table(refusals: Sequence[Refusal], stage: str) -> pa.Table:
     rows = [
-        {"id": None, "repo_name": r.repo_name, "path": r.path, "stage": STAGE, "reason": r.reason, "detail": r.detail}
+        {"id": None, "repo_name": r.repo_name, "path": r.path, "stage": stage, "reason": r.reason, "detail": r.detail}
         for r in refusals
     ]
     return pa.Table.from_pylist(rows, schema=DROPPED)
 
 
-def _merge_dropped(shards: Sequence[Shard], refusals: Sequence[Refusal], output: ArtifactWriter) -> pa.Table:
+def _merge_dropped(
+    shards: Sequence[Shard], refusals: Sequence[Refusal], stage: str, output: ArtifactWriter
+) -> pa.Table:
     import pyarrow.parquet as pq
 
-    tables = [_refused_table(refusals)]
+    tables = [_refused_table(refusals, STAGE)]
     for shard in shards:
         with output.open_file(f"{_WORK}/{shard.name}") as file:
             tables.append(pq.read_table(file))
     order = [("repo_name", "ascending"), ("path", "ascending"), ("reason", "ascending")]
     merged = pa.concat_tables(tables).sort_by(order)
+    merged = merged.set_column(3, DROPPED.field("stage"), pa.array([stage] * merged.num_rows, pa.string()))
     output.write_table("dropped.parquet", merged)
     return merged
 

@@ -1,15 +1,17 @@
 """Which language a file is in, by the table in languages.toml."""
 
+import hashlib
 import posixpath
 import re
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from starloom.config import Config, read_toml, validate
 
+GUESS_CHARACTERS = 20_000  # of a file are read to tell languages with the same extension apart
 BUILT_IN = Path(__file__).with_name("languages.toml")
 _SHEBANG = re.compile(r"#!\s*(?:\S*/)?(?:env\s+(?:-S\s+)?(?:\w+=\S+\s+)*)?(?:\S*/)?([A-Za-z][\w.+-]*)")
 
@@ -27,10 +29,40 @@ class Language(Config):
     characters: tuple[int, int] | None = None
 
 
+class Guess(Config):
+    """A language that a pattern in the text speaks for; a name outside the table means that the file is dropped."""
+
+    language: str
+    pattern: str
+
+    @cached_property
+    def compiled(self) -> re.Pattern[str]:
+        """The pattern; ``^`` and ``$`` stand at lines."""
+        return re.compile(self.pattern, re.MULTILINE)
+
+    @field_validator("pattern")
+    @classmethod
+    def _compiles(cls, pattern: str) -> str:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from None
+        return pattern
+
+
+class Ambiguous(Config):
+    """An extension of several languages: the first guess whose pattern is found, else `default`, else dropped."""
+
+    extension: str
+    guesses: tuple[Guess, ...]
+    default: str | None = None
+
+
 class LanguageTable(Config):
-    """The whole table; extensions and file names belong to one language each."""
+    """The whole table; extensions and file names belong to one language each, but for the ambiguous ones."""
 
     languages: tuple[Language, ...]
+    ambiguous: tuple[Ambiguous, ...] = ()
 
     @model_validator(mode="after")
     def _one_owner_each(self) -> "LanguageTable":
@@ -62,9 +94,27 @@ class Languages:
         return {program: language.name for language in self.table.languages for program in language.interpreters}
 
     @cached_property
+    def _ambiguous(self) -> dict[str, Ambiguous]:
+        return {entry.extension: entry for entry in self.table.ambiguous}
+
+    @cached_property
     def by_name(self) -> dict[str, Language]:
         """The languages by name."""
         return {language.name: language for language in self.table.languages}
+
+    def of(self, path: str, content: str) -> str | None:
+        """The language of a file: by its whole name, by its extension (and its text, where several share it), by #!."""
+        filename = posixpath.basename(path)
+        if filename not in self._by_filename:
+            ambiguous = self._ambiguous.get(extension_of(path))
+            if ambiguous is not None:
+                return self._guess(ambiguous, content)
+        return self.of_path(path) or self.of_content(content)
+
+    def _guess(self, ambiguous: Ambiguous, content: str) -> str | None:
+        head = content[:GUESS_CHARACTERS]
+        found = next((guess.language for guess in ambiguous.guesses if guess.compiled.search(head)), ambiguous.default)
+        return found if found in self.by_name else None
 
     def of_path(self, path: str) -> str | None:
         """The language that a path tells: by the whole file name first, then by the extension."""
@@ -95,3 +145,11 @@ def load_languages(path: str | None = None) -> Languages:
     """The table of a file, or the built-in one."""
     location = Path(path) if path else BUILT_IN
     return Languages(validate(LanguageTable, read_toml(location), where=str(location)))
+
+
+def table_state(path: str | None) -> str | None:
+    """A hash of a table of one's own, so that an edit of it makes the steps that read it stale."""
+    if path is None:
+        return None
+    load_languages(path)
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
