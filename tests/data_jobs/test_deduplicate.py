@@ -1,0 +1,150 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_jobs import deduplicate
+from data_jobs.near_duplicates.kernel import jaccard, shingle_hashes
+from starloom.artifact import Artifact
+from starloom.step import run_step
+from tests.data_jobs.corpora import artifact, changed, text
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+def dedup(root: Path, collected: Artifact, *earlier: Artifact, name: str = "duplicates", **settings: Any) -> Artifact:
+    config = deduplicate.DeduplicateConfig(**settings)
+    return run_step(deduplicate.STEP, config, root=str(root), name=name, needs=[collected, *earlier])
+
+
+def dropped(decisions: Artifact) -> dict[tuple[int, int], str]:
+    found = {}
+    for number, shard in enumerate(decisions.files("decisions/")):
+        for row in decisions.read_table(shard).to_pylist():
+            found[number, row["row"]] = row["reason"]
+    return found
+
+
+def similarity(left: str, right: str) -> float:
+    import numpy as np
+
+    return float(jaccard(*(np.unique(shingle_hashes(one.encode(), 5)) for one in (left, right))))
+
+
+def test_dedup_drops_exact_spaced_and_near_copies_each_with_its_reason(tmp_path: Path) -> None:
+    base = text(1)
+    rows = [
+        [{"content": base, "repo_name": "a/a"}, {"content": text(2)}, {"content": base, "repo_name": "b/b"}],
+        [{"content": base.replace(" ", "\t"), "repo_name": "c/c"}, {"content": changed(base, 3), "repo_name": "d/d"}],
+        [{"content": changed(base, 60)}],
+    ]
+    result = dedup(tmp_path, artifact(tmp_path, "collected", rows))
+    assert dropped(result) == {
+        (0, 2): "exact_duplicate",
+        (1, 0): "normalized_duplicate",
+        (1, 1): "near_duplicate",
+    }
+    assert result.manifest.counts.rows_in == 6
+    assert result.manifest.counts.rows_out == 3
+
+
+def test_dedup_looks_only_at_rows_that_earlier_decisions_left(tmp_path: Path) -> None:
+    base = text(1)
+    rows = [[{"content": base, "repo_name": "a/a"}, {"content": base, "repo_name": "b/b"}], [{"content": base}]]
+    collected = artifact(tmp_path, "collected", rows)
+    first = dedup(tmp_path, collected, name="first")
+    again = dedup(tmp_path, collected, first, name="second")
+    assert len(dropped(first)) == 2
+    assert dropped(again) == {}
+
+
+@pytest.mark.parametrize(
+    ("winner", "other"),
+    [
+        ({"licenses": ["MIT"], "stars": 0}, {"licenses": ["GPL-3.0-only"], "stars": 900}),
+        ({"licenses": ["MIT"], "stars": 5}, {"licenses": ["MIT"], "stars": 4}),
+        ({"licenses": [], "stars": 0}, {"licenses": ["GPL-3.0-only"], "stars": 0}),
+    ],
+)
+def test_dedup_keeps_the_permissive_then_the_starred_file(
+    tmp_path: Path, winner: dict[str, Any], other: dict[str, Any]
+) -> None:
+    rows = [[{"content": text(1), "path": "a", **other}, {"content": text(1), "path": "b", **winner}]]
+    assert dropped(dedup(tmp_path, artifact(tmp_path, "collected", rows))) == {(0, 0): "exact_duplicate"}
+
+
+def test_short_files_are_never_near_duplicates(tmp_path: Path) -> None:
+    contents = ["import a\n", "import b\n", "import  a\n", "", "x = 1\n", "y = 2\n"]
+    rows = [[{"content": content} for content in contents]]
+    assert dropped(dedup(tmp_path, artifact(tmp_path, "collected", rows))) == {(0, 2): "normalized_duplicate"}
+
+
+@pytest.mark.parametrize("content", ["", "word " * 400])
+def test_all_files_equal_keeps_one(tmp_path: Path, content: str) -> None:
+    rows = [[{"content": content} for _ in range(150)], [{"content": content} for _ in range(150)]]
+    result = dedup(tmp_path, artifact(tmp_path, "collected", rows))
+    assert result.manifest.counts.rows_out == 1
+    assert set(dropped(result).values()) == {"exact_duplicate"}
+
+
+def test_corpus_of_one_file_keeps_it(tmp_path: Path) -> None:
+    result = dedup(tmp_path, artifact(tmp_path, "collected", [[{"content": text(1)}]]))
+    assert dropped(result) == {}
+    assert result.manifest.counts.rows_out == 1
+
+
+def test_removed_pairs_are_found_and_are_all_within_the_threshold(tmp_path: Path) -> None:
+    originals = [text(seed, 300) for seed in range(40)]
+    contents = [
+        copy
+        for n, original in enumerate(originals)
+        for copy in (original, *(changed(original, 2 + 7 * k, seed=100 * n + k) for k in range(5)))
+    ]
+    rows = [[{"content": content} for content in contents[start::3]] for start in range(3)]
+    result = dedup(tmp_path, artifact(tmp_path, "collected", rows), threshold=0.7)
+    flat = {f"{s}-{n}.py": row["content"] for s, shard in enumerate(rows) for n, row in enumerate(shard)}
+    clusters = result.read_table("clusters.parquet").to_pylist()
+    cluster_of = {row["path"]: row["cluster"] for row in clusters}
+    for row in clusters:
+        assert row["jaccard"] == pytest.approx(similarity(flat[row["path"]], flat[row["survivor_path"]]), abs=1e-6)
+        assert row["kept"] or similarity(flat[row["path"]], flat[row["via_path"]]) >= 0.7
+    paths = sorted(flat)
+    similar = [(a, b) for i, a in enumerate(paths) for b in paths[i + 1 :] if similarity(flat[a], flat[b]) >= 0.7]
+    assert len(similar) > 100
+    found = [pair for pair in similar if pair[0] in cluster_of and cluster_of[pair[0]] == cluster_of.get(pair[1])]
+    assert len(found) >= 0.99 * len(similar)
+
+
+def test_strict_mode_drops_only_files_close_to_the_kept_one(tmp_path: Path) -> None:
+    base = text(5, 600)
+    chain = [base]
+    for n in range(6):
+        chain.append(changed(chain[-1], 25, seed=n))
+    collected = artifact(tmp_path, "collected", [[{"content": content} for content in chain]])
+    loose = dedup(tmp_path, collected, name="loose")
+    strict = dedup(tmp_path, collected, name="strict", strict=True)
+    closeness = strict.read_table("clusters.parquet")["jaccard"].to_pylist()
+    assert min(closeness) >= 0.7
+    assert min(loose.read_table("clusters.parquet")["jaccard"].to_pylist()) < 0.7
+    assert strict.manifest.counts.rows_out > loose.manifest.counts.rows_out
+
+
+def test_skewed_corpus_with_a_third_in_one_bucket_keeps_one_of_it(tmp_path: Path) -> None:
+    base = text(9)
+    copies = [{"content": changed(base, 1, seed=n)} for n in range(100)]
+    others = [{"content": text(1000 + n)} for n in range(200)]
+    result = dedup(tmp_path, artifact(tmp_path, "collected", [copies + others[:100], others[100:]]))
+    assert result.manifest.counts.rows_out == 201
+    assert result.manifest.details["largest_cluster"] == 100
+
+
+def test_decisions_are_the_same_bytes_whatever_the_task_size(tmp_path: Path) -> None:
+    base = text(3)
+    rows = [[{"content": changed(base, 1 + n % 4, seed=n)} for n in range(20)] for _ in range(3)]
+    collected = artifact(tmp_path / "a", "collected", rows)
+    one = dedup(tmp_path / "a", collected)
+    other = dedup(tmp_path / "b", collected, edges_per_task=7)
+    assert one.fingerprint == other.fingerprint
+    assert {n: e.sha256 for n, e in one.manifest.files.items()} == {
+        n: e.sha256 for n, e in other.manifest.files.items()
+    }
