@@ -49,7 +49,7 @@ def artifact(root: Path, kind: str, shards: Sequence[Sequence[dict[str, Any]]], 
 def text(seed: int, words: int = 120) -> str:
     """Source-like text of random words; another seed shares no 5-gram with it."""
     generator = random.Random(seed)
-    lines = [" ".join(f"w{generator.randrange(10**6)}" for _ in range(6)) for _ in range(words // 6)]
+    lines = [" ".join("".join(generator.choices("etaoinshrdlu", k=6)) for _ in range(6)) for _ in range(words // 6)]
     return "\n".join(lines) + "\n"
 
 

@@ -1,0 +1,166 @@
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from starloom.artifact import ArtifactWriter
+from starloom.errors import RunError, UserError
+from starloom.tokenizer import CodeTokenizer
+from starloom.tokens import FimConfig, Part, TokenDataset, TokenShard, TokenShardWriter
+from starloom.tokens.fim import rearrange
+from starloom.tokens.permutation import Permutation
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> CodeTokenizer:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    from starloom.tokenizer import SPECIAL_TOKENS
+
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    made.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    made.train_from_iterator(["def add(one, two):\n    return one + two\n"] * 20, trainer)
+    return CodeTokenizer(made.to_str())
+
+
+def shard(folder: Path, name: str, documents: list[np.ndarray], dtype: str = "uint16") -> TokenShard:
+    TokenShardWriter(dtype).write(ArtifactWriter(str(folder)), name, documents)
+    return TokenShard(folder / name, dtype)
+
+
+def numbered(folder: Path, name: str, tokens: int, first: int = 0) -> TokenShard:
+    return shard(folder, name, [np.arange(first, first + tokens, dtype=np.uint32)], "uint32")
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "uint32"])
+def test_shard_gives_back_its_documents(tmp_path: Path, dtype: str) -> None:
+    documents = [np.array([1, 2, 3]), np.array([], dtype=np.int64), np.array([65_535])]
+    written = shard(tmp_path, "s", documents, dtype)
+    assert [written.document(n).tolist() for n in range(written.documents)] == [[1, 2, 3], [], [65_535]]
+    assert (tmp_path / "s.bin").stat().st_size == 4 * np.dtype(dtype).itemsize
+    assert np.fromfile(tmp_path / "s.idx", "<i8").tolist() == [0, 3, 3, 4]
+
+
+def test_missing_and_damaged_shards_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"gone\.bin"):
+        TokenShard(tmp_path / "gone", "uint16").tokens  # noqa: B018
+    (tmp_path / "odd.bin").write_bytes(b"abc")
+    with pytest.raises(RunError, match="damaged"):
+        TokenShard(tmp_path / "odd", "uint16").tokens  # noqa: B018
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 17, 1000, 4097])
+def test_permutation_visits_each_index_once_and_keys_differ(size: int) -> None:
+    order = [Permutation(size, 5)(n) for n in range(size)]
+    assert sorted(order) == list(range(size))
+    if size > 100:
+        assert order != [Permutation(size, 6)(n) for n in range(size)]
+        assert order != sorted(order)
+
+
+def test_one_epoch_covers_each_window_once_and_the_next_has_another_order(tmp_path: Path) -> None:
+    shards = tuple(numbered(tmp_path, f"s{n}", 101 + 10 * n, 1000 * n) for n in range(3))
+    dataset = TokenDataset([Part(shards)], context=10, seed=1)
+    assert dataset.windows == 10 + 11 + 12
+    epochs = [[tuple(dataset[e * 33 + n].tokens) for n in range(33)] for e in range(2)]
+    assert sorted(epochs[0]) == sorted(epochs[1])
+    assert epochs[0] != epochs[1]
+    starts = sorted(window[0] for window in epochs[0])
+    assert starts == [1000 * s + 10 * w for s, count in enumerate((10, 11, 12)) for w in range(count)]
+    assert all(window == tuple(range(window[0], window[0] + 11)) for window in epochs[0])
+
+
+def test_samples_do_not_depend_on_who_asks_or_in_which_order(tmp_path: Path, tokenizer: CodeTokenizer) -> None:
+    text = "def add(one, two):\n    return one + two\n"
+    ids = [np.array([*tokenizer.encode(text * n), 0]) for n in range(1, 30)]
+    written = shard(tmp_path, "s", ids)
+
+    def opened(seed: int) -> TokenDataset:
+        return TokenDataset([Part((written,))], context=64, seed=seed, tokenizer=tokenizer, fim=FimConfig())
+
+    forwards = [opened(3)[n].tokens.tolist() for n in range(40)]
+    backwards = opened(3)
+    assert [backwards[n].tokens.tolist() for n in reversed(range(40))] == forwards[::-1]
+    assert forwards != [opened(4)[n].tokens.tolist() for n in range(40)]
+    assert {len(sample) for sample in forwards} == {65}
+
+
+def test_weights_decide_how_often_a_part_is_drawn(tmp_path: Path) -> None:
+    few, many = numbered(tmp_path, "few", 51), numbered(tmp_path, "many", 5001, 10_000)
+    dataset = TokenDataset([Part((few,), 0.75), Part((many,), 0.25)], context=10, seed=2)
+    first = [int(dataset[n].tokens[0]) < 10_000 for n in range(2000)]
+    assert np.mean(first) == 0.75
+    assert 0.4 < np.mean(first[:100]) < 0.95
+
+
+def test_part_shorter_than_a_window_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="lower the context"):
+        TokenDataset([Part((numbered(tmp_path, "s", 5),))], context=10, seed=0)
+
+
+def pieces(ids: list[int], tokenizer: CodeTokenizer) -> tuple[str, str]:
+    """The order (PSM or SPM) of a rearranged document, and the text it stands for."""
+    prefix, middle, suffix = (tokenizer.special(f"<fim_{name}>") for name in ("prefix", "middle", "suffix"))
+    at = {number: ids.index(number) for number in (prefix, middle, suffix)}
+    assert ids[0] == prefix
+
+    def decode(part: list[int]) -> bytes:
+        return tokenizer.decode_bytes(part)
+
+    tail = decode(ids[at[middle] + 1 :])
+    if at[suffix] == 1:
+        return "SPM", (tail + decode(ids[2 : at[middle]])).decode()
+    head, end = decode(ids[1 : at[suffix]]), decode(ids[at[suffix] + 1 : at[middle]])
+    return "PSM", (head + tail + end).decode()
+
+
+def test_rearranged_documents_keep_their_text_and_both_orders_come_up(tokenizer: CodeTokenizer) -> None:
+    text = "def add(one, two):\n    return 'naïve 漢字' + two\n"
+    ids = np.array(tokenizer.encode(text))
+    orders = {"PSM": 0, "SPM": 0, "plain": 0}
+    for seed in range(400):
+        made = rearrange(ids, tokenizer, FimConfig(), np.random.Generator(np.random.Philox(key=[9, seed]))).tolist()
+        if made == ids.tolist():
+            orders["plain"] += 1
+            continue
+        order, back = pieces(made, tokenizer)
+        orders[order] += 1
+        assert back == text
+    assert orders["plain"] == pytest.approx(200, abs=50)
+    assert orders["PSM"] == pytest.approx(100, abs=40)
+    assert orders["SPM"] == pytest.approx(100, abs=40)
+
+
+def test_every_document_of_a_window_draws_for_itself(tokenizer: CodeTokenizer) -> None:
+    one = tokenizer.encode("def add(one, two):\n")
+    ids = np.array([*one, 0] * 200)
+    made = rearrange(ids, tokenizer, FimConfig(rate=0.5), np.random.Generator(np.random.Philox(key=[1, 1])))
+    marks = int((made == tokenizer.special("<fim_middle>")).sum())
+    assert marks == pytest.approx(100, abs=30)
+    assert int((made == 0).sum()) == 200
+
+
+def test_hundred_billion_tokens_open_in_under_a_second_and_a_sample_takes_microseconds(tmp_path: Path) -> None:
+    shards = []
+    for number in range(100):
+        stem = tmp_path / f"part-{number:05d}"
+        for suffix, size in ((".bin", 2 * 10**9), (".idx", 16)):
+            with open(stem.with_name(stem.name + suffix), "wb") as file:
+                file.truncate(size)  # sparse: no block is allocated
+        shards.append(TokenShard(stem, "uint16"))
+    started = time.perf_counter()
+    dataset = TokenDataset([Part(tuple(shards))], context=8192, seed=0)
+    sample = dataset[123_456_789].tokens
+    assert time.perf_counter() - started < 1.0
+    assert len(sample) == 8193
+    assert dataset.windows == pytest.approx(10**11 / 8192, rel=1e-3)
