@@ -77,7 +77,7 @@ def _contained(pairs: np.ndarray, some: np.ndarray) -> np.ndarray:
 
 def _facts(files: np.ndarray, shards: Sequence[SignedShard], collected: Artifact) -> dict[int, dict[str, Any]]:
     bases = verification.bases_of(shards)
-    facts = {}
+    facts: dict[int, dict[str, Any]] = {}
     for number, shard in enumerate(shards):
         mine = files[(files >= bases[number]) & (files < bases[number + 1])]
         if len(mine):
