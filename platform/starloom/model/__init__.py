@@ -1,0 +1,1 @@
+"""GPTBigCode: config, single-device model, and the folder format of transformers."""

@@ -1,0 +1,112 @@
+"""The shape of a GPTBigCode model. Imports neither torch nor transformers."""
+
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from starloom.config import Config
+
+
+class ModelConfig(Config):
+    """StarCoder's architecture: multi-query attention, learned positions, tied embeddings, GELU (tanh form)."""
+
+    layers: int = Field(gt=0)
+    hidden: int = Field(gt=0)
+    heads: int = Field(gt=0)
+    vocabulary: int = Field(gt=0)
+    context: int = Field(8192, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    init_std: float = Field(0.02, gt=0)
+    norm_epsilon: float = Field(1e-5, gt=0)
+
+    @model_validator(mode="after")
+    def _heads_divide_hidden(self) -> "ModelConfig":
+        if self.hidden % self.heads:
+            raise ValueError(f"hidden = {self.hidden} does not divide into {self.heads} heads; use a multiple of it")
+        return self
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one head."""
+        return self.hidden // self.heads
+
+    @property
+    def inner(self) -> int:
+        """Width of the feed-forward layer."""
+        return 4 * self.hidden
+
+    @property
+    def layer_parameters(self) -> int:
+        """Parameters of one block: two norms, fused Q and one K and V head, projection, feed-forward."""
+        h, d = self.hidden, self.head_dim
+        attention = h * (h + 2 * d) + (h + 2 * d) + h * h + h
+        return attention + 2 * h * self.inner + self.inner + h + 4 * h
+
+    @property
+    def parameters(self) -> int:
+        """All parameters; the tied embedding counts once."""
+        return self.layers * self.layer_parameters + (self.vocabulary + self.context) * self.hidden + 2 * self.hidden
+
+    @property
+    def parameters_without_embeddings(self) -> int:
+        """Blocks and the last norm."""
+        return self.layers * self.layer_parameters + 2 * self.hidden
+
+    def flops_per_token(self, sequence: int) -> float:
+        """Training operations per token, forward and backward: 6·N + 12·layers·hidden·sequence (full attention)."""
+        return 6.0 * self.parameters + 12.0 * self.layers * self.hidden * sequence
+
+    def to_transformers(self, *, end_of_text: int) -> dict[str, Any]:
+        """The ``config.json`` of a `GPTBigCodeForCausalLM`."""
+        return {
+            "architectures": ["GPTBigCodeForCausalLM"],
+            "model_type": "gpt_bigcode",
+            "activation_function": "gelu_pytorch_tanh",
+            "attention_softmax_in_fp32": True,
+            "scale_attention_softmax_in_fp32": True,
+            "scale_attn_weights": True,
+            "multi_query": True,
+            "attn_pdrop": self.dropout,
+            "embd_pdrop": self.dropout,
+            "resid_pdrop": self.dropout,
+            "n_layer": self.layers,
+            "n_embd": self.hidden,
+            "n_head": self.heads,
+            "n_inner": self.inner,
+            "n_positions": self.context,
+            "vocab_size": self.vocabulary,
+            "initializer_range": self.init_std,
+            "layer_norm_epsilon": self.norm_epsilon,
+            "bos_token_id": end_of_text,
+            "eos_token_id": end_of_text,
+            "tie_word_embeddings": True,
+            "use_cache": True,
+        }
+
+    @classmethod
+    def from_transformers(cls, values: dict[str, Any]) -> "ModelConfig":
+        """Read a ``config.json``.
+
+        Raises:
+            ValueError: it is of another architecture, or uses an option that ours does not have.
+        """
+        if values.get("model_type") != "gpt_bigcode":
+            raise ValueError(f"model_type = {values.get('model_type')!r} is not gpt_bigcode")
+        if not values.get("multi_query", True):
+            raise ValueError("multi_query = false is not supported; only multi-query models are")
+        activation = values.get("activation_function", "gelu_pytorch_tanh")
+        if activation not in ("gelu_pytorch_tanh", "gelu_new", "gelu_fast"):
+            raise ValueError(f"activation_function = {activation!r} is not supported; only GELU's tanh form is")
+        inner = values.get("n_inner")
+        if inner is not None and inner != 4 * values["n_embd"]:
+            raise ValueError(f"n_inner = {inner} is not 4 × n_embd")
+        return cls(
+            layers=values["n_layer"],
+            hidden=values["n_embd"],
+            heads=values["n_head"],
+            vocabulary=values["vocab_size"],
+            context=values["n_positions"],
+            dropout=values.get("resid_pdrop", 0.0),
+            init_std=values.get("initializer_range", 0.02),
+            norm_epsilon=values.get("layer_norm_epsilon", 1e-5),
+        )

@@ -1,0 +1,141 @@
+"""Model folders as transformers reads and writes them: config.json, safetensors, tokenizer, card, licence."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from starloom.errors import RunError, UserError
+from starloom.model.config import ModelConfig
+from starloom.model.model import CodeModel
+from starloom.tokenizer import END_OF_TEXT, load_tokenizer
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+SHARD_BYTES = 5 << 30
+
+
+def read_config(folder: str | Path) -> ModelConfig:
+    """The shape in a folder's config.json; `UserError` when it is missing or of another architecture."""
+    path = Path(folder) / "config.json"
+    try:
+        return ModelConfig.from_transformers(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise UserError(f"{folder}: has no config.json; give the folder of a GPTBigCode model") from None
+    except (ValueError, KeyError) as error:
+        raise UserError(f"{path}: {' '.join(str(error).split())[:300]}") from None
+
+
+def read_state(folder: str | Path) -> dict[str, Tensor]:
+    """All weights of a folder by name.
+
+    Raises:
+        UserError: there are none, or a file of a sharded model is missing or damaged.
+    """
+    folder = Path(folder)
+    if (folder / INDEX).is_file():
+        names = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
+    elif (folder / WEIGHTS).is_file():
+        names = [WEIGHTS]
+    else:
+        raise UserError(f"{folder}: holds no weights ({WEIGHTS} is missing); export or download the model again")
+    state = {}
+    for name in names:
+        try:
+            with safe_open(folder / name, framework="pt") as file:
+                state.update({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118 - not a dict
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{folder / name}: cannot be read: {error}") from None
+    return state
+
+
+def read_model(folder: str | Path, dtype: torch.dtype = torch.float32) -> CodeModel:
+    """The model of a folder, on the CPU, in evaluation mode.
+
+    Raises:
+        UserError: weights are missing, of the wrong shape, or not finite.
+    """
+    config, state = read_config(folder), read_state(folder)
+    state.pop("lm_head.weight", None)  # tied: the embedding stands for it
+    state = {name: tensor for name, tensor in state.items() if not name.endswith(("attn.bias", "masked_bias"))}
+    with torch.device("meta"):
+        model = CodeModel(config)
+    wanted = dict(model.named_parameters())
+    for name, parameter in wanted.items():
+        if name not in state:
+            raise UserError(f"{folder}: lacks the weight {name}; the model is incomplete")
+        if state[name].shape != parameter.shape:
+            raise UserError(f"{folder}: {name} has shape {tuple(state[name].shape)}, not {tuple(parameter.shape)}")
+        if not torch.isfinite(state[name]).all():
+            raise UserError(f"{folder}: {name} holds values that are not finite; the model is damaged")
+    kept = {name: state[name].to(dtype) for name in wanted}
+    model.load_state_dict(kept, assign=True)
+    return model.eval()
+
+
+def write_model(
+    folder: str | Path,
+    config: ModelConfig,
+    state: Mapping[str, Tensor],
+    *,
+    tokenizer: str | Path,
+    card: str,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Write a folder that `transformers` loads; `tokenizer` is a tokenizer.json or a folder with one."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer_folder = Path(tokenizer) if Path(tokenizer).is_dir() else Path(tokenizer).parent
+    code = load_tokenizer(tokenizer)
+    if code.size > config.vocabulary:
+        raise RunError(f"the tokenizer has {code.size} ids, the model only {config.vocabulary}")
+    end = code.special(END_OF_TEXT)
+    values = {**config.to_transformers(end_of_text=end), "torch_dtype": _dtype_name(state)}
+    _write_json(folder / "config.json", values)
+    _write_json(folder / "generation_config.json", {"bos_token_id": end, "eos_token_id": end, "do_sample": False})
+    (folder / "tokenizer.json").write_text(code.json_text, encoding="utf-8")
+    if (tokenizer_folder / "tokenizer_config.json").exists():
+        shutil.copyfile(tokenizer_folder / "tokenizer_config.json", folder / "tokenizer_config.json")
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    (folder / "LICENSE").write_text(LICENSE_NOTE, encoding="utf-8")
+    _write_weights(folder, state, shard_bytes)
+
+
+LICENSE_NOTE = (
+    "These weights belong to whoever trained them; they set the terms. The code that made them, Starloom, is under\n"
+    "the Apache License 2.0. The licences of the training files are listed in the corpus of the run.\n"
+)
+
+
+def _write_weights(folder: Path, state: Mapping[str, Tensor], shard_bytes: int) -> None:
+    parts: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for name in sorted(state):
+        tensor = state[name].contiguous()
+        if size and size + tensor.nbytes > shard_bytes:
+            parts.append({})
+            size = 0
+        parts[-1][name] = tensor
+        size += tensor.nbytes
+    if len(parts) == 1:
+        save_file(parts[0], folder / WEIGHTS, metadata={"format": "pt"})
+        return
+    index: dict[str, str] = {}
+    for number, part in enumerate(parts, 1):
+        name = f"model-{number:05d}-of-{len(parts):05d}.safetensors"
+        save_file(part, folder / name, metadata={"format": "pt"})
+        index.update(dict.fromkeys(part, name))
+    total = sum(tensor.nbytes for tensor in state.values())
+    _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": dict(sorted(index.items()))})
+
+
+def _dtype_name(state: Mapping[str, Tensor]) -> str:
+    return str(next(iter(state.values())).dtype).removeprefix("torch.")
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")

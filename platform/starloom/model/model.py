@@ -1,0 +1,130 @@
+"""GPTBigCode on one device, in plain PyTorch. Parameter names are those of transformers' `GPTBigCodeForCausalLM`.
+
+K and V are one head that all query heads share; they are never expanded in memory.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from starloom.model.config import ModelConfig
+
+
+class Attention(nn.Module):
+    """Causal multi-query attention; the fused projection holds all query heads, then K, then V."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.heads, self.head_dim, self.dropout = config.heads, config.head_dim, config.dropout
+        self.c_attn = nn.Linear(config.hidden, config.hidden + 2 * config.head_dim)
+        self.c_proj = nn.Linear(config.hidden, config.hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[batch, sequence, hidden] to the same shape."""
+        batch, length, hidden = x.shape
+        query, key, value = self.c_attn(x).split((hidden, self.head_dim, self.head_dim), dim=2)
+        query = query.view(batch, length, self.heads, self.head_dim).transpose(1, 2)
+        mixed = attend(query, key.unsqueeze(1), value.unsqueeze(1), self.dropout if self.training else 0.0)
+        out: Tensor = self.c_proj(mixed.transpose(1, 2).reshape(batch, length, hidden))
+        return F.dropout(out, self.dropout, self.training)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
+    """Causal attention of [batch, heads, sequence, dim] queries with one [batch, 1, sequence, dim] K and V head."""
+    expanded = (-1, query.shape[1], -1, -1)
+    # expand is a view with stride 0: the shared head is not copied
+    return F.scaled_dot_product_attention(
+        query, key.expand(expanded), value.expand(expanded), dropout_p=dropout, is_causal=True
+    )
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with GELU (tanh form) between."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.c_fc = nn.Linear(config.hidden, config.inner)
+        self.c_proj = nn.Linear(config.inner, config.hidden)
+        self.dropout = config.dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., hidden] to the same shape."""
+        return F.dropout(self.c_proj(F.gelu(self.c_fc(x), approximate="tanh")), self.dropout, self.training)
+
+
+class Block(nn.Module):
+    """Pre-norm attention and feed-forward, each with a residual connection."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.hidden, eps=config.norm_epsilon)
+        self.attn = Attention(config)
+        self.ln_2 = nn.LayerNorm(config.hidden, eps=config.norm_epsilon)
+        self.mlp = FeedForward(config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[batch, sequence, hidden] to the same shape."""
+        x = x + self.attn(self.ln_1(x))
+        residual: Tensor = x + self.mlp(self.ln_2(x))
+        return residual
+
+
+class Transformer(nn.Module):
+    """Embeddings, blocks, last norm."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.wte = nn.Embedding(config.vocabulary, config.hidden)
+        self.wpe = nn.Embedding(config.context, config.hidden)
+        self.dropout = config.dropout
+        self.h = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.ln_f = nn.LayerNorm(config.hidden, eps=config.norm_epsilon)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """[batch, sequence] ids to [batch, sequence, hidden]."""
+        positions = torch.arange(ids.shape[1], device=ids.device)
+        x = F.dropout(self.wte(ids) + self.wpe(positions), self.dropout, self.training)
+        for block in self.h:
+            x = block(x)
+        normed: Tensor = self.ln_f(x)
+        return normed
+
+
+class CodeModel(nn.Module):
+    """The language model; its output layer is the token embedding."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.transformer = Transformer(config)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """[batch, sequence] ids to [batch, sequence, vocabulary] logits."""
+        return F.linear(self.transformer(ids), self.transformer.wte.weight)
+
+    def loss(self, ids: Tensor) -> Tensor:
+        """Mean cross-entropy in nats of predicting ids[:, 1:] from ids[:, :-1]."""
+        logits = self(ids[:, :-1])
+        return F.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten())
+
+
+def initial_state(config: ModelConfig, seed: int) -> dict[str, Tensor]:
+    """Fresh fp32 weights, each a function of (seed, its name): no layout and no order of creation changes them.
+
+    Normal with `init_std`; the projections that write to the residual stream are scaled by 1/sqrt(2·layers) (GPT-2).
+    """
+    with torch.device("meta"):
+        shapes = {name: parameter.shape for name, parameter in CodeModel(config).named_parameters()}
+    state = {}
+    for name, shape in shapes.items():
+        if name.endswith("bias"):
+            state[name] = torch.zeros(shape)
+        elif ".ln_" in name:
+            state[name] = torch.ones(shape)
+        else:
+            scale = 1 / math.sqrt(2 * config.layers) if name.endswith("c_proj.weight") else 1.0
+            generator = torch.Generator().manual_seed(seed * 1_000_003 + sum(name.encode()) * 7919 + len(state))
+            state[name] = torch.empty(shape).normal_(0.0, config.init_std * scale, generator=generator)
+    return state
