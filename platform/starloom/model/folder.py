@@ -61,7 +61,7 @@ def read_model(folder: str | Path, dtype: torch.dtype = torch.float32) -> CodeMo
     """
     config, state = read_config(folder), read_state(folder)
     state.pop("lm_head.weight", None)  # tied: the embedding stands for it
-    state = {name: tensor for name, tensor in state.items() if not name.endswith(("attn.bias", "masked_bias"))}
+    state = {name: tensor for name, tensor in state.items() if not name.endswith((".attn.bias", ".masked_bias"))}
     with torch.device("meta"):
         model = CodeModel(config)
     wanted = dict(model.named_parameters())
