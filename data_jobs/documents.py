@@ -1,20 +1,23 @@
 """How a corpus row becomes a document: text and special tokens, drawn from (seed, id) alone.
 
 Source: StarCoder (Li et al. 2023), section 3.5 and the field notes of its data work: each of repository, file name
-and stars stands before a file with probability 0.2, each on its own draw; stars come in buckets.
+and stars stands before a file with probability 0.2, each on its own draw; stars come in buckets. Issues, commits and
+notebooks have tokens of their own; a repository's files as one document are StarCoder2's.
 """
 
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import Field
 
+from data_jobs.draws import draw
+from data_jobs.parts import Part, split_parts
 from starloom.config import Config
 from starloom.tokenizer import END_OF_TEXT
 
 STAR_BUCKETS = ((0, "0"), (10, "1-10"), (100, "10-100"), (1000, "100-1000"))
+REPOSITORY_METADATA_RATE = 0.5
 
 
 class DocumentConfig(Config):
@@ -30,26 +33,85 @@ class Special:
     token: str
 
 
-def render(row: Mapping[str, Any], seed: int, options: DocumentConfig) -> list[str | Special]:
+Piece = str | Special
+
+
+def render(row: Mapping[str, Any], seed: int, options: DocumentConfig) -> list[Piece]:
     """The pieces of one document in order, end-of-text last; strings are encoded as text."""
+    match row.get("kind", "file"):
+        case "issue":
+            pieces = _issue(split_parts(row["content"]))
+        case "commit":
+            pieces = _commit(split_parts(row["content"]))
+        case "notebook":
+            pieces = _notebook(split_parts(row["content"]))
+        case _:
+            pieces = [*_metadata(row, seed, options), row["content"]]
+    return [*pieces, Special(END_OF_TEXT)]
+
+
+def render_repository(rows: Sequence[Mapping[str, Any]], seed: int) -> list[Piece]:
+    """StarCoder2's document of a whole repository: its files in a drawn order, half of the time with their names.
+
+    The tokenizer must know ``<repo_name>`` and ``<file_sep>``; all rows are of one repository.
+    """
+    repo_name = rows[0]["repo_name"]
+    named = draw(seed, repo_name, "repository metadata") < REPOSITORY_METADATA_RATE
+    ordered = sorted(rows, key=lambda row: (draw(seed, f"{repo_name}/{row['path']}", "order"), row["path"]))
+    pieces: list[Piece] = [Special("<repo_name>"), repo_name] if named else []
+    for row in ordered:
+        pieces += [Special("<file_sep>"), f"{row['path']}\n{row['content']}" if named else row["content"]]
+    return [*pieces, Special(END_OF_TEXT)]
+
+
+def star_bucket(stars: int) -> str:
+    """StarCoder's five classes of popularity."""
+    return next((name for limit, name in STAR_BUCKETS if stars <= limit), "1000+")
+
+
+def _metadata(row: Mapping[str, Any], seed: int, options: DocumentConfig) -> list[Piece]:
     draws = [draw(seed, row["id"], name) for name in ("repository", "path", "stars")]
-    fields: list[str | Special] = []
+    fields: list[Piece] = []
     if draws[0] < options.metadata_rate:
         fields += [Special("<reponame>"), row["repo_name"]]
     if draws[1] < options.metadata_rate:
         fields += [Special("<filename>"), row["path"]]
     if draws[2] < options.metadata_rate and row["stars"] is not None:
         fields += [Special("<gh_stars>"), star_bucket(row["stars"])]
-    head = [*fields, "\n"] if fields else []
-    return [*head, row["content"], Special(END_OF_TEXT)]
+    return [*fields, "\n"] if fields else []
 
 
-def draw(seed: int, key: str, purpose: str) -> float:
-    """A number in [0, 1) that depends on its three arguments alone."""
-    digest = hashlib.blake2b(f"{seed}\0{purpose}\0{key}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64
+def _issue(parts: Sequence[Part]) -> list[Piece]:
+    title = next((part.text for part in parts if part.role == "title"), "")
+    pieces: list[Piece] = [Special("<issue_start>"), title]
+    opening = True
+    for part in parts:
+        if part.role == "closed":
+            pieces.append(Special("<issue_closed>"))
+        elif part.role == "comment":
+            # the opening text follows its title without a token of its own
+            pieces += [f"\n{part.text}"] if opening else [Special("<issue_comment>"), part.text]
+            opening = False
+    return pieces
 
 
-def star_bucket(stars: int) -> str:
-    """StarCoder's five classes of popularity."""
-    return next((name for limit, name in STAR_BUCKETS if stars <= limit), "1000+")
+def _commit(parts: Sequence[Part]) -> list[Piece]:
+    by_role = {part.role: part.text for part in parts}
+    return [
+        Special("<commit_before>"),
+        by_role["before"],
+        Special("<commit_msg>"),
+        by_role["message"],
+        Special("<commit_after>"),
+        by_role["after"],
+    ]
+
+
+def _notebook(parts: Sequence[Part]) -> list[Piece]:
+    pieces: list[Piece] = [Special("<jupyter_start>")]
+    for part in parts:
+        if part.role == "output" and not part.text:
+            pieces.append(Special("<empty_output>"))
+        else:
+            pieces += [Special(f"<jupyter_{part.role}>"), part.text]
+    return pieces

@@ -1,4 +1,4 @@
-"""Stage 2: pairs of files that share a band, a task per band; only (hash, file number) is in memory.
+"""Stage 2: pairs of files that share a band, a task for a few bands; only (hash, file number) is in memory.
 
 A bucket gives star edges to its least file and edges to a few neighbours: O(files), never all pairs. In a bucket of
 at most `neighbours` + 1 files that is all pairs, so a star whose centre turns out unlike the others loses nothing.
@@ -32,21 +32,32 @@ def read_columns(
 
 
 def find_candidates(
-    shards: Sequence[SignedShard], bands: int, ngram: int, neighbours: int, output: ArtifactWriter
+    shards: Sequence[SignedShard],
+    bands: int,
+    ngram: int,
+    neighbours: int,
+    output: ArtifactWriter,
+    *,
+    bands_per_task: int,
 ) -> np.ndarray:
     """Candidate pairs int64 [pairs, 2], first < second, sorted and distinct."""
 
-    def work(band: int) -> str:
-        name = f"{EDGES}/band{band:03d}.npy"
-        if not output.exists(name):
-            numbers, columns = read_columns(shards, ["words", f"band{band:03d}"], output)
-            long_enough = columns["words"] >= ngram
-            edges = bucket_edges(columns[f"band{band:03d}"][long_enough], numbers[long_enough], neighbours)
-            save_array(edges, name, output)
-        return name
+    chunks = [list(range(first, min(first + bands_per_task, bands))) for first in range(0, bands, bands_per_task)]
 
-    found = [load_array(name, output) for name in map_shards(list(range(bands)), work, name="candidates")]
-    return distinct_pairs(found)
+    def work(chunk: list[int]) -> list[str]:
+        names = {band: f"{EDGES}/band{band:03d}.npy" for band in chunk}
+        missing = [band for band in chunk if not output.exists(names[band])]
+        if missing:
+            numbers, columns = read_columns(shards, ["words", *(f"band{band:03d}" for band in missing)], output)
+            long_enough = columns.pop("words") >= ngram
+            numbers = numbers[long_enough]
+            for band in missing:
+                hashes = columns.pop(f"band{band:03d}")[long_enough]
+                save_array(bucket_edges(hashes, numbers, neighbours), names[band], output)
+        return list(names.values())
+
+    written = [name for names in map_shards(chunks, work, name="candidates") for name in names]
+    return distinct_pairs([load_array(name, output) for name in written])
 
 
 def bucket_edges(hashes: np.ndarray, numbers: np.ndarray, neighbours: int) -> np.ndarray:

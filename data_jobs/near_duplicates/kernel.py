@@ -78,6 +78,12 @@ def _mix32(value):  # type: ignore[no-untyped-def]
 def _shingle(data, start, end, ngram, word, out):  # type: ignore[no-untyped-def]
     """Write the hash of every n-gram of words to `out`; returns (n-grams, words)."""
     ring = np.zeros(ngram, dtype=np.uint64)
+    base = np.uint64(0x9E3779B97F4A7C15)
+    leaving = np.uint64(1)  # base ** ngram: the weight of the word that leaves the n-gram
+    for _ in range(ngram):
+        leaving *= base
+    value = np.uint64(0)
+    slot = 0
     words = 0
     written = 0
     current = np.uint64(0)
@@ -90,25 +96,41 @@ def _shingle(data, start, end, ngram, word, out):  # type: ignore[no-untyped-def
             current = (current ^ np.uint64(data[at])) * np.uint64(0x100000001B3)
         elif inside:
             inside = False
-            ring[words % ngram] = _mix64(current)
+            hashed = _mix64(current)
+            # a rolling polynomial over the words, modulo 2^64
+            value = value * base + hashed - ring[slot] * leaving
+            ring[slot] = hashed
+            slot = slot + 1 if slot + 1 < ngram else 0
             words += 1
             if words >= ngram:
-                value = np.uint64(0)
-                for back in range(ngram):
-                    value = value * np.uint64(0x9E3779B97F4A7C15) + ring[(words + back) % ngram]
                 out[written] = _mix64(value)
                 written += 1
     return written, words
 
 
 @_compiled
+def _low(shingle):  # type: ignore[no-untyped-def]
+    return _mix32(np.uint32(shingle & np.uint64(0xFFFFFFFF)))
+
+
+@_compiled
 def _sketch(shingles, a, b, out):  # type: ignore[no-untyped-def]
     """out[k] = min over shingles of a[k] * h + b[k] modulo 2^32."""
     out[:] = np.uint32(0xFFFFFFFF)
-    for at in range(len(shingles)):
-        value = _mix32(np.uint32(shingles[at] & np.uint64(0xFFFFFFFF)))
+    at = 0
+    while at + 4 <= len(shingles):  # four at once: a, b and out are loaded and stored once for all of them
+        first, second = _low(shingles[at]), _low(shingles[at + 1])
+        third, fourth = _low(shingles[at + 2]), _low(shingles[at + 3])
+        for k in range(len(a)):
+            early = min(np.uint32(a[k] * first + b[k]), np.uint32(a[k] * second + b[k]))
+            late = min(np.uint32(a[k] * third + b[k]), np.uint32(a[k] * fourth + b[k]))
+            out[k] = min(out[k], min(early, late))
+        at += 4
+    while at < len(shingles):
+        value = _low(shingles[at])
         for k in range(len(a)):
             out[k] = min(out[k], np.uint32(a[k] * value + b[k]))
+        at += 1
 
 
 @_compiled
@@ -120,12 +142,14 @@ def _sign(data, offsets, ngram, word, space, a, b, rows, bands, words, normal): 
     sketch = np.empty(len(a), dtype=np.uint32)
     for n in range(len(offsets) - 1):
         start, end = offsets[n], offsets[n + 1]
-        state = np.uint64(0xCBF29CE484222325)
-        for at in range(start, end):
-            if not space[data[at]]:
-                state = (state ^ np.uint64(data[at])) * np.uint64(0x100000001B3)
-        normal[n] = _mix64(state)
         count, words[n] = _shingle(data, start, end, ngram, word, scratch)
+        normal[n] = 0
+        if words[n] < ngram:
+            state = np.uint64(0xCBF29CE484222325)
+            for at in range(start, end):
+                if not space[data[at]]:
+                    state = (state ^ np.uint64(data[at])) * np.uint64(0x100000001B3)
+            normal[n] = _mix64(state)
         _sketch(scratch[:count], a, b, sketch)
         for band in range(bands.shape[1]):
             value = np.uint64(0x9E3779B97F4A7C15)
@@ -140,7 +164,7 @@ class Signatures:
 
     bands: np.ndarray  # uint64 [files, bands]
     words: np.ndarray  # int64 [files]
-    normal: np.ndarray  # uint64 [files]: hash of the text without white space
+    normal: np.ndarray  # uint64 [files]: hash of the text without white space; 0 unless it has fewer words than n
 
 
 def sign(texts: Texts, *, ngram: int, count: int, seed: int, bands: int, rows: int) -> Signatures:

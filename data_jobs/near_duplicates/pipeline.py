@@ -31,7 +31,9 @@ def deduplicate(config: DeduplicateConfig, context: StepContext) -> Outcome:
     context.say(f"{alive:,} files signed; {bands.count} bands of {bands.rows} rows")
 
     copies, normal = _copies(shards, config, context)
-    similar = candidates.find_candidates(shards, bands.count, config.ngram, config.neighbours, output)
+    similar = candidates.find_candidates(
+        shards, bands.count, config.ngram, config.neighbours, output, bands_per_task=config.bands_per_task
+    )
     pairs = candidates.distinct_pairs([copies, normal, similar])
     verification.prepare_shingles(pairs, shards, collected, config.ngram, output)
     scores = verification.similarities(pairs, shards, output, edges_per_task=config.edges_per_task)
