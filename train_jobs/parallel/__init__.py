@@ -1,0 +1,1 @@
+"""Tensor-parallel layers and the pipeline that is built of them."""

@@ -1,0 +1,70 @@
+"""The two conjugate operators of tensor parallelism (Shoeybi et al. 2019, figure 3) and vocabulary-parallel loss."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+Group = Any  # a process group, or None for a group of one
+
+
+class _Copy(torch.autograd.Function):
+    """Identity forward, all-reduce backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: Group) -> Tensor:
+        ctx.group = group
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        total = gradients[0].contiguous().clone()
+        dist.all_reduce(total, group=ctx.group)
+        return total, None
+
+
+class _Reduce(torch.autograd.Function):
+    """All-reduce forward, identity backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: Group) -> Tensor:
+        total = x.contiguous().clone()
+        dist.all_reduce(total, group=group)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None
+
+
+def copy_to_group(x: Tensor, group: Group) -> Tensor:
+    """Enter a tensor-parallel region: gradients from all ranks are summed on the way back."""
+    return x if group is None else _Copy.apply(x, group)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def reduce_from_group(x: Tensor, group: Group) -> Tensor:
+    """Leave a tensor-parallel region: the ranks' partial results are summed."""
+    return x if group is None else _Reduce.apply(x, group)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def vocabulary_parallel_loss(logits: Tensor, targets: Tensor, *, first: int, real: int, group: Group) -> Tensor:
+    """Mean cross-entropy, nats, over logits whose last axis is this rank's slice of the vocabulary.
+
+    `first` is the slice's first id, `real` the number of ids that exist: the padding after them is left out.
+    """
+    logits = logits.float()
+    width = logits.shape[-1]
+    if first + width > real:
+        padding = torch.arange(first, first + width, device=logits.device) >= real
+        logits = logits.masked_fill(padding, float("-inf"))
+    top = logits.detach().amax(dim=-1)
+    if group is not None:
+        dist.all_reduce(top, op=dist.ReduceOp.MAX, group=group)
+    shifted = logits - top.unsqueeze(-1)
+    total = reduce_from_group(shifted.exp().sum(dim=-1), group)
+    local = targets - first
+    inside = (local >= 0) & (local < width)
+    chosen = shifted.gather(-1, local.clamp(0, width - 1).unsqueeze(-1)).squeeze(-1)
+    target = reduce_from_group(torch.where(inside, chosen, torch.zeros_like(chosen)), group)
+    return (total.log() - target).mean()

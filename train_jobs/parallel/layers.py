@@ -1,0 +1,131 @@
+"""GPTBigCode's layers, cut along the tensor axis; with one tensor rank they are the plain layers.
+
+Every parameter carries `logical`, its name in checkpoints, and `cut`, the axis it is cut along (None: replicated).
+K and V belong to one head that all query heads share: every rank holds them whole and computes them before the
+tensor-parallel copy, and their results pass through it, so that their gradients cover all query heads.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from starloom.model.config import ModelConfig
+from starloom.model.model import attend
+from train_jobs.layout import padded_vocabulary
+from train_jobs.parallel.collectives import Group, copy_to_group, reduce_from_group
+
+
+@dataclass(frozen=True)
+class TensorSlice:
+    """This process's place on the tensor axis."""
+
+    rank: int
+    size: int
+    group: Group
+
+
+def parameter(logical: str, shape: tuple[int, ...], cut: int | None, place: TensorSlice) -> nn.Parameter:
+    """An empty parameter of this rank's shape, marked for checkpoints and for DeepSpeed's norm."""
+    local = tuple(size // place.size if axis == cut else size for axis, size in enumerate(shape))
+    made = nn.Parameter(torch.empty(local))
+    made.logical, made.cut = logical, cut  # type: ignore[attr-defined]
+    if cut is not None and place.size > 1:
+        # without the mark DeepSpeed counts a cut parameter's norm once only
+        made.tensor_model_parallel = True  # type: ignore[attr-defined]
+    return made
+
+
+class TokenEmbedding(nn.Module):
+    """Rows of the vocabulary are cut; the same weight is the output layer (tied)."""
+
+    def __init__(self, config: ModelConfig, place: TensorSlice) -> None:
+        super().__init__()
+        rows = padded_vocabulary(config.vocabulary, place.size)
+        self.place, self.width = place, rows // place.size
+        self.first = place.rank * self.width
+        self.weight = parameter("transformer.wte.weight", (rows, config.hidden), 0, place)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """[batch, sequence] ids to [batch, sequence, hidden]."""
+        local = ids - self.first
+        outside = (local < 0) | (local >= self.width)
+        found = F.embedding(local.masked_fill(outside, 0), self.weight).masked_fill(outside.unsqueeze(-1), 0.0)
+        return reduce_from_group(found, self.place.group)
+
+
+def logits(embedding: TokenEmbedding, x: Tensor) -> Tensor:
+    """[batch, sequence, hidden] to this rank's slice of the logits."""
+    return F.linear(copy_to_group(x, embedding.place.group), embedding.weight)
+
+
+class PositionEmbedding(nn.Module):
+    """Adds learned positions."""
+
+    def __init__(self, config: ModelConfig, place: TensorSlice) -> None:
+        super().__init__()
+        self.weight = parameter("transformer.wpe.weight", (config.context, config.hidden), None, place)
+        self.dropout = config.dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[batch, sequence, hidden] to the same shape."""
+        return F.dropout(x + self.weight[: x.shape[1]], self.dropout, self.training)
+
+
+class Norm(nn.Module):
+    """Layer norm, replicated."""
+
+    def __init__(self, config: ModelConfig, place: TensorSlice, name: str) -> None:
+        super().__init__()
+        self.weight = parameter(f"{name}.weight", (config.hidden,), None, place)
+        self.bias = parameter(f"{name}.bias", (config.hidden,), None, place)
+        self.epsilon = config.norm_epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., hidden] to the same shape."""
+        return F.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.epsilon)
+
+
+class ParallelBlock(nn.Module):
+    """One transformer block: query heads and the feed-forward's inner width are cut."""
+
+    def __init__(self, config: ModelConfig, place: TensorSlice, number: int) -> None:
+        super().__init__()
+        name, h, d = f"transformer.h.{number}", config.hidden, config.head_dim
+        self.place, self.dropout = place, config.dropout
+        self.heads, self.head_dim = config.heads // place.size, d
+        self.ln_1 = Norm(config, place, f"{name}.ln_1")
+        self.q_weight = parameter(f"{name}.attn.q.weight", (h, h), 0, place)
+        self.q_bias = parameter(f"{name}.attn.q.bias", (h,), 0, place)
+        self.kv_weight = parameter(f"{name}.attn.kv.weight", (2 * d, h), None, place)
+        self.kv_bias = parameter(f"{name}.attn.kv.bias", (2 * d,), None, place)
+        self.out_weight = parameter(f"{name}.attn.c_proj.weight", (h, h), 1, place)
+        self.out_bias = parameter(f"{name}.attn.c_proj.bias", (h,), None, place)
+        self.ln_2 = Norm(config, place, f"{name}.ln_2")
+        self.up_weight = parameter(f"{name}.mlp.c_fc.weight", (config.inner, h), 0, place)
+        self.up_bias = parameter(f"{name}.mlp.c_fc.bias", (config.inner,), 0, place)
+        self.down_weight = parameter(f"{name}.mlp.c_proj.weight", (h, config.inner), 1, place)
+        self.down_bias = parameter(f"{name}.mlp.c_proj.bias", (h,), None, place)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[batch, sequence, hidden] to the same shape."""
+        x = x + self._attention(self.ln_1(x))
+        return x + self._feed_forward(self.ln_2(x))
+
+    def _attention(self, x: Tensor) -> Tensor:
+        batch, length, _ = x.shape
+        group = self.place.group
+        key, value = copy_to_group(F.linear(x, self.kv_weight, self.kv_bias), group).split(self.head_dim, dim=2)
+        query = F.linear(copy_to_group(x, group), self.q_weight, self.q_bias)
+        query = query.view(batch, length, self.heads, self.head_dim).transpose(1, 2)
+        mixed = attend(query, key.unsqueeze(1), value.unsqueeze(1), self.dropout if self.training else 0.0)
+        joined = mixed.transpose(1, 2).reshape(batch, length, self.heads * self.head_dim)
+        out = reduce_from_group(F.linear(joined, self.out_weight), group) + self.out_bias
+        return F.dropout(out, self.dropout, self.training)
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        group = self.place.group
+        inner = F.gelu(F.linear(copy_to_group(x, group), self.up_weight, self.up_bias), approximate="tanh")
+        out = reduce_from_group(F.linear(inner, self.down_weight), group) + self.down_bias
+        return F.dropout(out, self.dropout, self.training)

@@ -1,0 +1,85 @@
+"""Pre-train a GPTBigCode model: Ray Train starts DeepSpeed pipeline × tensor × ZeRO-1 data parallel workers."""
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from starloom.config import Config, runtime
+from starloom.model.config import ModelConfig
+from starloom.step import Outcome, Step, StepContext, main
+from starloom.tokens.fim import FimConfig
+from train_jobs.layout import Layout
+
+
+class OptimizerConfig(Config):
+    """AdamW with a linear warm-up and a cosine decay to `final_rate`."""
+
+    rate: float = Field(3e-4, gt=0)
+    final_rate: float = Field(3e-5, ge=0)
+    warmup_steps: int = Field(2000, ge=0)
+    beta1: float = 0.9
+    beta2: float = 0.95
+    epsilon: float = 1e-8
+    weight_decay: float = Field(0.1, ge=0)
+    clip: float = Field(1.0, gt=0)
+
+
+class ShapeConfig(Config):
+    """The model without its vocabulary, which the tokenizer gives."""
+
+    layers: int = 4
+    hidden: int = 192
+    heads: int = 6
+    context: int = 256
+    dropout: float = Field(0.0, ge=0, lt=1)
+    init_std: float = 0.02
+
+
+class PretrainConfig(Config):
+    """A whole training run. The layout and the micro batch do not change its result beyond rounding."""
+
+    model: ShapeConfig = ShapeConfig()
+    steps: int = Field(500, gt=0)
+    global_batch: int = Field(16, gt=0)  # sequences
+    optimizer: OptimizerConfig = OptimizerConfig()
+    fim: FimConfig = FimConfig()
+    seed: int = 0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    heldout_every: int = Field(100, gt=0)
+    heldout_sequences: int = Field(64, gt=0)
+    checkpoint_every: int = Field(100, gt=0)
+    keep_checkpoints: int = Field(1, ge=1)
+    log_every: int = runtime(10, gt=0)
+    micro_batch: int = runtime(8, gt=0)
+    layout: Layout = runtime(Layout())
+    cpus_per_worker: float = runtime(1.0, gt=0)
+    threads_per_worker: int = runtime(1, gt=0)
+    use_gpu: bool = runtime(False)
+    max_failures: int = runtime(2, ge=0)
+
+    @model_validator(mode="after")
+    def _shape_is_sound(self) -> "PretrainConfig":
+        self.shape(vocabulary=1)
+        return self
+
+    def shape(self, vocabulary: int) -> ModelConfig:
+        """The full shape of the model."""
+        return ModelConfig(vocabulary=vocabulary, **self.model.model_dump())
+
+
+def run(config: PretrainConfig, context: StepContext) -> Outcome:
+    """Train on a tokens artifact, write checkpoints of logical tensors, and export a model folder."""
+    from train_jobs.launch import pretrain
+
+    return pretrain(config, context)
+
+
+def worker_arguments(config: PretrainConfig) -> dict[str, Any]:
+    """The config as plain data, for the workers."""
+    return config.model_dump(mode="json")
+
+
+STEP = Step(config=PretrainConfig, run=run, produces="model")
+
+if __name__ == "__main__":
+    main(STEP)
