@@ -88,9 +88,9 @@ def build_matcher(config: DecontaminateConfig) -> Matcher:
                 if len(plain) >= config.min_characters:
                     automaton.add_word(plain, task)
             for name in benchmark.solution_fields:
-                text = fields.get(name)
-                if isinstance(text, str):
-                    hashes = np.unique(shingle_hashes(text.encode(), NGRAM))
+                solution = fields.get(name)
+                if isinstance(solution, str):
+                    hashes = np.unique(shingle_hashes(solution.encode(), NGRAM))
                     if len(hashes) >= config.min_ngrams:
                         solutions.append((task, hashes))
     if not len(automaton) and not solutions:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 MAX_LICENSE_BYTES = 200_000
 MIN_SCORE = 0.8  # askalono's Dice score; its own command line takes 0.8 as sure
 _LICENSE_NAME = re.compile(
-    r"(?:^|/)(?:un)?(?:licen[cs]es?|copying|copyright|mit-license|legal)(?:[-._](?:\w|[-.])*)?$", re.IGNORECASE
+    r"(?:^|/)(?:un)?(?:licen[cs]es?|copying|copyright|mit-license|legal)(?:[-.](?:\w|[-.])*)?$", re.IGNORECASE
 )
 _NOT_TEXT = re.compile(r"\.(?:py|js|ts|go|rs|java|c|h|cpp|rb|php|html?|json|xml|css|sh|png|svg)$", re.IGNORECASE)
 _SPDX = re.compile(r"SPDX-License-Identifier:\s*\(?([A-Za-z0-9.+\-]+(?:\)?\s+(?:AND|OR|WITH)\s+\(?[A-Za-z0-9.+\-]+)*)")

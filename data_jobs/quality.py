@@ -102,7 +102,7 @@ _GENERATED = re.compile(
 _GENERATED_LINES = 5
 _ENCODED = (
     ("base64", re.compile(r"[a-zA-Z0-9+/\n=]{64,}")),
-    ("hex", re.compile(r"(?:\b(?:0x|\\x)?[0-9a-fA-F]{2}(?:,|\b\s*)){8,}")),
+    ("hex", re.compile(r"(?:\b(?:0x|\\x)?[0-9a-fA-F]{2}(?:,\s*|\b\s*)){8,}")),
     ("unicode escapes", re.compile(r"(?:\\u[0-9a-fA-F]{4}){8,}")),
 )
 _VENDORED = re.compile(

@@ -29,12 +29,16 @@ class Edit:
     kind: str
 
 
+def find_all(text: str, detectors: Sequence[Detector] = tuple(DETECTORS.values())) -> list[Finding]:
+    """What all detectors find, in order, without overlaps."""
+    return without_overlaps(finding for detector in detectors for finding in detector(text))
+
+
 def redact(text: str, detectors: Sequence[Detector] = tuple(DETECTORS.values())) -> list[Edit]:
     """The edits that take personal data and secrets out of a text, in order, without overlaps."""
-    findings = without_overlaps(finding for detector in detectors for finding in detector(text))
     chosen: dict[str, str] = {}
     edits = []
-    for finding in findings:
+    for finding in find_all(text, detectors):
         if finding.kind == "address" and finding.value not in chosen:
             pool = PRIVATE_V6 if ":" in finding.value else PRIVATE_V4
             chosen[finding.value] = pool[len(chosen) % len(pool)]

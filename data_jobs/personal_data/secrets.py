@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from data_jobs.personal_data.findings import Finding
 
@@ -75,6 +76,9 @@ _EXAMPLES = re.compile(
     r"|hunter2|[<>{}$%*]|(.)\1{4}",
     re.IGNORECASE,
 )
+# words and short numbers between separators: next_token_of_the_stream_1, SERVICE_API_KEY_2024
+_WRITTEN = re.compile(r"(?:(?:[a-z]+\d{0,3}|[A-Z]+\d{0,3}|[A-Z][a-z]+|\d{1,4})[_.\-/=]+){2,}(?:[A-Za-z]*\d{0,4})")
+_FORMAT_EXAMPLES = re.compile(r"example|placeholder|x{6}|(.)\1{6}|123456789|abcdefgh|your[-_]", re.IGNORECASE)
 _CONTEXT = 64
 
 
@@ -83,7 +87,7 @@ def find_secrets(text: str) -> Iterator[Finding]:
     for known in FORMATS:
         if known.literal in text:
             for found in known.pattern.finditer(text):
-                if not _EXAMPLES.search(found[0][:200]) or known.literal == "PRIVATE KEY":
+                if not _FORMAT_EXAMPLES.search(found[0]):
                     yield Finding(found.start(), found.end(), "key", found[0])
     for found in _QUOTED.finditer(text):
         if is_random(found[2]) and _declared(text, found.start()):
@@ -99,15 +103,21 @@ def is_random(value: str) -> bool:
     """Whether a string looks drawn rather than written: mixed classes, high entropy, no word of an example."""
     digits = sum(character.isdigit() for character in value)
     letters = sum(character.isalpha() for character in value)
-    if digits < 2 or letters < 2 or _EXAMPLES.search(value):
+    if letters < 2 or _EXAMPLES.search(value):
+        return False
+    # words change case at their borders, drawn letters at every second place
+    changes = sum(a.isupper() != b.isupper() for a, b in pairwise(value) if a.isalpha() and b.isalpha())
+    if digits < 2 and changes < len(value) / 4:
         return False
     # random hex of 32 characters has about 3.5 bits a character, random base64 of 20 about 4
     hexadecimal = all(character in "0123456789abcdefABCDEF-" for character in value)
     if entropy(value) < (2.9 if hexadecimal else 3.4):
         return False
+    if _WRITTEN.fullmatch(value):
+        return False
     # written names have long runs of letters of one case between separators; drawn strings have not
     longest = max(map(len, re.findall(r"[a-z]+|[A-Z]+", value)), default=0)
-    return longest < 8 or digits >= len(value) / 5
+    return longest < 8 or digits >= len(value) / 5 or changes >= len(value) / 4
 
 
 def entropy(value: str) -> float:

@@ -1,0 +1,66 @@
+"""The table of languages, ambiguous extensions, file names and first lines."""
+
+from pathlib import Path
+
+import pytest
+
+from data_jobs.languages import load_languages
+from starloom.errors import UserError
+
+LANGUAGES = load_languages()
+
+
+def test_built_in_table_has_the_86_languages_and_two_formats() -> None:
+    assert len(LANGUAGES.by_name) == 88
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "language"),
+    [
+        ("a.py", "", "Python"),
+        ("A.PY", "", "Python"),
+        ("Dockerfile", "FROM x\n", "Dockerfile"),
+        ("sub/CMakeLists.txt", "", "CMake"),
+        ("Makefile", "", "Makefile"),
+        ("notes.txt", "words", None),
+        ("run", "#!/usr/bin/env python3\n", "Python"),
+        ("run", "#!/usr/bin/env -S node --x\n", "JavaScript"),
+        ("run", "#!/bin/bash -e\n", "Shell"),
+        ("run", "no first line\n", None),
+        ("a.h", "int f(void);\n", "C"),
+        ("a.h", "namespace a {\nclass B {\n", "C++"),
+        ("a.h", "@interface Foo : Bar\n", None),
+        ("a.m", "function y = f(x)\n  y = x;\nend\n", "MATLAB"),
+        ("a.m", "#import <Foundation/Foundation.h>\n", None),
+        ("a.m", "(* a comment *)\nBeginPackage[x]\n", "Mathematica"),
+        ("a.pl", "use strict;\nmy $x = 1;\n", "Perl"),
+        ("a.pl", "parent(X, Y) :- father(X, Y).\n", "Prolog"),
+        ("a.t", "use Test::More;\n", "Perl"),
+        ("a.t", "var x : int\n", None),
+        ("a.r", "x <- c(1, 2)\n", "R"),
+        ("a.r", "REBOL [title: x]\n", None),
+        ("a.fs", "let x = 1\n", "F#"),
+        ("a.fs", "#version 330\nvoid main() {}\n", "GLSL"),
+        ("a.ts", "export const x = 1;\n", "TypeScript"),
+        ("a.ts", '<?xml version="1.0"?>\n<TS version="2.1">\n', None),
+        ("a.v", "module top(input a);\nendmodule\n", "Verilog"),
+        ("a.v", "Theorem t : True.\nProof.\n", None),
+    ],
+)
+def test_language_of_a_file(path: str, content: str, language: str | None) -> None:
+    assert LANGUAGES.of(path, content) == language
+
+
+def test_table_of_ones_own_decides_and_its_mistakes_are_one_line(tmp_path: Path) -> None:
+    table = tmp_path / "mine.toml"
+    table.write_text('[[languages]]\nname = "Nim"\nextensions = ["nim"]\n')
+    assert load_languages(str(table)).of("a.nim", "") == "Nim"
+    assert load_languages(str(table)).of("a.py", "") is None
+    twice = tmp_path / "twice.toml"
+    twice.write_text('[[languages]]\nname = "A"\nextensions = ["x"]\n[[languages]]\nname = "B"\nextensions = ["x"]\n')
+    with pytest.raises(UserError, match=r"'\*\.x' belongs to A and to B"):
+        load_languages(str(twice))
+    broken = tmp_path / "broken.toml"
+    broken.write_text('languages = []\n[[ambiguous]]\nextension = "x"\nguesses = [{language = "A", pattern = "("}]\n')
+    with pytest.raises(UserError, match="not a regular expression"):
+        load_languages(str(broken))

@@ -1,0 +1,307 @@
+"""Readers of every kind of source, and the damage that they must survive."""
+
+import gzip
+import os
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from data_jobs.parts import split_parts
+from data_jobs.sources.archive import ArchiveSource
+from data_jobs.sources.entries import safe_member
+from data_jobs.sources.folder import FolderSource
+from data_jobs.sources.git import GitSource
+from data_jobs.sources.history import Change, GitHistorySource, commit_parts, refusal_of
+from data_jobs.sources.issues import GitHubIssuesSource
+from data_jobs.sources.tables import JsonLinesSource, ParquetSource
+from starloom.errors import UserError
+from tests.data_jobs import source_trees as trees
+
+
+def test_folder_with_links_and_strange_names_refuses_them_and_keeps_the_rest(tmp_path: Path) -> None:
+    trees.write_files(tmp_path / "code", {"a.py": "x = 1\n", "deep/b.py": "y = 2\n", ".git/config": "no"})
+    os.symlink(tmp_path / "code", tmp_path / "code" / "loop")
+    Path(os.fsdecode(os.fsencode(tmp_path / "code") + b"/\xff.py")).write_text("z = 3\n")
+    items, refusals = trees.read_all(FolderSource(path=str(tmp_path / "code")).listing())
+    assert sorted(items) == ["a.py", "deep/b.py"]
+    assert {path: refusal.reason for path, refusal in refusals.items()} == {
+        "loop": "symlink",
+        "\\xff.py": "path_not_utf8",
+    }
+
+
+def test_folder_file_that_vanishes_after_listing_is_refused(tmp_path: Path) -> None:
+    trees.write_files(tmp_path, {"a.py": "x = 1\n"})
+    listing = FolderSource(path=str(tmp_path)).listing()
+    (tmp_path / "a.py").unlink()
+    _, refusals = trees.read_all(listing)
+    assert refusals["a.py"].reason == "unreadable"
+
+
+def test_folder_state_changes_with_a_file(tmp_path: Path) -> None:
+    trees.write_files(tmp_path, {"a.py": "x = 1\n"})
+    source = FolderSource(path=str(tmp_path))
+    before = source.state()
+    assert source.state() == before
+    trees.write_files(tmp_path, {"a.py": "x = 12\n"})
+    assert source.state() != before
+
+
+def test_git_reads_a_bare_repository_at_a_ref_with_its_licence(tmp_path: Path) -> None:
+    folder = tmp_path / "owner" / "tool.git"
+    trees.commit_files(
+        folder, [("one", {"src/a.py": "x = 1\n"}), ("two", {"src/b.py": "y = 2\n", "LICENSE": trees.MIT})]
+    )
+    listing = GitSource(path=str(folder)).listing()
+    items, refusals = trees.read_all(listing)
+    assert sorted(items) == ["LICENSE", "src/a.py", "src/b.py"]
+    assert refusals == {}
+    assert items["src/a.py"].repo_name == "owner/tool"
+    assert len(items["src/a.py"].commit or "") == 40
+    assert [(text.path, text.text) for text in listing.licenses] == [("LICENSE", trees.MIT)]
+    with pytest.raises(UserError, match="no-such-branch"):
+        GitSource(path=str(folder), ref="no-such-branch").listing()
+    first = GitSource(path=str(folder), ref="main~1").listing()
+    assert sorted(trees.read_all(first)[0]) == ["src/a.py"]
+
+
+def test_git_with_a_corrupt_object_refuses_that_file_alone(tmp_path: Path) -> None:
+    folder = trees.commit_files(tmp_path / "tool.git", [("one", {"a.py": "x = 1\n", "b.py": "y = 2\n"})])
+    listing = GitSource(path=str(folder)).listing()
+    blob = next(blob for unit in listing.units for blob in unit.blobs if blob.path == "b.py")  # type: ignore[attr-defined]
+    damaged = folder / "objects" / blob.oid[:2] / blob.oid[2:]
+    damaged.chmod(0o644)
+    damaged.write_bytes(b"this is no zlib stream")
+    items, refusals = trees.read_all(listing)
+    assert sorted(items) == ["a.py"]
+    assert refusals["b.py"].reason == "corrupt_git_object"
+    items, refusals = trees.read_all(GitSource(path=str(folder)).listing())
+    assert sorted(items) == ["a.py"]
+    assert refusals["b.py"].reason == "corrupt_git_object"
+
+
+def test_git_source_of_a_plain_folder_is_a_user_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not a git repository"):
+        GitSource(path=str(tmp_path)).listing()
+
+
+def test_history_gives_single_file_commits_and_counts_the_others(tmp_path: Path) -> None:
+    long = trees.program("alpha", 40)
+    folder = trees.commit_files(
+        tmp_path / "tool.git",
+        [
+            ("Add two files for the sum", {"a.py": long, "b.py": "y = 2\n"}),
+            (
+                "Return the double of the total here",
+                {
+                    "a.py": long.replace(
+                        "return total", "total *= 2\n    total += 1\n    total -= 3\n    total //= 4\n    return total"
+                    )
+                },
+            ),
+            ("update readme", {"README.md": "hello\n"}),
+        ],
+    )
+    items, refusals = trees.read_all(GitHistorySource(path=str(folder)).listing())
+    assert sorted(refusal.reason for refusal in refusals.values()) == ["boilerplate_subject", "several_files"]
+    (item,) = items.values()
+    parts = {part.role: part.text for part in split_parts(str(item.content))}
+    assert item.kind == "commit"
+    assert parts["message"] == "Return the double of the total here"
+    assert "total *= 2" in parts["after"]
+    assert "total *= 2" not in parts["before"]
+
+
+def test_commit_window_reaches_around_the_change_and_not_to_the_first_line() -> None:
+    lines = [f"line {n}\n" for n in range(400)]
+    changed = [*lines[:300], "new\n", *lines[301:]]
+    change = Change("c0ffee", "Change the line in question", "a.py", "".join(lines), "".join(changed))
+    rules = GitHistorySource(path="x", whole_file_share=0)
+    before, _, after = (part.text for part in commit_parts(change, rules))
+    assert "line 300\n" in before
+    assert "new\n" in after
+    assert "line 0\n" not in before
+    assert before.count("\n") <= 1 + 2 * rules.window_lines
+
+
+@pytest.mark.parametrize(
+    ("message", "before", "after", "reason"),
+    [
+        ("Explain how the cache is emptied", "a\n", "a\nb\nc\nd\n", None),
+        ("Explain how the cache is emptied", "a\n", " \n", "empty_after"),
+        ("Explain how the cache is emptied", "x" * 100_000, "a\n", "old_file_too_large"),
+        ("bump version to 1.2.3", "a\n", "b\nc\nd\n", "boilerplate_subject"),
+        ("Merge branch 'main'", "a\n", "b\nc\nd\n", "boilerplate_subject"),
+        ("supercalifragilisticexpialidocious_x", "a\n", "b\nc\nd\n", "long_words_in_subject"),
+    ],
+)
+def test_commit_rules(message: str, before: str, after: str, reason: str | None) -> None:
+    assert refusal_of(Change("c0ffee", message, "a.py", before, after), GitHistorySource(path="x")) == reason
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz", ".tar.bz2", ".tar.xz"])
+def test_tar_of_any_compression_is_read_below_its_top_folder(tmp_path: Path, suffix: str) -> None:
+    mode = "w:" + {".tar": "", ".tar.gz": "gz", ".tar.bz2": "bz2", ".tar.xz": "xz"}[suffix]
+    path = tmp_path / f"tool-1.0{suffix}"
+    trees.write_tar(path, {"tool-1.0/a.py": b"x = 1\n", "tool-1.0/LICENSE": trees.MIT.encode()}, mode)
+    listing = ArchiveSource(path=str(path)).listing()
+    items, refusals = trees.read_all(listing)
+    assert {name: item.repo_name for name, item in items.items()} == {"a.py": "tool-1.0", "LICENSE": "tool-1.0"}
+    assert refusals == {}
+    assert [text.path for text in listing.licenses] == ["LICENSE"]
+
+
+def test_archive_members_that_lead_outside_are_refused(tmp_path: Path) -> None:
+    path = trees.write_tar(tmp_path / "bad.tar.gz", {"ok.py": b"x = 1\n", "../evil.py": b"y\n", "/etc/evil.py": b"z\n"})
+    items, refusals = trees.read_all(ArchiveSource(path=str(path)).listing())
+    assert sorted(items) == ["ok.py"]
+    assert {refusal.reason for refusal in refusals.values()} == {"path_outside_archive"}
+    assert len(refusals) == 2
+    assert [safe_member(name) for name in ("a/./b", "C:/x", "a\\..\\..\\b", "")] == ["a/b", None, None, None]
+
+
+def test_truncated_archive_gives_what_is_whole_and_reports_the_rest(tmp_path: Path) -> None:
+    members = {f"p/{n}.py": os.urandom(40_000).hex().encode() for n in range(8)}
+    path = trees.write_tar(tmp_path / "cut.tar.gz", members)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    items, refusals = trees.read_all(ArchiveSource(path=str(path)).listing())
+    assert 1 <= len(items) < 8
+    assert all(item.content == members[f"p/{name}"] for name, item in items.items())
+    assert "damaged_archive" in {refusal.reason for refusal in refusals.values()}
+
+
+def test_zip_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    path = trees.write_zip(tmp_path / "bomb.zip", {f"{n}.py": b"0" * (8 << 20) for n in range(10)})
+    items, refusals = trees.read_all(ArchiveSource(path=str(path)).listing())
+    assert items == {}
+    assert refusals["bomb.zip"].reason == "archive_bomb"
+
+
+def test_zip_that_is_no_zip_is_one_refusal(tmp_path: Path) -> None:
+    (tmp_path / "x.whl").write_bytes(b"hello")
+    items, refusals = trees.read_all(ArchiveSource(path=str(tmp_path)).listing())
+    assert items == {}
+    assert refusals["x.whl"].reason == "damaged_archive"
+
+
+def test_zip_member_with_a_wrong_checksum_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr("a.py", b"x = 11111111\n")
+    path.write_bytes(path.read_bytes().replace(b"x = 11111111", b"x = 22222222"))
+    _, refusals = trees.read_all(ArchiveSource(path=str(path)).listing())
+    assert refusals["a.py"].reason == "damaged_archive"
+
+
+def test_parquet_in_the_stack_v1_names_is_read(tmp_path: Path) -> None:
+    path = trees.write_parquet(
+        tmp_path / "v1.parquet",
+        {
+            "content": ["x = 1\n", "y = 2\n", None],
+            "max_stars_repo_name": ["o/r"] * 3,
+            "max_stars_repo_path": ["a.py", "b.py", "c.py"],
+            "max_stars_repo_licenses": [["MIT"], ["GPL-3.0"], []],
+            "max_stars_count": [5.0, None, 1.0],
+        },
+    )
+    items, refusals = trees.read_all(ParquetSource(path=str(path)).listing())
+    assert (items["a.py"].repo_name, items["a.py"].licenses, items["a.py"].stars) == ("o/r", ("MIT",), 5)
+    assert items["b.py"].stars is None
+    assert refusals["c.py"].reason == "no_content"
+
+
+def test_parquet_in_the_stack_v2_names_is_read(tmp_path: Path) -> None:
+    columns = {
+        "content": [b"x = 1\n"],
+        "repo_name": ["o/r"],
+        "path": ["/a.py"],
+        "detected_licenses": [["MIT"]],
+        "star_events_count": [7],
+        "revision_id": ["abc"],
+    }
+    items, _ = trees.read_all(ParquetSource(path=str(trees.write_parquet(tmp_path / "v2.parquet", columns))).listing())
+    assert (items["/a.py"].stars, items["/a.py"].commit, items["/a.py"].content) == (7, "abc", b"x = 1\n")
+
+
+def test_parquet_with_missing_or_retyped_columns_is_reported(tmp_path: Path) -> None:
+    trees.write_parquet(tmp_path / "none.parquet", {"path": ["a.py", "b.py"]})
+    trees.write_parquet(tmp_path / "retyped.parquet", {"content": [1, 2], "path": [3, 4]})
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 and nothing more")
+    _, refusals = trees.read_all(ParquetSource(path=str(tmp_path / "*.parquet")).listing())
+    assert refusals["none.parquet"].reason == "no_content_column"
+    assert refusals["broken.parquet"].reason == "damaged_parquet"
+    assert [r.reason for path, r in refusals.items() if path.startswith("retyped")] == ["not_text", "not_text"]
+
+
+def test_json_lines_are_cut_into_units_without_losing_or_doubling_a_line(tmp_path: Path) -> None:
+    records = [{"text": trees.program(f"f{n}"), "path": f"{n}.py"} for n in range(20)]
+    path = trees.write_json_lines(tmp_path / "a.jsonl", records)
+    whole = JsonLinesSource(path=str(path)).listing().units[0]
+    size = path.stat().st_size
+    for step in (1, 97, 1000, size):
+        found = []
+        for start in range(0, size, step):
+            unit = type(whole)(whole.source, whole.location, start, min(size, start + step))  # type: ignore[attr-defined,call-arg]
+            found += [item.path for item in unit.read(1 << 20)]
+        assert found == [f"{n}.py" for n in range(20)]
+
+
+def test_json_lines_that_are_invalid_are_refused_one_by_one(tmp_path: Path) -> None:
+    lines = [
+        {"content": "x = 1\n", "path": "a.py"},
+        "{broken",
+        [1, 2],
+        {"path": "b.py"},
+        {"content": 5, "path": "c.py"},
+    ]
+    path = trees.write_json_lines(tmp_path / "a.jsonl.gz", lines)
+    items, refusals = trees.read_all(JsonLinesSource(path=str(path)).listing())
+    assert sorted(items) == ["a.py"]
+    assert sorted(r.reason for r in refusals.values()) == ["invalid_json", "no_content", "not_an_object", "not_text"]
+
+
+def test_truncated_gzip_of_json_lines_is_reported(tmp_path: Path) -> None:
+    raw = gzip.compress(os.urandom(20_000).hex().encode())
+    (tmp_path / "a.jsonl.gz").write_bytes(raw[:5000])
+    _, refusals = trees.read_all(JsonLinesSource(path=str(tmp_path / "a.jsonl.gz")).listing())
+    assert "damaged_gzip" in {refusal.reason for refusal in refusals.values()}
+
+
+def test_issue_events_become_one_conversation_with_numbered_users(tmp_path: Path) -> None:
+    body = "I think @opener is right about the cache, see the log. " * 4
+    events = [
+        trees.event("o/r", 7, "helper", body, comment=2),
+        trees.event("o/r", 7, "codecov[bot]", "Coverage went up", comment=1),
+        "{broken",
+    ]
+    path = trees.write_json_lines(tmp_path / "2020-01-01-0.json.gz", events)
+    items, refusals = trees.read_all(GitHubIssuesSource(path=str(path)).listing())
+    parts = split_parts(str(items["issues/7"].content))
+    assert [part.role for part in parts] == ["title", "comment", "comment"]
+    assert parts[1].text.startswith("username_0: The opening text")
+    assert parts[2].text.startswith("username_1: I think @username_0 is right")
+    assert [refusal.reason for refusal in refusals.values()] == ["invalid_json"]
+
+
+def test_short_and_lonely_issues_are_refused(tmp_path: Path) -> None:
+    long = "A single person writes a very long text here. " * 200
+    events = [
+        trees.event("o/r", 1, "a", "short"),
+        trees.event("o/r", 2, "a", long),
+        trees.event("o/r", 3, "dependabot[bot]", long),
+    ]
+    _, refusals = trees.read_all(
+        GitHubIssuesSource(path=str(trees.write_json_lines(tmp_path / "e.json", events))).listing()
+    )
+    assert {path: refusal.reason for path, refusal in refusals.items()} == {
+        "issues/1": "short_issue",
+        "issues/2": "one_user",
+        "issues/3": "bot_issue",
+    }
+
+
+def test_missing_path_is_a_user_error() -> None:
+    for source in (FolderSource, GitSource, ArchiveSource, ParquetSource, JsonLinesSource, GitHubIssuesSource):
+        with pytest.raises(UserError, match="/no/such/place"):
+            source(path="/no/such/place").listing()
