@@ -4,12 +4,14 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from data_jobs.card import CardFacts, render_card
 from data_jobs.shards import map_shards, shard_names
 from starloom.artifact import Artifact, ArtifactWriter
 from starloom.decisions import dropped_rows, edits_of
@@ -18,6 +20,8 @@ from starloom.schema import CORPUS, DROPPED
 from starloom.step import Outcome, StepContext
 
 _WORK = ".work"
+# what the card counts the corpus by, and the column that says it
+FACETS = {"language": "language", "license": "licenses", "source": "source", "kind": "kind"}
 
 
 @dataclass
@@ -40,8 +44,8 @@ class ShardTotals:
     bytes: int
     dropped: Counter[tuple[str, str]]  # (stage, reason) -> files
     dropped_bytes: Counter[str]  # stage -> bytes
-    language_files: Counter[str]
-    language_bytes: Counter[str]
+    files_by: dict[str, Counter[str]]  # facet ("language", "source", "kind", "license") -> value -> files
+    bytes_by: dict[str, Counter[str]]
 
 
 def curate(context: StepContext) -> Outcome:
@@ -57,15 +61,17 @@ def curate(context: StepContext) -> Outcome:
     last = funnel[-1]
     if last.files_out == 0:
         raise RunError("the corpus is empty: every file was dropped; see `starloom explain`, and loosen the filters")
-    files, sizes = Counter[str](), Counter[str]()
-    for total in totals:
-        files.update(total.language_files)
-        sizes.update(total.language_bytes)
-    context.output.write_json("funnel.json", [vars(stage) for stage in funnel])
-    context.output.write_json("languages.json", {name: {"files": files[name], "bytes": sizes[name]} for name in files})
+    sizes = _merged_facets(totals)
+    languages = {name: {"files": files, "bytes": size} for name, (files, size) in sizes["language"].items()}
+    stages = [vars(stage) for stage in funnel]
+    context.output.write_json("funnel.json", stages)
+    context.output.write_json("languages.json", languages)
+    context.output.write_text("card.md", render_card(_card_facts(stages, sizes, decisions)))
     _merge_dropped(collected, shards, context.output)
     context.output.remove(_WORK)
-    dropped = {reason: count for stage in funnel for reason, count in stage.dropped.items()}
+    dropped: Counter[str] = Counter()
+    for stage in funnel:
+        dropped.update(stage.dropped)
     return Outcome(rows_in=funnel[0].files_in, rows_out=last.files_out, dropped=dict(sorted(dropped.items())))
 
 
@@ -89,18 +95,46 @@ def _curate_shard(
     stage_bytes: Counter[str] = Counter()
     for stage, size in zip(stages, sizes[gone], strict=True):
         stage_bytes[stage] += int(size)
-    language_bytes: Counter[str] = Counter()
-    languages = kept["language"].to_pylist()
-    for language, size in zip(languages, pc.binary_length(kept["content"]).to_pylist(), strict=True):
-        language_bytes[language or ""] += size
+    files_by: dict[str, Counter[str]] = {facet: Counter() for facet in FACETS}
+    bytes_by: dict[str, Counter[str]] = {facet: Counter() for facet in FACETS}
+    kept_sizes = pc.binary_length(kept["content"]).to_pylist()
+    for facet, column in FACETS.items():
+        for value, size in zip(kept[column].to_pylist(), kept_sizes, strict=True):
+            for name in (value or [""]) if isinstance(value, list) else [value or ""]:
+                files_by[facet][name] += 1
+                bytes_by[facet][name] += size
     return ShardTotals(
         files=table.num_rows,
         bytes=int(sizes.sum()),
         dropped=Counter(zip(stages, reasons, strict=True)),
         dropped_bytes=stage_bytes,
-        language_files=Counter(language or "" for language in languages),
-        language_bytes=language_bytes,
+        files_by=files_by,
+        bytes_by=bytes_by,
     )
+
+
+def _merged_facets(totals: Sequence[ShardTotals]) -> dict[str, dict[str, tuple[int, int]]]:
+    merged: dict[str, dict[str, tuple[int, int]]] = {}
+    for facet in FACETS:
+        files: Counter[str] = Counter()
+        sizes: Counter[str] = Counter()
+        for total in totals:
+            files.update(total.files_by[facet])
+            sizes.update(total.bytes_by[facet])
+        merged[facet] = {name: (files[name], sizes[name]) for name in sorted(files)}
+    return merged
+
+
+def _card_facts(
+    stages: Sequence[dict[str, Any]], sizes: dict[str, dict[str, tuple[int, int]]], decisions: Sequence[Artifact]
+) -> CardFacts:
+    edits: Counter[str] = Counter()
+    clusters = 0
+    for artifact in decisions:
+        edits.update(artifact.manifest.details.get("edits", {}))
+        if artifact.has("clusters.parquet"):
+            clusters += len(pc.unique(artifact.read_table("clusters.parquet", ["cluster"])["cluster"]))
+    return CardFacts(stages, sizes["language"], sizes["license"], sizes["source"], sizes["kind"], edits, clusters)
 
 
 def _edited(table: pa.Table, edits: pa.Table, alive: np.ndarray) -> pa.Table:
