@@ -23,9 +23,25 @@ from tests.benchmarks.harness import BENCH
 
 PACKAGES = ("linux-source-6.1", "golang-1.19-src", "rust-src", "openjdk-17-source")
 LANGUAGES = {
-    **{".c": "C", ".h": "C", ".cc": "C++", ".cpp": "C++", ".hpp": "C++", ".S": "Assembly", ".go": "Go", ".rs": "Rust"},
-    **{".java": "Java", ".py": "Python", ".sh": "Shell", ".rst": "reStructuredText", ".md": "Markdown", ".pl": "Perl"},
-    **{".dts": "Device tree", ".dtsi": "Device tree", ".yaml": "YAML", ".js": "JavaScript", ".html": "HTML"},
+    ".c": "C",
+    ".h": "C",
+    ".cc": "C++",
+    ".cpp": "C++",
+    ".hpp": "C++",
+    ".S": "Assembly",
+    ".go": "Go",
+    ".rs": "Rust",
+    ".java": "Java",
+    ".py": "Python",
+    ".sh": "Shell",
+    ".rst": "reStructuredText",
+    ".md": "Markdown",
+    ".pl": "Perl",
+    ".dts": "Device tree",
+    ".dtsi": "Device tree",
+    ".yaml": "YAML",
+    ".js": "JavaScript",
+    ".html": "HTML",
 }
 MAX_FILE_BYTES = 1 << 20
 
