@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from data_jobs import collect, curate, decontaminate, filter, policy, redact
+from data_jobs import collect, curate, decontaminate, policy, redact
+from data_jobs import filter as quality
 from starloom.artifact import Artifact
 from starloom.config import validate
 from starloom.errors import StarloomError, UserError
@@ -82,7 +83,7 @@ def curated(sources: list[dict[str, Any]], root: Path, *, shard_megabytes: float
     plan: list[tuple[str, Any, dict[str, Any]]] = [
         ("collected", collect.STEP, {"sources": sources, "shard_megabytes": shard_megabytes}),
         ("policy", policy.STEP, {"opt_out": str(opt_out)}),
-        ("quality", filter.STEP, {}),
+        ("quality", quality.STEP, {}),
         ("benchmarks", decontaminate.STEP, {"benchmarks": [{"name": "Mine", "path": str(bench)}]}),
         ("personal", redact.STEP, {}),
         ("corpus", curate.STEP, {}),
