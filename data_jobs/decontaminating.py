@@ -21,6 +21,8 @@ from starloom.errors import UserError
 from starloom.step import Outcome, StepContext
 
 NGRAM = 5
+_LEADING_BITS = 20
+_SHIFT = np.uint64(64 - _LEADING_BITS)
 _DOCSTRING = re.compile(r'"""(.*?)"""|\'\'\'(.*?)\'\'\'', re.DOTALL)
 
 
@@ -32,6 +34,7 @@ class Matcher:
     hashes: np.ndarray  # uint64, sorted: 5-grams of solutions
     owners: np.ndarray  # int64: the solution of each hash
     sizes: np.ndarray  # int64: distinct 5-grams of each solution
+    leading: np.ndarray  # bool [2^20]: whether a solution has an n-gram with these leading bits
     tasks: tuple[str, ...]  # the task of each solution
     containment: float
 
@@ -43,7 +46,12 @@ class Matcher:
                 return Verdict("benchmark_text", task)
         if not len(self.hashes):
             return None
-        found = np.isin(self.hashes, np.unique(shingle_hashes(text.encode(), NGRAM)))
+        ngrams = shingle_hashes(text.encode(), NGRAM)
+        # nearly every n-gram of a file is in no solution: a table of the leading bits tells so at once
+        candidates = ngrams[self.leading[ngrams >> _SHIFT]]
+        if not len(candidates):
+            return None
+        found = np.isin(self.hashes, candidates)
         if not found.any():
             return None
         shares = np.bincount(self.owners[found], minlength=len(self.sizes)) / self.sizes
@@ -101,7 +109,9 @@ def build_matcher(config: DecontaminateConfig) -> Matcher:
     owners = np.repeat(np.arange(len(solutions)), sizes)
     order = np.argsort(hashes, kind="stable")
     names = tuple(task for task, _ in solutions)
-    return Matcher(automaton, hashes[order], owners[order], sizes, names, config.containment)
+    leading = np.zeros(1 << _LEADING_BITS, dtype=bool)
+    leading[hashes >> _SHIFT] = True
+    return Matcher(automaton, hashes[order], owners[order], sizes, leading, names, config.containment)
 
 
 def tasks_of(benchmark: Benchmark) -> Iterator[tuple[str, Mapping[str, Any]]]:

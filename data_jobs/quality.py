@@ -100,10 +100,11 @@ _GENERATED = re.compile(
     re.IGNORECASE,
 )
 _GENERATED_LINES = 5
+_UNICODE_ESCAPES = re.compile(r"(?:\\u[0-9a-fA-F]{4}){8,}")
 _ENCODED = (
     ("base64", re.compile(r"[a-zA-Z0-9+/\n=]{64,}")),
     ("hex", re.compile(r"(?:\b(?:0x|\\x)?[0-9a-fA-F]{2}(?:,\s*|\b\s*)){8,}")),
-    ("unicode escapes", re.compile(r"(?:\\u[0-9a-fA-F]{4}){8,}")),
+    ("unicode escapes", _UNICODE_ESCAPES),
 )
 _VENDORED = re.compile(
     r"(?:^|/)(?:node_modules|bower_components|vendor|third[-_]party|third-?party|site-packages|dist-packages)/"
@@ -197,6 +198,8 @@ def vendored(file: SourceFile) -> Verdict | None:
 def encoded_data(file: SourceFile) -> Verdict | None:
     """Long runs of base64, hex or escapes: data in a source file."""
     for name, pattern in _ENCODED:
+        if pattern is _UNICODE_ESCAPES and "\\u" not in file.content:
+            continue
         longest = total = 0
         for found in pattern.finditer(file.content):
             length = found.end() - found.start()
