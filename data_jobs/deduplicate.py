@@ -16,6 +16,7 @@ class DeduplicateConfig(Config):
     recall: float = Field(0.99, gt=0, lt=1)  # least chance that a pair at the threshold becomes a candidate
     neighbours: int = Field(4, ge=1)  # links of a file within a bucket, besides the one to the bucket's first file
     strict: bool = False  # a dropped file must itself be within the threshold of the file that is kept
+    alarm_share: float = Field(0.5, gt=0, le=1)  # a source that loses more of its files is named in a warning
     bands_per_task: int = runtime(8, gt=0)  # 16 bytes a file and band in the task's memory
     edges_per_task: int = runtime(200_000, gt=0)
 
@@ -34,7 +35,7 @@ def run(config: DeduplicateConfig, context: StepContext) -> Outcome:
     return deduplicate(config, context)
 
 
-STEP = Step(config=DeduplicateConfig, run=run, produces="decisions")
+STEP = Step(config=DeduplicateConfig, run=run, produces="decisions", version=2)
 
 if __name__ == "__main__":
     main(STEP)

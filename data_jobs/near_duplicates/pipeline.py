@@ -12,13 +12,14 @@ from data_jobs.licenses import rank
 from data_jobs.near_duplicates import candidates, verification
 from data_jobs.near_duplicates.banding import choose_bands
 from data_jobs.near_duplicates.clusters import Member, resolve
+from data_jobs.near_duplicates.reporting import report
 from data_jobs.near_duplicates.signing import FOLDER, SignedShard, sign_shards
 from data_jobs.shards import shard_names
 from starloom.artifact import Artifact
 from starloom.schema import CLUSTERS, DECISIONS
 from starloom.step import Outcome, StepContext
 
-_FACTS = ("id", "repo_name", "path", "licenses", "stars")
+_FACTS = ("id", "repo_name", "path", "licenses", "stars", "source", "language")
 EXACT, NORMALIZED, NEAR = "exact_duplicate", "normalized_duplicate", "near_duplicate"
 
 
@@ -44,6 +45,10 @@ def deduplicate(config: DeduplicateConfig, context: StepContext) -> Outcome:
     facts = _facts(np.unique(verified), shards, collected)
     clusters = resolve(verified, lambda file: _preference(facts[file]), strict=config.strict)
     dropped = _write(clusters, facts, _similar_to_survivor(clusters, shards, config, context), shards, context)
+    losses = report(shards, clusters, facts, config.alarm_share)
+    output.write_json("duplicates.json", losses.content)
+    for alarm in losses.alarms:
+        context.say(f"warning: {alarm}; look at duplicates.json")
     for folder in (FOLDER, candidates.EDGES, verification.SHINGLES):
         output.remove(folder)
     details = {

@@ -1,5 +1,6 @@
 """Stage 1: signatures of every surviving row, one Parquet file per collected shard, a column per band."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,8 @@ class SignedShard:
     name: str
     rows: int
     alive: int
+    sources: dict[str, int]  # surviving files
+    languages: dict[str, int]
 
 
 def sign_shards(
@@ -43,9 +46,13 @@ def sign_shards(
 def _sign_shard(
     name: str, collected: Artifact, earlier: Sequence[Artifact], config: DeduplicateConfig, output: ArtifactWriter
 ) -> SignedShard:
-    ids = collected.read_table(f"data/{name}", ["id"])["id"]
-    alive = np.flatnonzero(surviving(name, len(ids), earlier))
-    signed = SignedShard(name, len(ids), len(alive))
+    kinds = collected.read_table(f"data/{name}", ["source", "language"])
+    alive = np.flatnonzero(surviving(name, len(kinds), earlier))
+    counts = [
+        Counter(value or "" for value in kinds[column].take(pa.array(alive)).to_pylist())
+        for column in kinds.column_names
+    ]
+    signed = SignedShard(name, len(kinds), len(alive), *map(dict, counts))
     if output.exists(f"{FOLDER}/{name}"):
         return signed
     table = collected.read_table(f"data/{name}", ["id", "content"]).take(pa.array(alive))

@@ -148,3 +148,19 @@ def test_decisions_are_the_same_bytes_whatever_the_task_size(tmp_path: Path) -> 
     assert {n: e.sha256 for n, e in one.manifest.files.items()} == {
         n: e.sha256 for n, e in other.manifest.files.items()
     }
+
+
+def test_report_counts_losses_and_warns_of_a_source_that_loses_most(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = text(4)
+    copies = [{"content": base, "source": "copies", "language": "Go", "repo_name": f"r/{n}"} for n in range(5)]
+    others = [{"content": text(50 + n), "source": "fine"} for n in range(5)]
+    result = dedup(tmp_path, artifact(tmp_path, "collected", [copies, others]))
+    report = result.read_json("duplicates.json")
+    assert report["cluster_sizes"] == {"5": 1}
+    assert report["sources"] == {"copies": {"files": 5, "dropped": 4}, "fine": {"files": 5, "dropped": 0}}
+    assert report["languages"] == {"Go": {"files": 5, "dropped": 4}, "Python": {"files": 5, "dropped": 0}}
+    assert report["largest"][0]["survivor"].startswith("r/0/")
+    assert len(report["alarms"]) == 1
+    assert "warning: source copies loses 4 of 5" in capsys.readouterr().out

@@ -1,0 +1,98 @@
+"""Workers that die and runs that stop: the run goes on, and its files are those of an undisturbed run."""
+
+import os
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_jobs import deduplicate
+from data_jobs.near_duplicates import candidates, signing, verification
+from data_jobs.shards import map_shards
+from starloom.artifact import Artifact
+from starloom.step import run_step
+from tests.data_jobs.corpora import artifact, changed, text
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+STAGES = {"sign": signing, "candidates": candidates, "shingle": verification, "verify": verification}
+
+
+def corpus(root: Path) -> Artifact:
+    contents = [changed(text(n % 7), 1 + n % 3, seed=n) for n in range(40)]
+    return artifact(root, "collected", [[{"content": content} for content in contents[s::4]] for s in range(4)])
+
+
+def checksums(made: Artifact) -> dict[str, str]:
+    return {name: entry.sha256 for name, entry in made.manifest.files.items()}
+
+
+def run(root: Path, collected: Artifact) -> Artifact:
+    config = deduplicate.DeduplicateConfig(edges_per_task=50, bands_per_task=16)
+    return run_step(deduplicate.STEP, config, root=str(root), name="duplicates", needs=[collected])
+
+
+def killing_once(marker: Path, stage: str) -> Callable[..., list[Any]]:
+    """`map_shards` in which the first task of a stage kills its own worker, once."""
+
+    def disturbed(items: Sequence[Any], work: Callable[[Any], Any], *, name: str, cpus: float = 1.0) -> list[Any]:
+        def fatal(item: Any) -> Any:
+            if name == stage and not marker.exists():
+                marker.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return work(item)
+
+        return map_shards(items, fatal, name=name, cpus=cpus)
+
+    return disturbed
+
+
+@pytest.mark.parametrize("stage", sorted(STAGES))
+def test_killed_worker_in_any_stage_changes_no_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    collected = corpus(tmp_path)
+    calm = run(tmp_path / "calm", collected)
+    marker = tmp_path / "killed"
+    monkeypatch.setattr(STAGES[stage], "map_shards", killing_once(marker, stage))
+    disturbed = run(tmp_path / "disturbed", collected)
+    assert marker.exists()
+    assert checksums(disturbed) == checksums(calm)
+    assert calm.manifest.counts.rows_out < 40
+
+
+@pytest.mark.parametrize("stage", sorted(STAGES))
+def test_run_that_stops_in_any_stage_is_resumed_without_signing_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    collected = corpus(tmp_path)
+    calm = run(tmp_path / "calm", collected)
+
+    def stopped(items: Sequence[Any], work: Callable[[Any], Any], *, name: str, cpus: float = 1.0) -> list[Any]:
+        found = map_shards(items, work, name=name, cpus=cpus)
+        if name == stage:
+            raise KeyboardInterrupt
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(STAGES[stage], "map_shards", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "again", collected)
+    signatures = sorted((tmp_path / "again").rglob(".signatures/*.parquet"))
+    assert len(signatures) == 4
+    written = [path.stat().st_mtime_ns for path in signatures]
+    seen: list[int] = []
+
+    def watched(self: Any, relative: str) -> None:
+        if relative == signing.FOLDER:
+            seen.extend(path.stat().st_mtime_ns for path in signatures)
+        remove(self, relative)
+
+    from starloom.artifact import ArtifactWriter
+
+    remove = ArtifactWriter.remove
+    monkeypatch.setattr(ArtifactWriter, "remove", watched)
+    resumed = run(tmp_path / "again", collected)
+    assert seen == written
+    assert checksums(resumed) == checksums(calm)
