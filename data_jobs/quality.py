@@ -100,10 +100,12 @@ _GENERATED = re.compile(
     re.IGNORECASE,
 )
 _GENERATED_LINES = 5
+# the look-ahead lets the engine leap to the characters that a run can begin with
+_HEX = re.compile(r"(?=[0-9a-fA-F\\])(?:\b(?:0x|\\x)?[0-9a-fA-F]{2}(?:,\s*|\b\s*)){8,}", re.ASCII)
 _UNICODE_ESCAPES = re.compile(r"(?:\\u[0-9a-fA-F]{4}){8,}")
 _ENCODED = (
     ("base64", re.compile(r"[a-zA-Z0-9+/\n=]{64,}")),
-    ("hex", re.compile(r"(?:\b(?:0x|\\x)?[0-9a-fA-F]{2}(?:,\s*|\b\s*)){8,}")),
+    ("hex", _HEX),
     ("unicode escapes", _UNICODE_ESCAPES),
 )
 _VENDORED = re.compile(
