@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from data_jobs.personal_data.findings import Finding
 
-# one pass for both, from the digits that either can begin with: version 4 in four parts, version 6 from the block that is routed (2000::/3)
+# one pass for both, from the digits that either can begin with: four parts, or the block that is routed (2000::/3)
 _ADDRESS = re.compile(
     r"(?=[1-9])(?<![\w:.])(?:(?P<v4>[1-9]\d{0,2}\.\d{1,3}\.\d{1,3}\.\d{1,3})(?![\w]|\.\d|-\w)"
     r"|[23][0-9a-fA-F]{3}:(?:[0-9a-fA-F]{0,4}:){1,6}[0-9a-fA-F]{0,4}(?![\w:]))",
