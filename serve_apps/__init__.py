@@ -1,0 +1,1 @@
+"""Ray Serve: the completion engine and its API, evaluation, leaderboard."""

@@ -1,0 +1,1 @@
+"""Continuous batching over a block KV cache of the one K and V head."""
