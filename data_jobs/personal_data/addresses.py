@@ -9,12 +9,12 @@ from data_jobs.personal_data.findings import Finding
 
 # one pass for both, from the digits that either can begin with: four parts, or the block that is routed (2000::/3)
 _ADDRESS = re.compile(
-    r"(?=[1-9])(?<![\w:.])(?:(?P<v4>[1-9]\d{0,2}\.\d{1,3}\.\d{1,3}\.\d{1,3})(?![\w]|\.\d|-\w)"
+    r"(?=[1-9])(?<![\w:.])(?:(?P<v4>[1-9]\d{0,2}\.\d{1,3}\.\d{1,3}\.\d{1,3})(?![\w]|\.\d|[-+]\w)"
     r"|[23][0-9a-fA-F]{3}:(?:[0-9a-fA-F]{0,4}:){1,6}[0-9a-fA-F]{0,4}(?![\w:]))",
     re.ASCII,
 )
 _VERSION = re.compile(
-    r"(?:version|\bver\b|release|revision|\brev\b|build|upgrade|section|chapter|paragraph|\brfc\b|clause|\boid\b|§"
+    r"(?:version|\bver\b|release|revision|\brev\b|build|upgrade|section|chapter|paragraph|\brfc|clause|standard|\bieee|\bjdk|\boid\b|§"
     r"|[<>=~^]=\s*[\"']?$|\bv\.?\s*$|[-_/]v?$|@$)",
     re.IGNORECASE,
 )

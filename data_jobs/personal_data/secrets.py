@@ -53,7 +53,7 @@ FORMATS = (
 _QUOTED = re.compile(r"""(["'`])([A-Za-z0-9+/_.~=\-]{16,200})\1""")
 # what stands between a secret's name and its string: name" : " / name = " / name("
 _NAMED = re.compile(
-    r"(?:key|token|secret|auth|bearer|credential|passw|pwd|signature|access|session|salt|private)"
+    r"(?:key|token|secret|auth|bearer|credential|passw|pwd|access|session|salt|private)"
     r"\w*[\"'\]]*\s*(?:(?::=|=>|->|=|:|,|\()\s*)+(?:[rbuf]|str\()?$",
     re.IGNORECASE,
 )
