@@ -49,6 +49,7 @@ class LocalEngine:
     def __init__(self, model: CodeModel, tokenizer: CodeTokenizer, config: EngineConfig) -> None:
         self.context, self._config, self._tokenizer = model.config.context, config, tokenizer
         blocks = -(-max(config.cache_tokens, self.context) // config.block_size)
+        self.blocks = blocks
         self._pool = BlockPool(blocks, config.block_size)
         self._runner = PagedRunner(model, blocks=blocks, block_size=config.block_size)
         self._end = tokenizer.special(END_OF_TEXT)

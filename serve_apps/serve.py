@@ -1,0 +1,81 @@
+"""``starloom serve RUN_OR_MODEL``: a model over HTTP, on Ray Serve."""
+
+import argparse
+import signal
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from starloom import storage
+from starloom.artifact import finished
+from starloom.errors import UserError
+
+MODEL_KIND = "model"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Serve until interrupted."""
+    parser = argparse.ArgumentParser(prog="starloom serve", description="Serve a model over HTTP.")
+    parser.add_argument("model", metavar="RUN_OR_MODEL", help="the root of a run, or a model folder")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    parser.add_argument("--port", type=int, default=8000)
+    arguments = parser.parse_args(list(argv))
+    folder = model_folder(arguments.model)
+    with serving(folder, host=arguments.host, port=arguments.port) as url:
+        body = '{"prompt": "def fibonacci(n):", "max_tokens": 32}'
+        print(f"serving {folder} at {url}")
+        print(f"curl {url}/v1/completions -H 'Content-Type: application/json' -d '{body}'", flush=True)
+        signal.sigwait({signal.SIGINT, signal.SIGTERM})
+    return 0
+
+
+def model_folder(location: str) -> Path:
+    """The folder with a config.json: `location` itself, or the newest finished model of a run.
+
+    Raises:
+        UserError: there is neither.
+    """
+    if storage.exists(storage.join(location, "config.json")):
+        return storage.local_copy(location)
+    found = [a for step in storage.folders(location) for a in finished(location, step) if a.kind == MODEL_KIND]
+    if not found:
+        raise UserError(f"{location}: is no model folder and holds no finished model; run the recipe first")
+    newest = max(found, key=lambda artifact: str(artifact.manifest.finished))
+    return newest.local("model")
+
+
+@contextmanager
+def serving(folder: str | Path, port: int = 0, host: str = "127.0.0.1") -> Iterator[str]:
+    """Deploy a model folder on the current Ray, yield its URL, take it down. Port 0 is any free one.
+
+    Raises:
+        UserError: the port is in use.
+    """
+    from ray import serve
+
+    from serve_apps.api.app import Completions
+    from serve_apps.engine.engine import EngineConfig
+    from starloom.cluster import connect
+    from starloom.model.folder import read_config
+
+    read_config(folder)  # a wrong folder is told before anything is started
+    port = _free_port(host, port)
+    connect()
+    serve.start(http_options={"host": host, "port": port})
+    try:
+        application = Completions.bind(str(Path(folder).resolve()), Path(folder).resolve().name, EngineConfig())
+        serve.run(application, name="starloom", route_prefix="/")
+        yield f"http://{host}:{port}"
+    finally:
+        serve.shutdown()
+
+
+def _free_port(host: str, port: int) -> int:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise UserError(f"port {port} on {host}: {error.strerror}; choose another with --port") from None
+        return int(probe.getsockname()[1])

@@ -1,0 +1,94 @@
+"""The served API with the clients that people use."""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+
+from data_jobs.tokenization import train_bpe
+from serve_apps.api.bodies import infilling_prompt
+from serve_apps.serve import model_folder, serving
+from starloom.errors import UserError
+from starloom.model.config import ModelConfig
+from starloom.model.folder import write_model
+from starloom.model.model import initial_state
+from starloom.tokenizer import load_tokenizer
+
+SHAPE = ModelConfig(layers=2, hidden=48, heads=4, vocabulary=290, context=128, init_std=0.3)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("served")
+    (path / "tokenizer.json").write_text(train_bpe(iter(["def f(x):\n    return x + 1\n"] * 50), 290).json_text)
+    write_model(path / "tiny", SHAPE, initial_state(SHAPE, 5), tokenizer=path / "tokenizer.json", card="")
+    return path / "tiny"
+
+
+@pytest.fixture(scope="module")
+def url(ray_cluster: str, folder: Path) -> Iterator[str]:
+    with serving(folder) as base:
+        yield base
+
+
+@pytest.fixture(scope="module")
+def client(url: str) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+
+
+def test_openai_client_streamed_and_whole_texts_are_the_same(client: openai.OpenAI) -> None:
+    ask = {"model": "tiny", "prompt": "def f", "max_tokens": 30, "temperature": 0.8, "seed": 3}
+    whole = client.completions.create(**ask)
+    chunks = list(client.completions.create(**ask, stream=True))
+    assert "".join(chunk.choices[0].text for chunk in chunks) == whole.choices[0].text != ""
+    assert chunks[-1].choices[0].finish_reason == whole.choices[0].finish_reason
+    assert client.models.list().data[0].id == "tiny"
+
+
+def test_openai_client_suffix_n_and_logprobs(client: openai.OpenAI) -> None:
+    answer = client.completions.create(model="tiny", prompt="def ", suffix="\n", n=2, max_tokens=5, logprobs=0)
+    assert [choice.index for choice in answer.choices] == [0, 1]
+    assert all(value <= 0 for value in answer.choices[0].logprobs.token_logprobs)
+
+
+def test_wrong_input_is_told_and_the_next_request_is_served(client: openai.OpenAI, url: str) -> None:
+    with pytest.raises(openai.BadRequestError, match="128 tokens"):
+        client.completions.create(model="tiny", prompt="x = 1\n" * 500, stream=True)
+    with pytest.raises(openai.NotFoundError):
+        client.completions.create(model="other", prompt="x")
+    refused = httpx.post(f"{url}/generate", json={"inputs": "x", "parameters": {"max_new_tokens": -1}})
+    assert (refused.status_code, refused.json()["error_type"]) == (422, "validation")
+    served = httpx.post(f"{url}/generate", json={"inputs": "x", "parameters": {"max_new_tokens": 4}})
+    assert isinstance(served.json()["generated_text"], str)
+
+
+def test_tgi_root_answers_an_array_and_streams_the_same(url: str) -> None:
+    body = {"inputs": "def f", "parameters": {"max_new_tokens": 8}}
+    array = httpx.post(f"{url}/", json=body).json()
+    stream = httpx.post(f"{url}/generate_stream", json=body).text
+    assert stream.startswith('data: {"index": 1')
+    assert httpx.post(f"{url}/generate", json=body).json() == array[0]
+    assert "vllm:num_requests_running" in httpx.get(f"{url}/metrics").text
+    assert httpx.get(f"{url}/health").status_code == 200
+    assert httpx.get(f"{url}/info").json()["max_total_tokens"] == 128
+
+
+def test_port_in_use_and_missing_model_are_told(folder: Path, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(UserError, match="choose another with --port"), serving(folder, taken.getsockname()[1]):
+            pass
+    with pytest.raises(UserError, match="no finished model"):
+        model_folder(str(tmp_path))
+
+
+def test_infilling_prompt_is_cut_around_the_cursor(folder: Path) -> None:
+    code = load_tokenizer(folder)
+    ids = infilling_prompt(code, "a" * 100 + "Q", "Z" + "b" * 100, 40)
+    text = code.decode(ids, skip_special=False)
+    assert len(ids) <= 40
+    assert "Q<fim_suffix>Z" in text
