@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from starloom import storage
-from starloom.artifact import finished
+from starloom.artifact import Artifact, finished
 from starloom.errors import UserError
 
 MODEL_KIND = "model"
@@ -38,11 +38,16 @@ def model_folder(location: str) -> Path:
     """
     if storage.exists(storage.join(location, "config.json")):
         return storage.local_copy(location)
-    found = [a for step in storage.folders(location) for a in finished(location, step) if a.kind == MODEL_KIND]
-    if not found:
+    newest: tuple[float, Artifact] | None = None
+    for step in storage.folders(location):
+        for artifact in finished(location, step):
+            filesystem, path = storage.filesystem_of(artifact.path("manifest.json"))
+            written = filesystem.modified(path).timestamp()
+            if artifact.kind == MODEL_KIND and (newest is None or written >= newest[0]):
+                newest = written, artifact
+    if newest is None:
         raise UserError(f"{location}: is no model folder and holds no finished model; run the recipe first")
-    newest = max(found, key=lambda artifact: str(artifact.manifest.finished))
-    return newest.local("model")
+    return newest[1].local("model")
 
 
 @contextmanager
@@ -64,7 +69,9 @@ def serving(folder: str | Path, port: int = 0, host: str = "127.0.0.1") -> Itera
     connect()
     serve.start(http_options={"host": host, "port": port})
     try:
-        application = Completions.bind(str(Path(folder).resolve()), Path(folder).resolve().name, EngineConfig())
+        application = Completions.bind(  # type: ignore[attr-defined]
+            str(Path(folder).resolve()), Path(folder).resolve().name, EngineConfig()
+        )
         serve.run(application, name="starloom", route_prefix="/")
         yield f"http://{host}:{port}"
     finally:

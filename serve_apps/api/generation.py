@@ -25,7 +25,11 @@ async def events_of(engine: Engine, prompt: list[int], sampling: Sampling) -> As
     """Events of one request; leaving the loop early (a client gone) cancels it in the engine."""
     arrived: asyncio.Queue[Event] = asyncio.Queue()
     loop = asyncio.get_running_loop()
-    request = Request(prompt, sampling, lambda event: loop.call_soon_threadsafe(arrived.put_nowait, event) and None)
+
+    def hand_over(event: Event) -> None:
+        loop.call_soon_threadsafe(arrived.put_nowait, event)
+
+    request = Request(prompt, sampling, hand_over)
     engine.submit(request)
     try:
         while True:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from starloom.model.model import Attention, CodeModel
+from starloom.model.model import Attention, Block, CodeModel
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class PagedRunner:
         written = torch.cat([s[p.start :] for s, p in zip(slots, pieces, strict=True)])
         x = body.wte(ids) + body.wpe(positions)
         for layer, block in enumerate(body.h):
+            assert isinstance(block, Block)
             x = x + self._attend(block.attn, block.ln_1(x), self._cache[layer], pieces, slots, written)
             x = x + block.mlp(block.ln_2(x))
         last = torch.tensor([len(piece.ids) for piece in pieces]).cumsum(0) - 1

@@ -92,3 +92,20 @@ def test_infilling_prompt_is_cut_around_the_cursor(folder: Path) -> None:
     text = code.decode(ids, skip_special=False)
     assert len(ids) <= 40
     assert "Q<fim_suffix>Z" in text
+
+
+def test_run_root_serves_its_newest_model(folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from starloom.config import Config
+    from starloom.step import Outcome, Step, StepContext, run_step
+
+    class Empty(Config):
+        pass
+
+    def copy(_config: Empty, context: StepContext) -> Outcome:
+        shutil.copytree(folder, context.output.local_folder("model"), dirs_exist_ok=True)
+        return Outcome()
+
+    made = run_step(Step(config=Empty, run=copy, produces="model"), Empty(), root=str(tmp_path), name="first")
+    assert model_folder(str(tmp_path)) == made.local("model")
