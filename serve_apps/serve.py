@@ -3,6 +3,7 @@
 import argparse
 import signal
 import socket
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +27,11 @@ def main(argv: Sequence[str]) -> int:
         body = '{"prompt": "def fibonacci(n):", "max_tokens": 32}'
         print(f"serving {folder} at {url}")
         print(f"curl {url}/v1/completions -H 'Content-Type: application/json' -d '{body}'", flush=True)
-        signal.sigwait({signal.SIGINT, signal.SIGTERM})
+        # Ray's own handler of SIGTERM aborts the process: ours replaces it once Ray has started
+        asked = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: asked.set())
+        asked.wait()
     return 0
 
 

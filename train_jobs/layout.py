@@ -34,7 +34,7 @@ class Layout(Config):
         rows = self.data * micro_batch
         if global_batch % rows:
             raise UserError(
-                f"global_batch = {global_batch} is no multiple of layout.data × micro_batch = {rows}; change one of them"
+                f"global_batch = {global_batch} is no multiple of layout.data × micro_batch = {rows}; change one"
             )
 
 

@@ -1,0 +1,99 @@
+"""Ray at the edge of training: start the workers, restart them from the last checkpoint when one is lost."""
+
+from pathlib import Path
+from typing import Any
+
+from starloom import cluster
+from starloom.errors import UserError
+from starloom.step import Outcome, StepContext
+from train_jobs.pretrain import PretrainConfig
+from train_jobs.worker import Job, work
+
+
+def pretrain(config: PretrainConfig, context: StepContext) -> Outcome:
+    """Run the step; see `train_jobs.pretrain`."""
+    job = describe(config, context)
+    config.layout.check(job.shape, config.global_batch, config.micro_batch)
+    shape = job.shape
+    layout = config.layout
+    context.say(
+        f"{shape.parameters / 1e6:,.1f} M parameters; pipeline {layout.pipeline} × tensor {layout.tensor} "
+        f"× data {layout.data}; {config.steps:,} steps of {config.global_batch * shape.context:,} tokens"
+    )
+    launch(job, context.name)
+    context.output.publish("model")
+    context.output.publish("checkpoints")
+    details = {"parameters": shape.parameters, "shape": shape.model_dump(mode="json"), "steps": config.steps}
+    tokens = config.steps * config.global_batch * shape.context
+    return Outcome(
+        rows_in=config.steps * config.global_batch, rows_out=config.steps, details={**details, "tokens": tokens}
+    )
+
+
+def describe(config: PretrainConfig, context: StepContext) -> Job:
+    """The job of a step: its token shards, tokenizer and output folder."""
+    tokens, tokenizer = context.only("tokens"), context.only("tokenizer")
+    details = tokens.manifest.details
+    if details["tokenizer"] != tokenizer.fingerprint:
+        raise UserError(f"needs: {tokens.name} was packed with another tokenizer than {tokenizer.name}; name that one")
+    root = tokens.local()
+    stems = {
+        split: tuple(
+            str(root / name)
+            for name, counts in sorted(details["shards"].items())
+            if name.startswith(f"{split}/") and counts["tokens"] > config.model.context
+        )
+        for split in ("train", "heldout")
+    }
+    if not stems["train"]:
+        raise UserError(f"model.context = {config.model.context}: no shard is that long; lower it or add data")
+    return Job(
+        config=config,
+        train=stems["train"],
+        heldout=stems["heldout"],
+        dtype=details["dtype"],
+        vocabulary=details["vocabulary"],
+        tokenizer=str(tokenizer.local("tokenizer.json")),
+        output=str(context.output.local_folder("")),
+    )
+
+
+def launch(job: Job, name: str) -> None:
+    """Run `work` in `layout.ranks` Ray Train workers."""
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    cluster.connect()
+    config = job.config
+    needed = config.layout.ranks * config.cpus_per_worker
+    available = ray.cluster_resources().get("CPU", 0)
+    if not config.use_gpu and needed > available:
+        raise UserError(
+            f"layout: {config.layout.ranks} workers × cpus_per_worker = {config.cpus_per_worker:g} need {needed:g} CPUs, "
+            f"the cluster has {available:g}; lower cpus_per_worker or the layout"
+        )
+    resources = {"CPU": config.cpus_per_worker, **({"GPU": 1} if config.use_gpu else {})}
+    environment = {"OMP_NUM_THREADS": str(config.threads_per_worker), "TOKENIZERS_PARALLELISM": "false"}
+    if not config.use_gpu:
+        environment["DS_ACCELERATOR"] = "cpu"
+    trainer = TorchTrainer(
+        train_loop,
+        train_loop_config={"job": job},
+        scaling_config=ScalingConfig(
+            num_workers=config.layout.ranks, use_gpu=config.use_gpu, resources_per_worker=resources
+        ),
+        torch_config=TorchConfig(backend="nccl" if config.use_gpu else "gloo"),
+        run_config=RunConfig(
+            name=f"{name}-{Path(job.output).name}",
+            storage_path=str(Path(job.output) / ".ray"),
+            failure_config=FailureConfig(max_failures=config.max_failures),
+            worker_runtime_env={"env_vars": environment},
+        ),
+    )
+    trainer.fit()
+
+
+def train_loop(settings: dict[str, Any]) -> None:
+    """What Ray Train calls in each worker."""
+    work(settings["job"])

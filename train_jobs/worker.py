@@ -1,0 +1,260 @@
+"""What each training process does: build model, build data, restore, fit, export."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from starloom.errors import RunError
+from starloom.model.config import ModelConfig
+from starloom.model.model import initial_state
+from starloom.tokenizer import load_tokenizer
+from starloom.tokens import Part, TokenDataset, TokenShard
+from train_jobs import checkpoint
+from train_jobs.deepspeed_settings import deepspeed_settings
+from train_jobs.layout import Layout
+from train_jobs.parallel.layers import TensorSlice
+from train_jobs.parallel.pipeline import build_pipeline, fill, own_parameters, tensor_slice, to_logical
+from train_jobs.pretrain import PretrainConfig
+from train_jobs.schedule import learning_rate
+
+CHECKPOINTS, METRICS, TIMINGS = "checkpoints", "metrics.jsonl", "logs/timings.jsonl"
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that a worker needs, picklable; paths are on storage that all workers share."""
+
+    config: PretrainConfig
+    train: tuple[str, ...]  # stems of token shards
+    heldout: tuple[str, ...]
+    dtype: str
+    vocabulary: int
+    tokenizer: str
+    output: str
+
+    @property
+    def shape(self) -> ModelConfig:
+        """The model's shape."""
+        return self.config.shape(self.vocabulary)
+
+
+@dataclass(frozen=True)
+class Place:
+    """This process on the three axes."""
+
+    stage: int
+    data: int
+    tensor: TensorSlice
+    layout: Layout
+
+    @property
+    def holds_data(self) -> bool:
+        """Only the first and the last stage see tokens."""
+        return self.stage in (0, self.layout.pipeline - 1)
+
+    @property
+    def writes_stage(self) -> bool:
+        """One process per stage writes its tensors."""
+        return self.data == 0 and self.tensor.rank == 0
+
+
+def work(job: Job, after_step: Callable[[int], None] = lambda step: None) -> None:
+    """Train from the last checkpoint, or from the start, to the last step, and export the model."""
+    config = job.config
+    torch.set_num_threads(config.threads_per_worker)
+    engine, place = build_engine(job)
+    data, heldout = open_data(job)
+    step = restore(job, engine, place)
+    metrics = Metrics(Path(job.output), step) if dist.get_rank() == 0 else None
+    while step < config.steps:
+        started = time.perf_counter()
+        loss = train_step(job, engine, place, data, step)
+        step += 1
+        if metrics:
+            row = {
+                "step": step,
+                "loss": loss,
+                "gradient_norm": float(engine.get_global_grad_norm()),
+                "learning_rate": learning_rate(config.optimizer, step - 1, config.steps),
+                "tokens": step * config.global_batch * config.model.context,
+            }
+            metrics.step(row, time.perf_counter() - started, config)
+        if heldout is not None and (step % config.heldout_every == 0 or step == config.steps):
+            value = heldout_loss(job, engine, place, heldout)
+            if metrics:
+                metrics.heldout(step, value)
+        if step % config.checkpoint_every == 0 or step == config.steps:
+            save(job, engine, place, step)
+        after_step(step)
+    if dist.get_rank() == 0:
+        export(job)
+    dist.barrier()
+
+
+def build_engine(job: Job) -> tuple[Any, Place]:
+    """DeepSpeed's engine around this process's stage, with weights that depend on the seed alone."""
+    import deepspeed
+
+    config, layout = job.config, job.config.layout
+    if not dist.is_initialized():
+        raise RunError("torch.distributed is not initialized; start workers through train_jobs.launch")
+    # DeepSpeed reads it when it decides whether ranks share a node; Ray does not set it
+    os.environ.setdefault("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", str(dist.get_world_size())))
+    deepspeed.init_distributed(dist_backend=dist.get_backend(), verbose=False)
+    module = build_pipeline(job.shape, layout)
+    grid = module.mpu()
+    tensor = tensor_slice(module.topology(), layout)
+    fill(module, to_logical(initial_state(job.shape, config.seed), job.shape), tensor.rank, tensor.size)
+    decayed = [held for name, held in own_parameters(module) if held.dim() > 1]
+    plain = [held for name, held in own_parameters(module) if held.dim() == 1]
+    groups = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
+    engine, *_ = deepspeed.initialize(
+        model=module, model_parameters=[g for g in groups if g["params"]], config=deepspeed_settings(config)
+    )
+    return engine, Place(grid.get_stage_id(), grid.get_data_parallel_id(), tensor, layout)
+
+
+def open_data(job: Job) -> tuple[TokenDataset, TokenDataset | None]:
+    """Training samples, rearranged by fill-in-the-middle, and held-out ones as they are."""
+    config = job.config
+    tokenizer = load_tokenizer(job.tokenizer)
+    shards = [TokenShard(Path(stem), job.dtype) for stem in job.train]
+    context = config.model.context
+    data = TokenDataset([Part(tuple(shards))], context=context, seed=config.seed, tokenizer=tokenizer, fim=config.fim)
+    kept = [TokenShard(Path(stem), job.dtype) for stem in job.heldout]
+    kept = [shard for shard in kept if len(shard.tokens) > context]
+    heldout = TokenDataset([Part(tuple(kept))], context=context, seed=config.seed) if kept else None
+    return data, heldout
+
+
+def batches(data: TokenDataset, first: int, job: Job, place: Place) -> Iterator[tuple[Tensor, Tensor]]:
+    """This data rank's micro batches of the global batch that begins with sample `first`."""
+    config = job.config
+    rows = config.global_batch // config.layout.data
+    start = first + place.data * rows
+    for at in range(start, start + rows, config.micro_batch):
+        tokens = torch.from_numpy(np.stack([data[at + n].tokens for n in range(config.micro_batch)]))
+        yield tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+
+
+def train_step(job: Job, engine: Any, place: Place, data: TokenDataset, step: int) -> float:
+    """One update; returns the global batch's mean loss. Everything random follows from (seed, step, place)."""
+    config = job.config
+    rate = learning_rate(config.optimizer, step, config.steps)
+    for group in engine.optimizer.param_groups:
+        group["lr"] = rate
+    torch.manual_seed((config.seed * 1_000_003 + step) * 4099 + place.stage * 64 + place.data)
+    iterator = batches(data, step * config.global_batch, job, place) if place.holds_data else None
+    loss = float(engine.train_batch(data_iter=iterator))
+    if not math.isfinite(loss):
+        first = step * config.global_batch
+        raise RunError(
+            f"step {step + 1}: the loss is {loss}; samples {first} to {first + config.global_batch - 1}; "
+            "lower optimizer.rate or look at these samples"
+        )
+    return loss
+
+
+def heldout_loss(job: Job, engine: Any, place: Place, data: TokenDataset) -> float:
+    """Mean loss in nats per token over the first held-out windows."""
+    rounds = max(1, job.config.heldout_sequences // job.config.global_batch)
+    total = 0.0
+    for number in range(rounds):
+        iterator = batches(data, number * job.config.global_batch, job, place) if place.holds_data else None
+        total += float(engine.eval_batch(data_iter=iterator))
+    engine.train()
+    return total / rounds
+
+
+def save(job: Job, engine: Any, place: Place, step: int) -> None:
+    """Write a checkpoint and remove those that the policy does not keep."""
+    folder = Path(job.output) / CHECKPOINTS
+    position = {"step": step, "sample": step * job.config.global_batch, "seed": job.config.seed, "updates": step}
+    checkpoint.save(
+        folder,
+        engine,
+        place.tensor,
+        vocabulary=job.vocabulary,
+        stage=place.stage,
+        writes=place.writes_stage,
+        position=position,
+    )
+    if dist.get_rank() == 0:
+        checkpoint.prune(folder, job.config.keep_checkpoints)
+    dist.barrier()
+
+
+def restore(job: Job, engine: Any, place: Place) -> int:
+    """Go on from the newest complete checkpoint; returns the number of steps that are done."""
+    found = checkpoint.latest(Path(job.output) / CHECKPOINTS)
+    if found is None:
+        return 0
+    position, tensors = checkpoint.read(found)
+    checkpoint.restore(engine, tensors, place.tensor, updates=position["updates"])
+    return int(position["step"])
+
+
+def export(job: Job) -> None:
+    """Write the model folder from the last checkpoint."""
+    from train_jobs.exporting import export_checkpoint
+
+    found = checkpoint.latest(Path(job.output) / CHECKPOINTS)
+    assert found is not None
+    export_checkpoint(found, Path(job.output) / "model", job.shape, job.tokenizer)
+
+
+class Metrics:
+    """metrics.jsonl (the same for equal runs), timings beside it, and one line of progress per window."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        self.path, self.times = folder / METRICS, folder / TIMINGS
+        self.times.parent.mkdir(parents=True, exist_ok=True)
+        kept = []
+        if self.path.exists() and step:
+            rows = (json.loads(line) for line in self.path.read_text().splitlines() if line.endswith("}"))
+            kept = [row for row in rows if row["step"] <= step]
+        self.path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        self.window: list[float] = []
+
+    def step(self, row: dict[str, Any], seconds: float, config: PretrainConfig) -> None:
+        """Record one update."""
+        self._append(self.path, row)
+        tokens = config.global_batch * config.model.context
+        self._append(self.times, {"step": row["step"], "seconds": seconds, "tokens_per_second": tokens / seconds})
+        self.window.append(seconds)
+        if row["step"] % config.log_every == 0 or row["step"] == config.steps:
+            speed = len(self.window) * tokens / sum(self.window)
+            left = (config.steps - row["step"]) * tokens / speed
+            share = row["step"] / config.steps
+            bar = "█" * round(20 * share) + "·" * (20 - round(20 * share))
+            print(
+                f"{bar} step {row['step']:>6,}/{config.steps:,}  loss {row['loss']:.3f}  "
+                f"norm {row['gradient_norm']:.2f}  {speed:,.0f} tokens/s  {_clock(left)} left",
+                flush=True,
+            )
+            self.window = []
+
+    def heldout(self, step: int, loss: float) -> None:
+        """Record a held-out loss."""
+        self._append(self.path, {"step": step, "heldout_loss": loss})
+        print(f"step {step:,}: held-out loss {loss:.3f}", flush=True)
+
+    def _append(self, path: Path, row: dict[str, Any]) -> None:
+        with path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
