@@ -41,6 +41,7 @@ def save(
 ) -> None:
     """Write ``folder/step-N``; a collective call of all processes. `writes`: this is its stage's first process."""
     target = folder / f"step-{position['step']}"
+    _link_moments(engine.optimizer)
     tensors: dict[str, Tensor] = {}
     for name, held in own_parameters(engine.module):
         for kind in (MASTER, *MOMENTS):
@@ -93,8 +94,7 @@ def restore(engine: Any, tensors: dict[str, Tensor], place: TensorSlice, *, upda
     for flat in optimizer.single_partition_of_fp32_groups:
         state = {"step": torch.tensor(float(updates)), **{key: torch.zeros_like(flat) for key in MOMENTS}}
         optimizer.optimizer.state[flat] = state
-    # the moments exist only from the first step on: link the ones just made to their parameters
-    optimizer._lazy_init_hp_params_optimizer_state()
+    _link_moments(optimizer)
     for name, held in own_parameters(engine.module):
         master = cut(tensors[f"{name}.{MASTER}"], held, place.rank, place.size)
         safe_set_full_fp32_param(held, master.contiguous())
@@ -102,6 +102,15 @@ def restore(engine: Any, tensors: dict[str, Tensor], place: TensorSlice, *, upda
         for key in MOMENTS:
             moment = cut(tensors[f"{name}.{key}"], held, place.rank, place.size)
             safe_set_full_optimizer_state(held, moment.contiguous(), key)
+
+
+def _link_moments(optimizer: Any) -> None:
+    """Let each parameter find its moments.
+
+    DeepSpeed 0.19 links them once, after the first parameter group's first update, when the other groups have none.
+    """
+    optimizer._hp_optimizer_states_linked = False
+    optimizer._lazy_init_hp_params_optimizer_state()
 
 
 def _read(held: nn.Parameter, kind: str) -> Tensor:

@@ -70,8 +70,8 @@ def launch(job: Job, name: str) -> None:
     available = ray.cluster_resources().get("CPU", 0)
     if not config.use_gpu and needed > available:
         raise UserError(
-            f"layout: {config.layout.ranks} workers × cpus_per_worker = {config.cpus_per_worker:g} need {needed:g} CPUs, "
-            f"the cluster has {available:g}; lower cpus_per_worker or the layout"
+            f"layout: {config.layout.ranks} workers × cpus_per_worker = {config.cpus_per_worker:g} need "
+            f"{needed:g} CPUs, the cluster has {available:g}; lower cpus_per_worker or the layout"
         )
     resources = {"CPU": config.cpus_per_worker, **({"GPU": 1} if config.use_gpu else {})}
     environment = {"OMP_NUM_THREADS": str(config.threads_per_worker), "TOKENIZERS_PARALLELISM": "false"}
@@ -88,7 +88,7 @@ def launch(job: Job, name: str) -> None:
             name=f"{name}-{Path(job.output).name}",
             storage_path=str(Path(job.output) / ".ray"),
             failure_config=FailureConfig(max_failures=config.max_failures),
-            worker_runtime_env={"env_vars": environment},
+            worker_runtime_env={"env_vars": environment},  # type: ignore[call-arg]  # in Train v2, which Ray 2.60 runs
         ),
     )
     trainer.fit()
