@@ -1,6 +1,6 @@
 """Pre-train a GPTBigCode model: Ray Train starts DeepSpeed pipeline × tensor × ZeRO-1 data parallel workers."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -72,11 +72,6 @@ def run(config: PretrainConfig, context: StepContext) -> Outcome:
     from train_jobs.launch import pretrain
 
     return pretrain(config, context)
-
-
-def worker_arguments(config: PretrainConfig) -> dict[str, Any]:
-    """The config as plain data, for the workers."""
-    return config.model_dump(mode="json")
 
 
 STEP = Step(config=PretrainConfig, run=run, produces="model")

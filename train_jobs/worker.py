@@ -117,10 +117,8 @@ def build_engine(job: Job) -> tuple[Any, Place]:
     fill(module, to_logical(initial_state(job.shape, config.seed), job.shape), tensor.rank, tensor.size)
     decayed = [held for name, held in own_parameters(module) if held.dim() > 1]
     plain = [held for name, held in own_parameters(module) if held.dim() == 1]
-    groups = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
-    engine, *_ = deepspeed.initialize(
-        model=module, model_parameters=[g for g in groups if g["params"]], config=deepspeed_settings(config)
-    )
+    groups = [{"params": held, **extra} for held, extra in ((decayed, {}), (plain, {"weight_decay": 0.0})) if held]
+    engine, *_ = deepspeed.initialize(model=module, model_parameters=groups, config=deepspeed_settings(config))
     return engine, Place(grid.get_stage_id(), grid.get_data_parallel_id(), tensor, layout)
 
 
