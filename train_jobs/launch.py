@@ -1,13 +1,14 @@
 """Ray at the edge of training: start the workers, restart them from the last checkpoint when one is lost."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 from starloom import cluster
 from starloom.errors import UserError
 from starloom.step import Outcome, StepContext
+from train_jobs.job import Job
 from train_jobs.pretrain import PretrainConfig
-from train_jobs.worker import Job, work
 
 
 def pretrain(config: PretrainConfig, context: StepContext) -> Outcome:
@@ -77,6 +78,7 @@ def launch(job: Job, name: str) -> None:
     environment = {"OMP_NUM_THREADS": str(config.threads_per_worker), "TOKENIZERS_PARALLELISM": "false"}
     if not config.use_gpu:
         environment["DS_ACCELERATOR"] = "cpu"
+    ray_state = Path(job.output) / ".ray"
     trainer = TorchTrainer(
         train_loop,
         train_loop_config={"job": job},
@@ -86,14 +88,17 @@ def launch(job: Job, name: str) -> None:
         torch_config=TorchConfig(backend="nccl" if config.use_gpu else "gloo"),
         run_config=RunConfig(
             name=f"{name}-{Path(job.output).name}",
-            storage_path=str(Path(job.output) / ".ray"),
+            storage_path=str(ray_state),
             failure_config=FailureConfig(max_failures=config.max_failures),
             worker_runtime_env={"env_vars": environment},  # type: ignore[call-arg]  # in Train v2, which Ray 2.60 runs
         ),
     )
     trainer.fit()
+    shutil.rmtree(ray_state, ignore_errors=True)
 
 
 def train_loop(settings: dict[str, Any]) -> None:
     """What Ray Train calls in each worker."""
+    from train_jobs.worker import work
+
     work(settings["job"])

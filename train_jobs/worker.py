@@ -1,8 +1,11 @@
 """What each training process does: build model, build data, restore, fit, export."""
 
+import contextlib
+import io
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,12 +18,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from starloom.errors import RunError
-from starloom.model.config import ModelConfig
 from starloom.model.model import initial_state
 from starloom.tokenizer import load_tokenizer
 from starloom.tokens import Part, TokenDataset, TokenShard
 from train_jobs import checkpoint
 from train_jobs.deepspeed_settings import deepspeed_settings
+from train_jobs.job import Job
 from train_jobs.layout import Layout
 from train_jobs.parallel.layers import TensorSlice
 from train_jobs.parallel.pipeline import build_pipeline, fill, own_parameters, tensor_slice, to_logical
@@ -28,24 +31,6 @@ from train_jobs.pretrain import PretrainConfig
 from train_jobs.schedule import learning_rate
 
 CHECKPOINTS, METRICS, TIMINGS = "checkpoints", "metrics.jsonl", "logs/timings.jsonl"
-
-
-@dataclass(frozen=True)
-class Job:
-    """Everything that a worker needs, picklable; paths are on storage that all workers share."""
-
-    config: PretrainConfig
-    train: tuple[str, ...]  # stems of token shards
-    heldout: tuple[str, ...]
-    dtype: str
-    vocabulary: int
-    tokenizer: str
-    output: str
-
-    @property
-    def shape(self) -> ModelConfig:
-        """The model's shape."""
-        return self.config.shape(self.vocabulary)
 
 
 @dataclass(frozen=True)
@@ -111,7 +96,8 @@ def build_engine(job: Job) -> tuple[Any, Place]:
     # DeepSpeed reads it when it decides whether ranks share a node; Ray does not set it
     os.environ.setdefault("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", str(dist.get_world_size())))
     deepspeed.init_distributed(dist_backend=dist.get_backend(), verbose=False)
-    module = build_pipeline(job.shape, layout)
+    with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed prints the topology and every layer from every rank
+        module = build_pipeline(job.shape, layout)
     grid = module.mpu()
     tensor = tensor_slice(module.topology(), layout)
     fill(module, to_logical(initial_state(job.shape, config.seed), job.shape), tensor.rank, tensor.size)
@@ -235,21 +221,26 @@ class Metrics:
             left = (config.steps - row["step"]) * tokens / speed
             share = row["step"] / config.steps
             bar = "█" * round(20 * share) + "·" * (20 - round(20 * share))
-            print(
+            _say(
                 f"{bar} step {row['step']:>6,}/{config.steps:,}  loss {row['loss']:.3f}  "
-                f"norm {row['gradient_norm']:.2f}  {speed:,.0f} tokens/s  {_clock(left)} left",
-                flush=True,
+                f"norm {row['gradient_norm']:.2f}  {speed:,.0f} tokens/s  {_clock(left)} left"
             )
             self.window = []
 
     def heldout(self, step: int, loss: float) -> None:
         """Record a held-out loss."""
         self._append(self.path, {"step": step, "heldout_loss": loss})
-        print(f"step {step:,}: held-out loss {loss:.3f}", flush=True)
+        _say(f"step {step:,}: held-out loss {loss:.3f}")
 
     def _append(self, path: Path, row: dict[str, Any]) -> None:
         with path.open("a") as file:
             file.write(json.dumps(row) + "\n")
+
+
+def _say(line: str) -> None:
+    # not print(): Ray Train's workers copy that to their logger as well, and people would read each line twice
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
 
 
 def _clock(seconds: float) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import re
 import shlex
 import sys
 import time
@@ -22,7 +23,10 @@ from starloom.report import publish
 from starloom.step import summary_line
 
 JOBS = ".jobs"
-_PREAMBLE = ("Runtime env is setting up.", "Running entrypoint for job ")
+_CHATTER = re.compile("Runtime env is setting up.|Running entrypoint for job ")
+_ACTOR = re.compile(r"^\x1b\[\d+m\([^)]* pid=[^)]*\)\x1b\[0m ")
+_RAY_LOG = re.compile(r"\d{4}-\d\d-\d\d [\d:,]+\tINFO ")
+_PROGRESS = re.compile(r"logging_progress.py:\d+ -- (?P<stage>\w.*): (?P<done>\d+)/(?P<all>\d+)$")
 
 
 def run_recipe(recipe: Recipe, *, only: Sequence[str] = (), say: Callable[[str], None] = print) -> list[Artifact]:
@@ -79,6 +83,7 @@ class Jobs(AbstractContextManager["Jobs"]):
         import ray
         from ray.job_submission import JobSubmissionClient
 
+        logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
         address = os.environ.get("RAY_ADDRESS")
         if address:
             # this runner is itself a job (or the user's own cluster): steps are its siblings there
@@ -125,7 +130,7 @@ class Jobs(AbstractContextManager["Jobs"]):
         except KeyboardInterrupt:
             self._client.stop_job(job)
             raise
-        outcome = self._await_end(job)
+        outcome = self._client.get_job_info(job)
         if outcome.status.value != "SUCCEEDED":
             complaint = next((line for line in reversed(last_lines) if line.startswith("error: ")), None)
             message = (
@@ -135,28 +140,63 @@ class Jobs(AbstractContextManager["Jobs"]):
             raise failure(f"step {status.entry.name}: {message or outcome.status.value.lower()}")
 
     async def _follow(self, job: str) -> list[str]:
-        """Print the job's log as it comes; returns its last lines."""
-        kept: list[str] = []
-        rest = ""
-        async for text in self._client.tail_job_logs(job):
-            *lines, rest = (rest + text).split("\n")
-            for line in lines:
-                if not any(mark in line for mark in _PREAMBLE) and not line.startswith(("✓", "error: ")):
-                    print("  " + line, flush=True)
-                kept = [*kept[-50:], line]
-        return [*kept, rest]
+        """Print the job's log as it comes, to its end; returns the last lines."""
+        printer = LogPrinter()
+        tail = asyncio.create_task(self._print_tail(job, printer))
+        while not self._client.get_job_info(job).status.is_terminal():
+            await asyncio.wait([tail], timeout=0.3)
+            if tail.done():
+                await asyncio.sleep(0.1)
+        # the server ends its stream only seconds after the job: the rest of the log is there at once
+        tail.cancel()
+        await asyncio.wait([tail])
+        printer.finish(self._client.get_job_logs(job))
+        return printer.last
 
-    def _await_end(self, job: str) -> Any:
-        while True:
-            details = self._client.get_job_info(job)
-            if details.status.is_terminal():
-                return details
-            time.sleep(0.1)
+    async def _print_tail(self, job: str, printer: "LogPrinter") -> None:
+        async for text in self._client.tail_job_logs(job):
+            printer.add(text)
 
     def _free_id(self, wanted: str) -> str:
         taken = {details.submission_id for details in self._client.list_jobs()}
         attempts = (wanted if n == 1 else f"{wanted}-{n}" for n in range(1, len(taken) + 2))
         return next(attempt for attempt in attempts if attempt not in taken)
+
+
+class LogPrinter:
+    """Prints a job's log without Ray's own chatter: of Ray Data only how far a stage is."""
+
+    def __init__(self) -> None:
+        self.last: list[str] = []
+        self._seen = 0  # characters
+        self._rest = ""
+        self._shown: str | None = None
+
+    def add(self, text: str) -> None:
+        """Print the lines that `text`, the next piece of the log, completes."""
+        self._seen += len(text)
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            self._print(line)
+
+    def finish(self, log: str) -> None:
+        """Print what is not yet printed of the whole log."""
+        self.add(log[self._seen :] + "\n")
+
+    def _print(self, line: str) -> None:
+        line = _ACTOR.sub("", line)
+        self.last = [*self.last[-50:], line]
+        if _CHATTER.search(line) or line.startswith(("✓", "error: ")) or not line.strip():
+            return
+        progress = _PROGRESS.search(line)
+        if progress:
+            if progress["done"] == "0" or progress.group() == self._shown:
+                return
+            self._shown = progress.group()
+            line = f"{progress['stage']} {progress['done']}/{progress['all']}"
+        elif _RAY_LOG.match(line):
+            return
+        print("  " + line, flush=True)
 
 
 def write_job_file(status: StepStatus, root: str) -> str:

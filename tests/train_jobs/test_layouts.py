@@ -60,7 +60,8 @@ def _process(rank: int, world: int, port: int, data: str, output: str, settings:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS="1")
     import torch.distributed as dist
 
-    from train_jobs.worker import Job, work
+    from train_jobs.job import Job
+    from train_jobs.worker import work
 
     def maybe_die(step: int) -> None:
         if step == stop_at:

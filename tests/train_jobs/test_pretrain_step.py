@@ -1,0 +1,130 @@
+"""The training step under Ray Train: a model folder from a corpus, and the same bytes after a worker was killed."""
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pyarrow as pa
+import pytest
+
+from data_jobs.pack import STEP as PACK
+from data_jobs.pack import PackConfig
+from data_jobs.train_tokenizer import STEP as TRAIN_TOKENIZER
+from data_jobs.train_tokenizer import TrainTokenizerConfig
+from starloom.artifact import Artifact
+from starloom.config import Config
+from starloom.errors import UserError
+from starloom.model.folder import read_model
+from starloom.schema import CORPUS
+from starloom.step import Outcome, Step, StepContext, run_step
+from train_jobs.layout import Layout
+from train_jobs.pretrain import STEP, OptimizerConfig, PretrainConfig, ShapeConfig
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
+
+SETTINGS = PretrainConfig(
+    model=ShapeConfig(layers=2, hidden=32, heads=4, context=32),
+    steps=30,
+    global_batch=4,
+    micro_batch=2,
+    optimizer=OptimizerConfig(rate=3e-3, final_rate=3e-4, warmup_steps=2),
+    heldout_every=10,
+    heldout_sequences=4,
+    checkpoint_every=5,
+    layout=Layout(data=2),
+)
+
+
+def _write(config: Config, context: StepContext) -> Outcome:
+    rows = [
+        {
+            "id": f"{n:064x}",
+            "repo_name": f"team/{n}",
+            "path": "a.py",
+            "language": "Python",
+            "licenses": [],
+            "stars": 0,
+            "commit": None,
+            "source": "test",
+            "kind": "file",
+            "content": "".join(f"def f{k}(x):\n    return x + {k * n}\n\n\n" for k in range(40)),
+        }
+        for n in range(40)
+    ]
+    context.output.write_table("data/part-00000.parquet", pa.Table.from_pylist(rows, schema=CORPUS))
+    size = sum(len(row["content"]) for row in rows)
+    context.output.write_json("languages.json", {"Python": {"files": len(rows), "bytes": size}})
+    return Outcome()
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory, ray_cluster: str) -> list[Artifact]:
+    root = str(tmp_path_factory.mktemp("inputs"))
+    corpus = run_step(Step(config=Config, run=_write, produces="corpus"), Config(), root=root, name="corpus")
+    small = TrainTokenizerConfig(vocabulary=288)
+    tokenizer = run_step(TRAIN_TOKENIZER, small, root=root, name="tokenizer", needs=[corpus])
+    tokens = run_step(PACK, PackConfig(heldout_share=0.2), root=root, name="tokens", needs=[corpus, tokenizer])
+    return [tokens, tokenizer]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory, inputs: list[Artifact]) -> Artifact:
+    return run_step(STEP, SETTINGS, root=str(tmp_path_factory.mktemp("run")), name="model", needs=inputs)
+
+
+def test_training_learns_and_exports_a_folder_that_our_model_reads(model: Artifact) -> None:
+    rows = [json.loads(line) for line in model.read_text("metrics.jsonl").splitlines()]
+    losses = [row["loss"] for row in rows if "loss" in row]
+    heldout = [row["heldout_loss"] for row in rows if "heldout_loss" in row]
+    assert (len(losses), len(heldout)) == (30, 3)
+    assert heldout[-1] < heldout[0]
+    assert losses[-1] < losses[0] - 1
+    assert read_model(model.local("model")).config.vocabulary == 288
+    assert all(model.has(f"model/{name}") for name in ("tokenizer.json", "README.md", "LICENSE"))
+
+
+class Assassin(threading.Thread):
+    """Kills one training worker after the first checkpoint."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(daemon=True)
+        self.root = root
+        self.killed: list[int] = []
+
+    def run(self) -> None:
+        """Wait for a checkpoint, then kill."""
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not self.killed:
+            if list(self.root.glob("model/*/checkpoints/step-*/manifest.json")):
+                for victim in self._workers():
+                    os.kill(victim.pid, signal.SIGKILL)
+                    self.killed.append(victim.pid)
+                    return
+            time.sleep(0.01)
+
+    def _workers(self) -> Iterator[psutil.Process]:
+        for child in psutil.Process().children(recursive=True):
+            title = " ".join(child.cmdline())
+            if "RayTrainWorker" in title:
+                yield child
+
+
+def test_killed_worker_is_replaced_and_the_run_ends_with_the_same_bytes(tmp_path, inputs, model) -> None:
+    assassin = Assassin(tmp_path)
+    assassin.start()
+    again = run_step(STEP, SETTINGS, root=str(tmp_path), name="model", needs=inputs)
+    assassin.join(timeout=1)
+    assert len(assassin.killed) == 1
+    assert again.fingerprint == model.fingerprint
+    assert again.manifest.files == model.manifest.files
+
+
+def test_layout_larger_than_the_cluster_is_told_in_one_line(tmp_path, inputs) -> None:
+    settings = SETTINGS.model_copy(update={"layout": Layout(data=2, tensor=2)})
+    with pytest.raises(UserError, match="4 workers × cpus_per_worker = 1 need 4 CPUs, the cluster has 2"):
+        run_step(STEP, settings, root=str(tmp_path), name="model", needs=inputs)
