@@ -213,16 +213,16 @@ def submit_recipe(recipe_location: str, *, address: str, extra: Sequence[str], f
     """Send ``starloom run`` itself to a cluster as a Ray job; returns the job's submission id."""
     from ray.job_submission import JobSubmissionClient
 
+    words = ["python", "-m", "starloom.cli", "run", recipe_location, *extra]
     try:
         client = JobSubmissionClient(address)
+        job = client.submit_job(
+            entrypoint=shlex.join(words),
+            runtime_env={"working_dir": ".", "env_vars": {"PYTHONPATH": "platform"}},
+            metadata={"job_name": f"starloom run {recipe_location}"},
+        )
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise UserError(f"--address {address}: {' '.join(str(error).split())[:300]}") from None
-    words = ["python", "-m", "starloom.cli", "run", recipe_location, *extra]
-    job = client.submit_job(
-        entrypoint=shlex.join(words),
-        runtime_env={"working_dir": ".", "env_vars": {"PYTHONPATH": "platform"}},
-        metadata={"job_name": f"starloom run {recipe_location}"},
-    )
     if follow:
         asyncio.run(_print_log(client, job))
         while not (details := client.get_job_info(job)).status.is_terminal():
