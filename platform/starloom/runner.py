@@ -211,6 +211,7 @@ def write_job_file(status: StepStatus, root: str) -> str:
 
 def submit_recipe(recipe_location: str, *, address: str, extra: Sequence[str], follow: bool) -> str:
     """Send ``starloom run`` itself to a cluster as a Ray job; returns the job's submission id."""
+    from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
     words = ["python", "-m", "starloom.cli", "run", recipe_location, *extra]
@@ -221,7 +222,7 @@ def submit_recipe(recipe_location: str, *, address: str, extra: Sequence[str], f
             runtime_env={"working_dir": ".", "env_vars": {"PYTHONPATH": "platform"}},
             metadata={"job_name": f"starloom run {recipe_location}"},
         )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (AuthenticationError, ConnectionError, RuntimeError, ValueError) as error:
         raise UserError(f"--address {address}: {' '.join(str(error).split())[:300]}") from None
     if follow:
         asyncio.run(_print_log(client, job))
