@@ -1,0 +1,164 @@
+"""The path from a folder of code to a report, as a user runs it, and again after kill -9 at several moments."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from starloom.artifact import Artifact
+from starloom.recipe import State, load_recipe, resolve
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[2]
+RECIPE = """
+name = "path"
+root = "{root}"
+
+[[steps]]
+name = "collected"
+run = "data_jobs.collect"
+config = {{ sources = [{{ kind = "folder", path = "{source}" }}] }}
+
+[[steps]]
+name = "quality"
+run = "data_jobs.filter"
+needs = ["collected"]
+
+[[steps]]
+name = "duplicates"
+run = "data_jobs.deduplicate"
+needs = ["collected", "quality"]
+
+[[steps]]
+name = "corpus"
+run = "data_jobs.curate"
+needs = ["collected", "quality", "duplicates"]
+
+[[steps]]
+name = "tokenizer"
+run = "data_jobs.train_tokenizer"
+needs = ["corpus"]
+config = {{ vocabulary = 400 }}
+
+[[steps]]
+name = "tokens"
+run = "data_jobs.pack"
+needs = ["corpus", "tokenizer"]
+config = {{ heldout_share = 0.2 }}
+
+[[steps]]
+name = "model"
+run = "train_jobs.pretrain"
+needs = ["tokens", "tokenizer"]
+[steps.config]
+steps = 40
+global_batch = 4
+micro_batch = 4
+checkpoint_every = 10
+heldout_every = 20
+heldout_sequences = 4
+model = {{ layers = 2, hidden = 32, heads = 4, context = 64 }}
+optimizer = {{ rate = 3e-3, final_rate = 3e-4, warmup_steps = 4 }}
+
+[[steps]]
+name = "report"
+run = "starloom.report"
+needs = ["collected", "quality", "duplicates", "corpus", "tokenizer", "tokens", "model"]
+"""
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Real code: some modules of the standard library, each as a repository of its own, and a copy of one."""
+    folder = tmp_path_factory.mktemp("source")
+    library = Path(os.__file__).parent
+    for name in ("ast", "bisect", "calendar", "cmd", "csv", "dis", "fnmatch", "glob", "gzip", "heapq", "json/decoder"):
+        text = (library / f"{name}.py").read_text()
+        target = folder / "python" / Path(name).name / "module.py"
+        target.parent.mkdir(parents=True)
+        target.write_text(text)
+    (folder / "python" / "bisect" / "copy.py").write_text((folder / "python" / "bisect" / "module.py").read_text())
+    return folder
+
+
+def recipe(folder: Path, source: Path) -> Path:
+    path = folder / "path.toml"
+    path.write_text(RECIPE.format(root=folder / "root", source=source))
+    return path
+
+
+def command(path: Path) -> list[str]:
+    return [sys.executable, "-m", "starloom.cli", "run", str(path)]
+
+
+def finish(path: Path) -> str:
+    done = subprocess.run(command(path), cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def files(path: Path) -> dict[str, dict[str, str]]:
+    """Each step's fingerprint, files and checksums."""
+    statuses = resolve(load_recipe(str(path)))
+    assert all(status.state is State.DONE for status in statuses)
+    opened = [Artifact.open(status.folder) for status in statuses]
+    for artifact in opened:
+        artifact.verify()
+    return {a.name: {"": a.fingerprint, **{n: e.sha256 for n, e in a.manifest.files.items()}} for a in opened}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, source: Path) -> tuple[Path, str]:
+    path = recipe(tmp_path_factory.mktemp("undisturbed"), source)
+    return path, finish(path)
+
+
+def test_one_command_goes_from_a_folder_to_a_model_and_a_report(undisturbed: tuple[Path, str]) -> None:
+    path, output = undisturbed
+    assert output.count("✓") == 8
+    assert "step     40/40" in output
+    assert f"serve it: starloom serve {path.parent / 'root'}" in output
+    page = (path.parent / "root" / "report.html").read_text()
+    assert "near_duplicate" in page or "exact_duplicate" in page
+    assert "<svg" in page
+    assert "http" not in page.replace("http://www.w3.org", "")
+
+
+def test_second_run_does_nothing_and_says_so_in_under_five_seconds(undisturbed: tuple[Path, str]) -> None:
+    started = time.monotonic()
+    output = finish(undisturbed[0])
+    assert "nothing to do, all 8 steps are done" in output
+    assert time.monotonic() - started < 5
+
+
+def wait_for(root: Path, pattern: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 240
+    while not list(root.glob(pattern)):
+        assert process.poll() is None, "the run ended before it was to be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_killed_at_several_moments_the_run_goes_on_and_ends_with_the_same_bytes(tmp_path, source, undisturbed) -> None:
+    path = recipe(tmp_path, source)
+    moments = ["collected/*/.lock", "duplicates/*/decisions/*", "model/*/checkpoints/step-20/manifest.json"]
+    for moment in moments:
+        process = subprocess.Popen(
+            command(path), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        wait_for(tmp_path / "root", moment, process)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    finish(path)
+    expected = files(undisturbed[0])
+    got = files(path)
+    assert {name: entry[""] for name, entry in got.items()} == {name: entry[""] for name, entry in expected.items()}
+    assert got == expected
+    metrics = next((tmp_path / "root" / "model").glob("*/metrics.jsonl"))
+    steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines() if '"loss"' in line]
+    assert steps == list(range(1, 41))
