@@ -14,7 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_NEW_NAMESPACES = 0x10000000 | 0x00020000 | 0x20000000 | 0x08000000 | 0x40000000 | 0x04000000  # user mnt pid ipc net uts
+_NEW_NAMESPACES = (
+    0x10000000 | 0x00020000 | 0x20000000 | 0x08000000 | 0x40000000 | 0x04000000
+)  # user mnt pid ipc net uts
 _MS_NOSUID, _MS_NODEV, _MS_REC, _MS_PRIVATE = 2, 4, 1 << 14, 1 << 18
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS, _PR_SET_CHILD_SUBREAPER = 1, 4, 38, 36
 _CAPABILITY_VERSION = 0x20080522

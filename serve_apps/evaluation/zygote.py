@@ -25,7 +25,9 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100,P
 from calls import Callee, Caller, Wire, _shown
 from cell import CellLimits, become_subreaper, open_cell
 
-WARM = "bisect collections copy datetime decimal fractions functools hashlib heapq itertools math operator re statistics"
+WARM = (
+    "bisect collections copy datetime decimal fractions functools hashlib heapq itertools math operator re statistics"
+)
 TICK_SECONDS = 0.05
 EXECUTION_FAILED = 1
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")

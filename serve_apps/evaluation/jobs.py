@@ -1,0 +1,99 @@
+"""Jobs: what decides about a completion; and running many of them on warm sandboxes."""
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from serve_apps.evaluation.sandbox import Limits, Sandbox, Tests, Verdict
+
+
+class Job(Protocol):
+    """Something to run in a sandbox."""
+
+    def run(self, sandbox: Sandbox, limits: Limits) -> Verdict:
+        """Run it and say how it ended."""
+        ...
+
+
+@dataclass(frozen=True)
+class JudgedPython:
+    """Python source whose functions are tested from outside."""
+
+    source: str
+    tests: Tests
+
+    def run(self, sandbox: Sandbox, limits: Limits) -> Verdict:
+        """Run the source in a cell and the tests in a judge."""
+        return sandbox.judge_python(self.source, self.tests, limits=limits)
+
+
+@dataclass(frozen=True)
+class ExactMatch:
+    """A completion that must equal the missing text, white space around them aside; nothing runs."""
+
+    completion: str
+    expected: str
+
+    def run(self, sandbox: Sandbox, limits: Limits) -> Verdict:
+        """Compare."""
+        return Verdict("passed" if self.completion.strip() == self.expected.strip() else "failed")
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    limits: Limits,
+    *,
+    workers: int | None = None,
+    isolated: bool = True,
+    finished: Callable[[int, Verdict], None] | None = None,
+) -> list[Verdict]:
+    """Verdicts in the order of the jobs, from one warm sandbox a worker.
+
+    Jobs that ran out of time are run again alone, one after another, with the same limit of CPU time and a wider one
+    of wall time, before that counts: what else the machine does changes no verdict. `finished` is called once a job,
+    from any thread.
+
+    Raises:
+        UserError: nothing isolates on this system.
+    """
+    count = min(workers or usable_cores(), usable_cores(), max(1, len(jobs)))
+    verdicts: list[Verdict | None] = [None] * len(jobs)
+    local = threading.local()
+    opened: list[Sandbox] = []
+
+    def sandbox() -> Sandbox:
+        if not hasattr(local, "sandbox"):
+            local.sandbox = Sandbox(limits, isolated).__enter__()
+            opened.append(local.sandbox)
+        found: Sandbox = local.sandbox
+        return found
+
+    def work(number: int) -> None:
+        verdict = jobs[number].run(sandbox(), limits)
+        if verdict.status not in ("timeout", "sandbox_error"):
+            verdicts[number] = verdict
+            if finished:
+                finished(number, verdict)
+
+    try:
+        with ThreadPoolExecutor(count, thread_name_prefix="sandbox") as pool:
+            for result in [pool.submit(work, number) for number in range(len(jobs))]:
+                result.result()
+        patient = replace(limits, wall_seconds=limits.wall_seconds * 2)
+        for number in [number for number, verdict in enumerate(verdicts) if verdict is None]:
+            verdict = jobs[number].run(sandbox(), patient)
+            verdicts[number] = verdict
+            if finished:
+                finished(number, verdict)
+    finally:
+        for sandbox_ in opened:
+            sandbox_.close()
+    return [verdict for verdict in verdicts if verdict is not None]
