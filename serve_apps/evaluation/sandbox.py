@@ -5,7 +5,6 @@ its own with a private /tmp (`cell.py`). Tests run in a judge that the program c
 """
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -28,7 +27,7 @@ START_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Limits:
-    """What one program may use. CPU time decides; wall time is a wide backstop, so that a busy machine changes nothing."""
+    """What one program may use. CPU time decides; wall time is a wide backstop that a busy machine does not reach."""
 
     cpu_seconds: float = 5.0
     wall_seconds: float = 60.0
@@ -113,7 +112,7 @@ def bubblewrap_command(folders: Sequence[str] = ()) -> list[str]:
     command += ["--uid", "1000", "--gid", "1000", "--hostname", "sandbox", "--cap-drop", "ALL", "--clearenv"]
     for folder in SYSTEM_FOLDERS:
         if Path(folder).is_symlink():
-            command += ["--symlink", os.readlink(folder), folder]
+            command += ["--symlink", str(Path(folder).readlink()), folder]
         elif Path(folder).is_dir():
             command += ["--ro-bind", folder, folder]
     for folder in HIDDEN_FOLDERS:

@@ -254,7 +254,7 @@ class Used:
 
 
 def _process_ids() -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]  # noqa: PTH208 - names, often
 
 
 def _program(request: dict[str, Any]) -> Callable[[], int]:
@@ -284,10 +284,11 @@ def _program(request: dict[str, Any]) -> Callable[[], int]:
 
 
 def _fresh_streams() -> None:
-    sys.stdin = open(0, encoding="utf-8", closefd=False)
-    sys.stdout = io.TextIOWrapper(open(1, "wb", closefd=False), encoding="utf-8", errors="backslashreplace")
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+    output, errors = io.FileIO(1, "w", closefd=False), io.FileIO(2, "w", closefd=False)
+    sys.stdout = io.TextIOWrapper(io.BufferedWriter(output), encoding="utf-8", errors="backslashreplace")
     sys.stderr = io.TextIOWrapper(
-        open(2, "wb", 0, closefd=False), encoding="utf-8", errors="backslashreplace", write_through=True
+        io.BufferedWriter(errors), encoding="utf-8", errors="backslashreplace", write_through=True
     )
 
 

@@ -1,0 +1,212 @@
+"""Evaluate a model: HumanEval through its own HTTP API, and bits per byte on held-out files.
+
+``starloom evaluate MODEL_OR_URL`` and the step ``serve_apps.evaluate``.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from starloom.artifact import Artifact
+from starloom.config import Config, runtime
+from starloom.errors import UserError
+from starloom.step import Outcome, Step, StepContext, main
+
+COMPLETION_LINES = 12
+
+
+class EvaluateConfig(Config):
+    """What is measured. `tasks` is how many of the benchmark's tasks, from the first; None is all of them."""
+
+    tasks: int | None = Field(20, ge=1)
+    n: int = Field(1, ge=1, le=1000)
+    temperature: float = Field(0.2, ge=0, le=2)
+    top_p: float = Field(0.95, gt=0, le=1)
+    max_tokens: int = Field(128, ge=1)
+    seed: int = Field(0, ge=0)
+    cpu_seconds: float = Field(5.0, gt=0)
+    heldout_bytes: int | None = Field(300_000, ge=1)
+    completions: int = Field(3, ge=0)
+    run_model_code_without_isolation: bool = False
+    workers: int | None = runtime(None, ge=1)
+
+
+def run(config: EvaluateConfig, context: StepContext) -> Outcome:
+    """Write results.json and humaneval/samples.jsonl for the model and the held-out files of the tokens."""
+    from serve_apps.evaluation.heldout import choose, measure
+    from serve_apps.serve import serving
+
+    model = context.only("model")
+    folder = model.local("model")
+    documents = choose(heldout_documents(context.only("tokens")), config.heldout_bytes)
+    heldout = measure(folder, documents)
+    context.say(
+        f"{heldout['bits_per_byte']:.3f} bits per byte on {heldout['files']} held-out files "
+        f"(gzip {heldout['gzip']:.3f}, xz {heldout['xz']:.3f})"
+    )
+    with serving(folder) as url:
+        measured = evaluate_endpoint(config, url, folder, context.say)
+        completions = sample_completions(config, url, folder, documents)
+    results = {
+        "model": model.fingerprint,
+        "humaneval": measured.summary,
+        "heldout": heldout,
+        "completions": completions,
+    }
+    context.output.write_json("results.json", results)
+    with context.output.create("humaneval/samples.jsonl", "w") as file:
+        for row in measured.rows:
+            file.write(json.dumps(row, sort_keys=True) + "\n")
+    pass_at_1 = measured.summary["pass_at_k"]["1"]
+    return Outcome(
+        rows_in=len(measured.rows),
+        rows_out=len(measured.rows),
+        details={"humaneval_pass_at_1": pass_at_1, "bits_per_byte": heldout["bits_per_byte"]},
+    )
+
+
+def evaluate_endpoint(config: EvaluateConfig, url: str, folder: Path | None, say: Callable[[str], None]) -> Any:
+    """HumanEval against a URL; `folder` is the model's, when it is known, and tells how long prompts may be."""
+    from serve_apps.evaluation.benchmarks import benchmark
+    from serve_apps.evaluation.endpoint import Endpoint, Generation
+    from serve_apps.evaluation.evaluate_benchmark import evaluate_benchmark
+    from serve_apps.evaluation.sandbox import Limits
+
+    chosen = benchmark("humaneval")
+    endpoint = Endpoint(url)
+    try:
+        scored = evaluate_benchmark(
+            chosen,
+            endpoint,
+            chosen.tasks(None)[: config.tasks],
+            config.n,
+            Generation(config.temperature, config.top_p, config.max_tokens, config.seed),
+            Limits(cpu_seconds=config.cpu_seconds),
+            isolated=not config.run_model_code_without_isolation,
+            workers=config.workers,
+            room=_room(folder) if folder is not None else None,
+            say=say,
+        )
+    finally:
+        endpoint.close()
+    say(f"HumanEval pass@1 {100 * scored.summary['pass_at_k']['1']:.1f} % of {scored.summary['tasks']} tasks")
+    return scored
+
+
+def _room(folder: Path) -> Callable[[str], int]:
+    """How many tokens may follow a prompt in the context of a model folder."""
+    from starloom.model.folder import read_config
+    from starloom.tokenizer import load_tokenizer
+
+    context, tokenizer = read_config(folder).context, load_tokenizer(folder)
+    return lambda prompt: context - len(tokenizer.encode_prompt(prompt))
+
+
+def heldout_documents(tokens: Artifact) -> list[Any]:
+    """The held-out files that a tokens artifact carries."""
+    from serve_apps.evaluation.heldout import Document
+
+    if not tokens.has("heldout/documents.parquet"):
+        raise UserError(f"{tokens.folder}: has no heldout/documents.parquet; run the packing step again")
+    names = ("repo_name", "path", "language", "content")
+    table = tokens.read_table("heldout/documents.parquet", columns=names)
+    return [Document(**row) for row in table.to_pylist()]
+
+
+def sample_completions(
+    config: EvaluateConfig, url: str, folder: Path, documents: Sequence[Any]
+) -> list[dict[str, str]]:
+    """What the model writes after the first lines of held-out files, greedily."""
+    from serve_apps.evaluation.endpoint import Endpoint, Generation
+
+    room = _room(folder)
+    endpoint = Endpoint(url)
+    found: list[dict[str, str]] = []
+    try:
+        for document in documents:
+            if len(found) == config.completions:
+                break
+            prompt = _opening(document.content)
+            space = min(config.max_tokens, room(prompt))
+            if not prompt.strip() or space < 32:
+                continue
+            text = endpoint.complete(prompt, Generation(0.0, 1.0, space, 0), ())
+            found.append({"prompt": prompt, "completion": text, "path": f"{document.repo_name}/{document.path}"})
+    finally:
+        endpoint.close()
+    return found
+
+
+def _opening(content: str) -> str:
+    """The start of a file, cut after its first definition line when there is one."""
+    lines = content.splitlines(keepends=True)
+    for number, line in enumerate(lines[: 4 * COMPLETION_LINES]):
+        if line.lstrip().startswith(("def ", "class ", "func ", "function ", "fn ")):
+            return "".join(lines[max(0, number + 1 - COMPLETION_LINES) : number + 1])
+    return "".join(lines[:COMPLETION_LINES])
+
+
+def command(argv: Sequence[str]) -> int:
+    """``starloom evaluate MODEL_OR_URL``."""
+    parser = argparse.ArgumentParser(prog="starloom evaluate", description="HumanEval on a model folder, run or URL.")
+    parser.add_argument("model", metavar="MODEL_OR_URL", help="a model folder, the root of a run, or an OpenAI URL")
+    parser.add_argument("--tasks", type=int, help="only so many tasks (default: all)")
+    parser.add_argument("--n", type=int, default=1, help="samples a task (default 1)")
+    parser.add_argument("--temperature", type=float, default=0.2)
+    parser.add_argument("--top-p", type=float, default=0.95)
+    parser.add_argument("--max-tokens", type=int, default=512)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cpu-seconds", type=float, default=5.0, help="CPU time of one program")
+    parser.add_argument("--workers", type=int, help="sandboxes at once (default: cores)")
+    parser.add_argument("--output", type=Path, help="write all samples to this folder")
+    parser.add_argument(
+        "--run-model-code-without-isolation",
+        action="store_true",
+        help="DANGEROUS: run model-written programs with your rights, files and network where nothing isolates them",
+    )
+    arguments = parser.parse_args(list(argv))
+    settings = {k: v for k, v in vars(arguments).items() if k not in ("model", "output")}
+    from starloom.config import validate
+
+    config = validate(EvaluateConfig, settings, where="starloom evaluate")
+    with _url_of(arguments.model) as target:
+        scored = evaluate_endpoint(config, target.url, target.folder, lambda line: print(line, flush=True))
+    if arguments.output:
+        arguments.output.mkdir(parents=True, exist_ok=True)
+        lines = [json.dumps(row, sort_keys=True) + "\n" for row in scored.rows]
+        (arguments.output / "samples.jsonl").write_text("".join(lines), encoding="utf-8")
+        (arguments.output / "results.json").write_text(json.dumps(scored.summary, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(scored.summary))
+    return 0
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a model answers, and its folder when it is ours."""
+
+    url: str
+    folder: Path | None
+
+
+@contextmanager
+def _url_of(model: str) -> Iterator[Target]:
+    from serve_apps.serve import model_folder, serving
+
+    if model.startswith(("http://", "https://")):
+        yield Target(model, None)
+        return
+    folder = model_folder(model)
+    with serving(folder) as url:
+        yield Target(url, folder)
+
+
+STEP = Step(config=EvaluateConfig, run=run, produces="evaluation")
+
+if __name__ == "__main__":
+    main(STEP)
