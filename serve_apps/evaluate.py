@@ -134,7 +134,7 @@ def sample_completions(
                 break
             prompt = _opening(document.content)
             space = min(config.max_tokens, room(prompt))
-            if not prompt.strip() or space < 32:
+            if not prompt.strip() or space < min(32, config.max_tokens):
                 continue
             text = endpoint.complete(prompt, Generation(0.0, 1.0, space, 0), ())
             found.append({"prompt": prompt, "completion": text, "path": f"{document.repo_name}/{document.path}"})

@@ -5,6 +5,7 @@ bytes of length and JSON each. A request for tests is two messages; the second, 
 itself, so that they are never in memory that a program is forked from.
 """
 
+import atexit
 import contextlib
 import io
 import json
@@ -14,6 +15,7 @@ import select
 import signal
 import socket
 import sys
+import threading
 import time
 import types
 from collections.abc import Callable
@@ -269,7 +271,11 @@ def _program(request: dict[str, Any]) -> Callable[[], int]:
         random.seed(0)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if not request.get("judged"):
-            exec(compile(request["source"], "program.py", "exec"), module.__dict__)
+            try:
+                exec(compile(request["source"], "program.py", "exec"), module.__dict__)
+            finally:  # as an interpreter ends
+                threading._shutdown()  # type: ignore[attr-defined]
+                atexit._run_exitfuncs()
             return 0
         wire = Wire(socket.socket(fileno=3))
         try:
@@ -285,10 +291,11 @@ def _program(request: dict[str, Any]) -> Callable[[], int]:
 
 def _fresh_streams() -> None:
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
-    output, errors = io.FileIO(1, "w", closefd=False), io.FileIO(2, "w", closefd=False)
-    sys.stdout = io.TextIOWrapper(io.BufferedWriter(output), encoding="utf-8", errors="backslashreplace")
+    sys.stdout = io.TextIOWrapper(
+        io.BufferedWriter(io.FileIO(1, "w", closefd=False)), encoding="utf-8", errors="backslashreplace"
+    )
     sys.stderr = io.TextIOWrapper(
-        io.BufferedWriter(errors), encoding="utf-8", errors="backslashreplace", write_through=True
+        io.FileIO(2, "w", closefd=False), encoding="utf-8", errors="backslashreplace", write_through=True
     )
 
 
