@@ -152,7 +152,7 @@ class Callee:
             result = function(*unpack(positional, self.objects), **unpack(named, self.objects))
             return ["returned", pack(result, self.objects)]
         except BaseException as error:  # noqa: BLE001 - it is the judge who decides what it means
-            return ["raised", type(error).__name__, _shown(error)]
+            return ["raised", type(error).__name__, shown(error)]
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,8 @@ def _exception(kind: type[Exception], shown: str) -> Exception:
         return ProgramError(shown)
 
 
-def _shown(error: BaseException) -> str:
+def shown(error: BaseException) -> str:
+    """An error in one line of at most 500 characters."""
     try:
         text = f"{type(error).__name__}: {error}"
     except BaseException:  # noqa: BLE001 - an exception whose own text fails

@@ -31,6 +31,8 @@ class CellLimits:
     file_megabytes: int
     temporary_megabytes: int
     processes: int
+    isolated: bool = True
+    folder: str = "/tmp"
 
 
 def become_subreaper() -> None:
@@ -57,38 +59,49 @@ def open_cell(limits: CellLimits, keep: dict[int, int], work: Callable[[], int])
     with open(reading, "rb") as answer:
         told = answer.read()
     os.waitpid(outer, 0)
-    if not told.startswith(b"pid "):
-        raise OSError(told.decode(errors="replace") or "the cell's starter died")
-    return int(told[4:])
+    first = told.partition(b"pid ")[2].partition(b";")[0]
+    if first and b"ready;" in told:
+        return int(first)
+    if first:
+        os.waitpid(int(first), 0)
+    raise OSError(told.decode(errors="replace") or "the cell's starter died")
 
 
 def _enter_namespaces(limits: CellLimits, keep: dict[int, int], work: Callable[[], int], report: int) -> None:
     try:
-        user, group = os.getuid(), os.getgid()
-        _check(_libc.unshare(_NEW_NAMESPACES), "unshare")
-        _write("/proc/self/setgroups", "deny")
-        _write("/proc/self/uid_map", f"{user} {user} 1")
-        _write("/proc/self/gid_map", f"{group} {group} 1")
+        if limits.isolated:
+            _unshare()
         first = os.fork()
         if first == 0:
-            os.close(report)
-            _run_first(limits, keep, work)
-        os.write(report, b"pid %d" % first)
+            _run_first(limits, keep, work, report)
+        os.write(report, b"pid %d;" % first)
         os._exit(0)
     except BaseException as error:  # noqa: BLE001 - told to the zygote, which raises it
         os.write(report, f"{error}".encode())
         os._exit(1)
 
 
-def _run_first(limits: CellLimits, keep: dict[int, int], work: Callable[[], int]) -> None:
+def _unshare() -> None:
+    user, group = os.getuid(), os.getgid()
+    _check(_libc.unshare(_NEW_NAMESPACES), "unshare")
+    _write("/proc/self/setgroups", "deny")
+    _write("/proc/self/uid_map", f"{user} {user} 1")
+    _write("/proc/self/gid_map", f"{group} {group} 1")
+
+
+def _run_first(limits: CellLimits, keep: dict[int, int], work: Callable[[], int], report: int) -> None:
     """Process 1 of the cell: mounts, then the program, then its exit code."""
     try:
-        with contextlib.suppress(OSError):  # a limit per PID namespace since Linux 6.14; the supervisor counts too
-            _write("/proc/sys/kernel/pid_max", str(max(301, limits.processes)))
-        _mount_private(limits)
-        _move_descriptors(keep)
-        _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)  # the program may not trace its first process
-        _drop_capabilities()
+        if limits.isolated:
+            with contextlib.suppress(OSError):  # a limit per PID namespace since Linux 6.14; the supervisor counts too
+                _write("/proc/sys/kernel/pid_max", str(max(301, limits.processes)))
+            _mount_private(limits)
+            _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)  # the program may not trace its first process
+            _drop_capabilities()
+        else:
+            become_subreaper()
+        os.write(report, b"ready;")
+        _move_descriptors(keep)  # closes the report too
         program = os.fork()
         if program == 0:
             _libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
@@ -102,9 +115,9 @@ def _run_first(limits: CellLimits, keep: dict[int, int], work: Callable[[], int]
                 continue
             if child == program:
                 os._exit(os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status))
-    except BaseException as error:  # noqa: BLE001 - stderr of the cell is what its output shows
+    except BaseException as error:  # noqa: BLE001 - told to the zygote, which raises it
         with contextlib.suppress(OSError):
-            os.write(2, f"sandbox: {error}\n".encode())
+            os.write(report, f"{error}".encode())
         os._exit(125)
 
 
@@ -113,7 +126,7 @@ def _run_program(limits: CellLimits, work: Callable[[], int]) -> None:
     try:
         os.setsid()
         _apply_limits(limits)
-        os.chdir("/tmp")
+        os.chdir(limits.folder)
         code = work()
     except SystemExit as request:
         code = request.code if isinstance(request.code, int) else int(request.code is not None)

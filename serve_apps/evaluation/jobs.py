@@ -7,7 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from serve_apps.evaluation.sandbox import Limits, Sandbox, Tests, Verdict
+from serve_apps.evaluation.javatuples import PACKAGE, tuple_sources
+from serve_apps.evaluation.languages import command, language, present_folders
+from serve_apps.evaluation.sandbox import Command, Limits, Sandbox, Tests, Verdict
 
 
 class Job(Protocol):
@@ -28,6 +30,41 @@ class JudgedPython:
     def run(self, sandbox: Sandbox, limits: Limits) -> Verdict:
         """Run the source in a cell and the tests in a judge."""
         return sandbox.judge_python(self.source, self.tests, limits=limits)
+
+
+@dataclass(frozen=True)
+class Program:
+    """A whole program in some language; it passes when it ends with exit code 0.
+
+    `timeout` is CPU seconds of the run; None is the language's own.
+    """
+
+    language: str
+    source: str
+    stdin: str = ""
+    timeout: float | None = None
+
+    def run(self, sandbox: Sandbox, limits: Limits) -> Verdict:
+        """Build it where the language does that, and run it."""
+        known = language(self.language)
+        if not known.tools:
+            wanted = replace(limits, cpu_seconds=self.timeout or limits.cpu_seconds)
+            return sandbox.run_python(self.source, stdin=self.stdin, limits=wanted)
+        build = (tuple(command(known, known.build)),) if known.build else ()
+        run = command(known, known.run)
+        wanted = replace(
+            limits,
+            cpu_seconds=self.timeout or max(limits.cpu_seconds, known.run_cpu_seconds),
+            build_cpu_seconds=known.build_cpu_seconds,
+            limit_addresses=known.virtual_memory,
+            processes=max(limits.processes, known.processes),
+            file_megabytes=max(limits.file_megabytes, 128),
+            temporary_megabytes=max(limits.temporary_megabytes, 256),
+        )
+        files = {known.file: self.source}
+        if known.name == "Java" and PACKAGE in self.source:
+            files.update(tuple_sources())
+        return sandbox.run_command(Command(files, build, tuple(run)), stdin=self.stdin, limits=wanted)
 
 
 @dataclass(frozen=True)
@@ -67,11 +104,12 @@ def run_jobs(
     count = min(workers or usable_cores(), usable_cores(), max(1, len(jobs)))
     verdicts: list[Verdict | None] = [None] * len(jobs)
     local = threading.local()
+    folders = present_folders() if any(isinstance(job, Program) for job in jobs) else []
     opened: list[Sandbox] = []
 
     def sandbox() -> Sandbox:
         if not hasattr(local, "sandbox"):
-            local.sandbox = Sandbox(limits, isolated).__enter__()
+            local.sandbox = Sandbox(limits, isolated, folders).__enter__()
             opened.append(local.sandbox)
         found: Sandbox = local.sandbox
         return found

@@ -5,6 +5,7 @@ its own with a private /tmp (`cell.py`). Tests run in a judge that the program c
 """
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -36,17 +37,28 @@ class Limits:
     temporary_megabytes: int = 64
     processes: int = 64
     output_bytes: int = 16384
+    build_cpu_seconds: float = 0.0
+    limit_addresses: bool = True
 
-    @property
-    def cell(self) -> CellLimits:
+    def cell(self, isolated: bool) -> CellLimits:
         """The part that the kernel keeps inside the cell."""
         return CellLimits(
-            cpu_seconds=self.cpu_seconds,
-            address_megabytes=self.memory_megabytes,
+            cpu_seconds=max(self.cpu_seconds, self.build_cpu_seconds),
+            address_megabytes=self.memory_megabytes if self.limit_addresses else None,
             file_megabytes=self.file_megabytes,
             temporary_megabytes=self.temporary_megabytes,
             processes=self.processes,
+            isolated=isolated,
         )
+
+
+@dataclass(frozen=True)
+class Command:
+    """A program of another language: its files, how it is built, how it is run. Words are a command line's."""
+
+    files: dict[str, str]
+    build: tuple[tuple[str, ...], ...]
+    run: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -146,6 +158,7 @@ class Sandbox:
 
     limits: Limits = field(default_factory=Limits)
     isolated: bool = True
+    folders: Sequence[str] = ()  # toolchains outside the system's folders
     _process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "Sandbox":
@@ -164,9 +177,16 @@ class Sandbox:
 
     def _start(self) -> None:
         python = str(Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}")
-        command = [*bubblewrap_command([sys.base_prefix]), python, "-s", "-P", f"{INSIDE}/zygote.py"]
+        here = INSIDE if self.isolated else str(Path(__file__).parent)
+        walls = bubblewrap_command([sys.base_prefix, *self.folders]) if self.isolated else []
+        command = [*walls, python, "-s", "-P", f"{here}/zygote.py"]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            env=None if self.isolated else {**os.environ, **_ENVIRONMENT},
         )
         if self._receive() is None:
             reason = " ".join(self._failure().split())[:300]
@@ -174,17 +194,22 @@ class Sandbox:
 
     def run_python(self, source: str, *, stdin: str = "", limits: Limits | None = None) -> Verdict:
         """Run Python source as a program; it passes when it ends with exit code 0."""
-        return self._ask([self._request(source, limits or self.limits, stdin=stdin)])
+        return self._ask([self._request(limits or self.limits, source=source, stdin=stdin)])
 
     def judge_python(self, source: str, tests: Tests, *, limits: Limits | None = None) -> Verdict:
         """Run `source` in one cell and the tests in the judge; the program sees neither tests nor verdict."""
-        request = self._request(source, limits or self.limits, judged=True)
+        request = self._request(limits or self.limits, source=source, judged=True)
         return self._ask([request, asdict(tests)])
 
-    def _request(self, source: str, limits: Limits, **more: Any) -> dict[str, Any]:
+    def run_command(self, command: Command, *, stdin: str = "", limits: Limits | None = None) -> Verdict:
+        """Build and run a program of another language; it passes when it ends with exit code 0."""
+        return self._ask([self._request(limits or self.limits, stdin=stdin, **asdict(command))])
+
+    def _request(self, limits: Limits, **more: Any) -> dict[str, Any]:
         return {
-            "source": source,
-            "cell": asdict(limits.cell),
+            "cell": asdict(limits.cell(self.isolated)),
+            "cpu_seconds": limits.cpu_seconds,
+            "build_cpu_seconds": limits.build_cpu_seconds,
             "wall_seconds": limits.wall_seconds,
             "memory_megabytes": limits.memory_megabytes,
             "output_bytes": limits.output_bytes,

@@ -5,41 +5,37 @@ bytes of length and JSON each. A request for tests is two messages; the second, 
 itself, so that they are never in memory that a program is forked from.
 """
 
-import atexit
 import contextlib
-import io
 import json
 import os
-import random
 import select
+import shutil
 import signal
 import socket
 import sys
-import threading
+import tempfile
 import time
-import types
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100,PTH120 - a script without its package
 
-from calls import Callee, Caller, Wire, _shown
 from cell import CellLimits, become_subreaper, open_cell
+from judging import read_verdict, run_judge
+from program import BUILD_FAILED, BUILT, program
+from usage import Usage, descendants
 
 WARM = (
     "bisect collections copy datetime decimal fractions functools hashlib heapq itertools math operator re statistics"
 )
 TICK_SECONDS = 0.05
-EXECUTION_FAILED = 1
-CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
-PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+MOST_STDIN_BYTES = 64 << 20
 
 
 def main() -> None:
     """Answer requests until the other end closes."""
     become_subreaper()
-    for name in WARM.split():
+    for name in [*WARM.split(), "string", "typing", "random", "threading"]:
         __import__(name)
     _send(1, {"ready": os.getpid()})
     while (request := _receive(0)) is not None:
@@ -52,6 +48,8 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
         run.start()
         return run.supervise()
     except OSError as error:
+        if request.get("judged") and "judge" not in run.started_roles:
+            _receive(0)  # the tests that nobody has read
         return {"status": "sandbox_error", "detail": str(error)}
     finally:
         run.end()
@@ -64,7 +62,6 @@ class Captured:
     descriptor: int
     limit: int
     kept: bytearray = field(default_factory=bytearray)
-    total: int = 0
 
     def drain(self) -> bool:
         """Read what is there; False at the end."""
@@ -72,7 +69,6 @@ class Captured:
             part = os.read(self.descriptor, 1 << 16)
         except BlockingIOError:
             return True
-        self.total += len(part)
         self.kept += part[: max(0, self.limit - len(self.kept))]
         return bool(part)
 
@@ -82,90 +78,105 @@ class Run:
 
     def __init__(self, request: dict[str, Any]) -> None:
         self.request = request
-        self.limits = CellLimits(**request["cell"])
+        limits = dict(request["cell"])
+        if not limits["isolated"]:
+            limits["folder"] = tempfile.mkdtemp(prefix="program-")
+        self.limits = CellLimits(**limits)
         self.judged = bool(request.get("judged"))
-        self.outputs: dict[int, tuple[str, Captured]] = {}
+        self.building = "run" in request
+        self.open: dict[int, str] = {}
         self.captured: dict[str, Captured] = {}
-        self.verdict = Captured(-1, 1 << 16)
         self.processes: dict[int, str] = {}
+        self.started_roles: set[str] = set()
         self.exit_code: int | None = None
-        self.used = Used()
+        self.used = Usage()
         self.started = time.monotonic()
-        self.own_processes = set(_process_ids())
 
     def start(self) -> None:
         """Start the program's cell, then the judge."""
-        ends = [os.pipe() for _ in range(2)]
-        program_end, judge_end = socket.socketpair()
+        pipes = {name: os.pipe() for name in ("stdout", "stderr", "phase")}
+        ours, theirs = socket.socketpair()
         stdin = self._stdin()
-        keep = {stdin: 0, ends[0][1]: 1, ends[1][1]: 2}
-        if self.judged:
-            keep[program_end.fileno()] = 3
-        try:
-            first = open_cell(self.limits, keep, _program(self.request))
-            self.processes[first] = "program"
-        finally:
-            for descriptor in (stdin, ends[0][1], ends[1][1]):
-                os.close(descriptor)
-            program_end.close()
-        for name, (reading, _) in zip(("stdout", "stderr"), ends, strict=True):
+        keep = {stdin: 0, pipes["stdout"][1]: 1, pipes["stderr"][1]: 2}
+        keep[theirs.fileno() if self.judged else pipes["phase"][1]] = 3
+        for name, (reading, _) in pipes.items():
             self._capture(name, reading, self.request["output_bytes"])
-        if self.judged:
-            self._start_judge(judge_end)
-        judge_end.close()
+        try:
+            self._add(open_cell(self.limits, keep, program(self.request)), "program")
+            if self.judged:
+                theirs.close()
+                self._start_judge(ours)
+        finally:
+            for descriptor in (stdin, *(writing for _, writing in pipes.values())):
+                os.close(descriptor)
+            ours.close()
+            theirs.close()
+        self.started = time.monotonic()
+
+    def _add(self, process: int, role: str) -> None:
+        self.processes[process] = role
+        self.started_roles.add(role)
 
     def _stdin(self) -> int:
-        text = self.request.get("stdin") or ""
-        if not text:
-            return os.open("/dev/null", os.O_RDONLY)
         descriptor = os.memfd_create("stdin")
-        os.write(descriptor, text.encode())
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write((self.request.get("stdin") or "").encode()[:MOST_STDIN_BYTES])
         os.lseek(descriptor, 0, os.SEEK_SET)
         return descriptor
 
     def _capture(self, name: str, descriptor: int, limit: int) -> None:
         os.set_blocking(descriptor, False)
         self.captured[name] = Captured(descriptor, limit)
-        self.outputs[descriptor] = (name, self.captured[name])
+        self.open[descriptor] = name
 
     def _start_judge(self, wire: socket.socket) -> None:
         reading, writing = os.pipe()
         judge = os.fork()
         if judge == 0:
             os.close(reading)
-            _judge(wire, writing)
+            run_judge(wire, writing, lambda: _receive(0))
         os.close(writing)
-        self.processes[judge] = "judge"
-        os.read(reading, 1)  # the judge has read the tests: the clock starts
+        self._add(judge, "judge")
+        os.read(reading, 1)  # the judge has read the tests
         self._capture("verdict", reading, 1 << 16)
-        self.started = time.monotonic()
 
     def supervise(self) -> dict[str, Any]:
-        """Wait for the end or for a limit; the answer without what `end` does."""
+        """Wait for the end or for a limit; then nothing of the program is left."""
         status = None
         while status is None:
-            ready, _, _ = select.select(list(self.outputs), [], [], TICK_SECONDS)
+            ready, _, _ = select.select(list(self.open), [], [], self._patience())
             for descriptor in ready:
-                if not self.outputs[descriptor][1].drain():
-                    del self.outputs[descriptor]
+                self._read(descriptor)
             if self._ended():
                 break
-            if not ready or time.monotonic() - self.used.measured > TICK_SECONDS:
+            if time.monotonic() - self.used.measured > TICK_SECONDS:
                 status = self._exceeded()
         self.stop()
-        for _, captured in self.outputs.values():
-            while captured.total < captured.limit and select.select([captured.descriptor], [], [], 0)[0]:
-                if not captured.drain():
-                    break
+        for name, captured in self.captured.items():
+            while name in self.open.values() and len(captured.kept) < captured.limit:
+                self._read(captured.descriptor)
         return self._result(status)
+
+    def _patience(self) -> float:
+        """The end of an output tells the end of a run at once; only the limits need a clock."""
+        return TICK_SECONDS if self.open else 0.002
+
+    def _read(self, descriptor: int) -> None:
+        name = self.open[descriptor]
+        before = len(self.captured[name].kept)
+        if not self.captured[name].drain():
+            del self.open[descriptor]
+        if name == "phase" and self.building and self.captured[name].kept[before:].startswith(BUILT):
+            self.building = False  # the program's own clock starts
+            self.used.measure()
+            self.used.base_seconds = self.used.seconds
+            self.started = time.monotonic()
 
     def _ended(self) -> bool:
         """Whether the judge (or the program without one) is done."""
         awaited = "judge" if self.judged else "program"
-        for process in [p for p, role in self.processes.items() if role == awaited]:
-            if self._wait(process, os.WNOHANG):
-                return True
-        return False
+        waiting = [process for process, role in self.processes.items() if role == awaited]
+        return all(self._wait(process, os.WNOHANG) for process in waiting)
 
     def _wait(self, process: int, options: int) -> bool:
         found, status, usage = os.wait4(process, options)
@@ -178,170 +189,62 @@ class Run:
         return True
 
     def _exceeded(self) -> str | None:
-        self.used.measure(self.own_processes)
-        if self.used.seconds > self.limits.cpu_seconds:
-            return "timeout"
+        self.used.measure()
+        allowed = self.request["build_cpu_seconds"] if self.building else self.request["cpu_seconds"]
+        if self.used.counted_seconds > allowed:
+            return "compile_error" if self.building else "timeout"
         if time.monotonic() - self.started > self.request["wall_seconds"]:
             return "timeout"
         if self.used.megabytes > self.request["memory_megabytes"]:
             return "memory"
-        if self.used.count > self.limits.processes + 2:
+        if self.used.count > self.limits.processes + 3:
             return "failed"
         return None
 
     def stop(self) -> None:
         """Kill what is left and wait for all of it."""
         for process in list(self.processes):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
+            _kill(process)
         for process in list(self.processes):
             self._wait(process, 0)
+        while left := descendants(os.getpid()):  # only where no namespace ends them: without isolation
+            for process in left:
+                _kill(process)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(-1, 0)
 
     def end(self) -> None:
-        """Leave neither a process nor a descriptor."""
+        """Leave neither a process nor a descriptor nor a file."""
         self.stop()
         for captured in self.captured.values():
             os.close(captured.descriptor)
+        if not self.limits.isolated:
+            shutil.rmtree(self.limits.folder, ignore_errors=True)
 
     def _result(self, status: str | None) -> dict[str, Any]:
-        verdict = self.captured.get("verdict")
         detail = ""
-        if status is None and self.judged and verdict is not None:
-            status, detail = _read_verdict(bytes(verdict.kept))
+        if status is None and self.judged:
+            status, detail = read_verdict(bytes(self.captured["verdict"].kept))
+        elif status is None and self.captured["phase"].kept.startswith(BUILD_FAILED) and "run" in self.request:
+            status = "compile_error"
         elif status is None:
             status = "passed" if self.exit_code == 0 else "failed"
-        if status == "failed" and self.exit_code == 125 and b"sandbox: " in self.captured["stderr"].kept:
-            status = "sandbox_error"
+        seconds = self.used.counted_seconds
         return {
             "status": status,
             "detail": detail,
             "exit_code": self.exit_code,
             "stdout": self.captured["stdout"].kept.decode(errors="replace"),
             "stderr": self.captured["stderr"].kept.decode(errors="replace"),
-            "cpu_seconds": round(max(self.used.reaped_seconds, self.used.seconds), 3),
+            "cpu_seconds": round(seconds, 3),
             "wall_seconds": round(time.monotonic() - self.started, 3),
             "peak_megabytes": round(self.used.peak_megabytes, 1),
         }
 
 
-@dataclass
-class Used:
-    """CPU and memory of a run's processes, the judge's included."""
-
-    seconds: float = 0.0
-    reaped_seconds: float = 0.0
-    megabytes: float = 0.0
-    peak_megabytes: float = 0.0
-    count: int = 0
-    measured: float = field(default_factory=time.monotonic)
-
-    def measure(self, own: set[int]) -> None:
-        """Sum over all processes that were not there before the run."""
-        seconds, pages, count = 0.0, 0, 0
-        for process in _process_ids():
-            if process in own:
-                continue
-            with contextlib.suppress(OSError, ValueError, IndexError):
-                with open(f"/proc/{process}/stat", "rb") as file:
-                    values = file.read().rpartition(b")")[2].split()
-                # user, system, and the same of children that were waited for
-                seconds += sum(int(v) for v in values[11:15]) / CLOCK_TICKS
-                pages += int(values[21])
-                count += 1
-        self.seconds = max(self.seconds, seconds)
-        self.megabytes = pages * PAGE_BYTES / (1 << 20)
-        self.peak_megabytes = max(self.peak_megabytes, self.megabytes)
-        self.count = count
-        self.measured = time.monotonic()
-
-
-def _process_ids() -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdigit()]  # noqa: PTH208 - names, often
-
-
-def _program(request: dict[str, Any]) -> Callable[[], int]:
-    """What runs in the cell: Python source in this interpreter, or a command."""
-
-    def run_source() -> int:
-        _fresh_streams()
-        module = types.ModuleType("__main__")
-        sys.modules["__main__"] = module
-        sys.argv = ["program.py"]
-        sys.path[:] = [p for p in sys.path if p != os.path.dirname(os.path.abspath(__file__))]  # noqa: PTH100,PTH120
-        random.seed(0)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        if not request.get("judged"):
-            try:
-                exec(compile(request["source"], "program.py", "exec"), module.__dict__)
-            finally:  # as an interpreter ends
-                threading._shutdown()  # type: ignore[attr-defined]
-                atexit._run_exitfuncs()
-            return 0
-        wire = Wire(socket.socket(fileno=3))
-        try:
-            exec(compile(request["source"], "program.py", "exec"), module.__dict__)
-        except BaseException as error:  # noqa: BLE001 - reported to the judge
-            wire.send(["failed", _shown(error)])
-            return EXECUTION_FAILED
-        Callee(wire, module.__dict__).serve()
-        return 0
-
-    return run_source
-
-
-def _fresh_streams() -> None:
-    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
-    sys.stdout = io.TextIOWrapper(
-        io.BufferedWriter(io.FileIO(1, "w", closefd=False)), encoding="utf-8", errors="backslashreplace"
-    )
-    sys.stderr = io.TextIOWrapper(
-        io.FileIO(2, "w", closefd=False), encoding="utf-8", errors="backslashreplace", write_through=True
-    )
-
-
-def _judge(connection: socket.socket, writing: int) -> None:
-    """The judge's process: reads the tests, runs them against the program, writes the verdict. Never returns."""
-    code = 1
-    try:
-        request = _receive(0)
-        silence = os.open("/dev/null", os.O_RDWR)
-        for descriptor in (0, 1):
-            os.dup2(silence, descriptor)
-        _fresh_streams()
-        os.write(writing, b"R")
-        os.write(writing, json.dumps(_judged(request or {}, connection)).encode())
-        code = 0
-    except BaseException as error:  # noqa: BLE001 - an error of the judge is one of the sandbox
-        os.write(writing, json.dumps({"status": "sandbox_error", "detail": _shown(error)}).encode())
-    finally:
-        os._exit(code)
-
-
-def _judged(request: dict[str, Any], connection: socket.socket) -> dict[str, str]:
-    random.seed(0)
-    caller = Caller(Wire(connection))
-    namespace: dict[str, Any] = {"__name__": "__main__"}
-    try:
-        exec(compile(request["setup"], "setup.py", "exec"), namespace)
-        tests = compile(request["tests"], "tests.py", "exec")
-    except BaseException as error:  # noqa: BLE001 - the benchmark's own text is broken
-        return {"status": "sandbox_error", "detail": f"the task's own code fails: {_shown(error)}"}
-    for name in request["functions"]:
-        namespace[name] = caller.function(name)
-    try:
-        caller.wait_until_ready()
-        exec(tests, namespace)
-    except BaseException as error:  # noqa: BLE001 - any error is a failed test
-        return {"status": "failed", "detail": _shown(error)}
-    return {"status": "passed", "detail": ""}
-
-
-def _read_verdict(written: bytes) -> tuple[str, str]:
-    try:
-        verdict = json.loads(written)
-        return str(verdict["status"]), str(verdict["detail"])
-    except (ValueError, KeyError):
-        return "failed", "the judge was killed by a limit"
+def _kill(process: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process, signal.SIGKILL)
 
 
 def _send(descriptor: int, message: Any) -> None:

@@ -1,0 +1,115 @@
+"""What runs in a cell: Python source in the warm interpreter, or a command that is built first.
+
+Runs inside the sandbox, on the standard library alone.
+"""
+
+import atexit
+import contextlib
+import io
+import os
+import random
+import signal
+import socket
+import sys
+import threading
+import types
+from collections.abc import Callable
+from typing import Any
+
+from calls import Callee, Wire, shown
+
+CHANNEL = 3  # in the cell: the judge's socket, or where a command tells that it is built
+BUILT, BUILD_FAILED = b"B", b"F"
+EXECUTION_FAILED = 1
+OWN_FOLDER = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100,PTH120 - cheap, in a script
+
+
+def program(request: dict[str, Any]) -> Callable[[], int]:
+    """The function that the cell runs for a request."""
+    if "run" in request:
+        return lambda: _run_command(request)
+    if request.get("judged"):
+        return lambda: _run_tested(request["source"])
+    return lambda: _run_source(request["source"])
+
+
+def _run_source(source: str) -> int:
+    module = _main_module()
+    try:
+        exec(compile(source, "program.py", "exec"), module.__dict__)
+    finally:  # as an interpreter ends
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+    return 0
+
+
+def _run_tested(source: str) -> int:
+    module = _main_module()
+    wire = Wire(socket.socket(fileno=CHANNEL))
+    try:
+        exec(compile(source, "program.py", "exec"), module.__dict__)
+    except BaseException as error:  # noqa: BLE001 - reported to the judge
+        wire.send(["failed", shown(error)])
+        return EXECUTION_FAILED
+    Callee(wire, module.__dict__).serve()
+    return 0
+
+
+def _main_module() -> types.ModuleType:
+    fresh_streams()
+    module = types.ModuleType("__main__")
+    sys.modules["__main__"] = module
+    sys.argv = ["program.py"]
+    sys.path[:] = [folder for folder in sys.path if folder != OWN_FOLDER]
+    random.seed(0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    return module
+
+
+def _run_command(request: dict[str, Any]) -> int:
+    """Write the files, build, tell, and become the program. Never returns normally."""
+    os.set_inheritable(CHANNEL, False)
+    for name, text in request["files"].items():
+        with contextlib.suppress(FileExistsError):
+            os.makedirs(os.path.dirname(name) or ".", exist_ok=True)  # noqa: PTH103,PTH120
+        with open(name, "w", encoding="utf-8", errors="surrogatepass") as file:
+            file.write(text)
+    for words in request["build"]:
+        status = _spawned(words)
+        if status != 0:
+            os.write(CHANNEL, BUILD_FAILED)
+            return status
+    os.write(CHANNEL, BUILT)
+    _execute(request["run"])
+    return EXECUTION_FAILED
+
+
+def _spawned(words: list[str]) -> int:
+    """Exit code of a command; what it prints goes to stderr, as a compiler's own words."""
+    child = os.fork()
+    if child == 0:
+        os.dup2(2, 1)
+        _execute(words)
+        os._exit(127)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) & 0xFF
+
+
+def _execute(words: list[str]) -> None:
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+    os.environ["HOME"] = os.environ["TMPDIR"] = os.getcwd()  # noqa: PTH109
+    try:
+        os.execvp(words[0], words)
+    except OSError as error:
+        os.write(2, f"{words[0]}: {error.strerror}\n".encode())
+
+
+def fresh_streams() -> None:
+    """stdin, stdout and stderr over descriptors 0, 1 and 2, as a new interpreter has them."""
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stdout = io.TextIOWrapper(
+        io.BufferedWriter(io.FileIO(1, "w", closefd=False)), encoding="utf-8", errors="backslashreplace"
+    )
+    sys.stderr = io.TextIOWrapper(
+        io.FileIO(2, "w", closefd=False), encoding="utf-8", errors="backslashreplace", write_through=True
+    )
