@@ -1,7 +1,7 @@
 """The sandbox, seen from outside: bubblewrap around a warm interpreter that runs one program after another.
 
 Two walls. bubblewrap gives the zygote a read-only system without network; the zygote gives each program namespaces of
-its own with a private /tmp (`cell.py`). Tests run in a judge that the program cannot reach (`calls.py`).
+its own with a private /tmp (`inside/cell.py`). Tests run in a judge that the program cannot reach (`inside/calls.py`).
 """
 
 import json
@@ -9,21 +9,25 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from serve_apps.evaluation.cell import CellLimits
+from serve_apps.evaluation.inside.limits import CellLimits
+from serve_apps.evaluation.inside.usage import descendants
 from starloom.errors import RunError, UserError
 
 SYSTEM_FOLDERS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/etc")
 HIDDEN_FILES = ("/etc/shadow", "/etc/shadow-", "/etc/gshadow", "/etc/gshadow-", "/etc/sudoers", "/etc/krb5.keytab")
 HIDDEN_FOLDERS = ("/etc/ssh", "/etc/ssl/private", "/etc/sudoers.d", "/etc/kubernetes")
-INSIDE = "/run/starloom"
+INSIDE = "/run/starloom"  # where the scripts are bound
+SCRIPTS = Path(__file__).parent / "inside"
 UNSAFE_FLAG = "--run-model-code-without-isolation"
-START_SECONDS = 60.0
+CLOSE_SECONDS = 2.0
+GONE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,7 @@ def bubblewrap_command(folders: Sequence[str] = ()) -> list[str]:
     command += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--dir", "/run"]
     for folder in folders:
         command += ["--ro-bind", folder, folder]
-    command += ["--ro-bind", str(Path(__file__).parent), INSIDE, "--chdir", "/tmp"]
+    command += ["--ro-bind", str(SCRIPTS), INSIDE, "--chdir", "/tmp"]
     for name, value in _ENVIRONMENT.items():
         command += ["--setenv", name, value]
     return [*command, "--remount-ro", "/dev", "--remount-ro", "/"]
@@ -168,16 +172,31 @@ class Sandbox:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
+    @property
+    def process_id(self) -> int:
+        """The id of its outermost process; all others are below it."""
+        if self._process is None:
+            raise RunError("the sandbox is closed")
+        return self._process.pid
+
     def close(self) -> None:
         """End the sandbox and everything in it."""
         if self._process is not None:
             process, self._process = self._process, None
-            process.kill()
+            below = descendants(process.pid)
+            if process.stdin is not None:
+                process.stdin.close()  # the zygote ends by itself
+            try:
+                process.wait(CLOSE_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            process.stdin = None
             process.communicate()
+            _wait_until_gone(below)
 
     def _start(self) -> None:
         python = str(Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}")
-        here = INSIDE if self.isolated else str(Path(__file__).parent)
+        here = INSIDE if self.isolated else str(SCRIPTS)
         walls = bubblewrap_command([sys.base_prefix, *self.folders]) if self.isolated else []
         command = [*walls, python, "-s", "-P", f"{here}/zygote.py"]
         self._process = subprocess.Popen(
@@ -263,3 +282,20 @@ class Sandbox:
             parts.append(part)
             size -= len(part)
         return b"".join(parts)
+
+
+def _wait_until_gone(processes: Iterable[int]) -> None:
+    """The kernel ends a namespace in its own time after its owner: wait for that."""
+    deadline = time.monotonic() + GONE_SECONDS
+    for process in processes:
+        while _running(process):
+            if time.monotonic() > deadline:
+                raise RunError(f"process {process} of a closed sandbox does not end")
+            time.sleep(0.001)
+
+
+def _running(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()[0] != b"Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

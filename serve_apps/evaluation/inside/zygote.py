@@ -20,8 +20,9 @@ from typing import Any
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100,PTH120 - a script without its package
 
-from cell import CellLimits, become_subreaper, open_cell
+from cell import become_subreaper, open_cell
 from judging import read_verdict, run_judge
+from limits import CellLimits
 from program import BUILD_FAILED, BUILT, program
 from usage import Usage, descendants
 

@@ -11,7 +11,9 @@ import resource
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from limits import CellLimits
+from syscalls import install
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _NEW_NAMESPACES = (
@@ -20,19 +22,6 @@ _NEW_NAMESPACES = (
 _MS_NOSUID, _MS_NODEV, _MS_REC, _MS_PRIVATE = 2, 4, 1 << 14, 1 << 18
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS, _PR_SET_CHILD_SUBREAPER = 1, 4, 38, 36
 _CAPABILITY_VERSION = 0x20080522
-
-
-@dataclass(frozen=True)
-class CellLimits:
-    """What a cell's kernel limits are; megabytes, seconds, counts."""
-
-    cpu_seconds: float
-    address_megabytes: int | None
-    file_megabytes: int
-    temporary_megabytes: int
-    processes: int
-    isolated: bool = True
-    folder: str = "/tmp"
 
 
 def become_subreaper() -> None:
@@ -98,6 +87,7 @@ def _run_first(limits: CellLimits, keep: dict[int, int], work: Callable[[], int]
             _mount_private(limits)
             _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)  # the program may not trace its first process
             _drop_capabilities()
+            install()
         else:
             become_subreaper()
         os.write(report, b"ready;")
@@ -169,6 +159,8 @@ def _apply_limits(limits: CellLimits) -> None:
     resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, 0))
     if limits.address_megabytes is not None:
         resource.setrlimit(resource.RLIMIT_AS, (limits.address_megabytes * megabyte,) * 2)
+    with contextlib.suppress(OSError):  # when memory runs out, the program goes before its harness
+        _write("/proc/self/oom_score_adj", "1000")
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
