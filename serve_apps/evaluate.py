@@ -155,7 +155,10 @@ def _opening(content: str) -> str:
 def command(argv: Sequence[str]) -> int:
     """``starloom evaluate MODEL_OR_URL``."""
     parser = argparse.ArgumentParser(prog="starloom evaluate", description="HumanEval on a model folder, run or URL.")
-    parser.add_argument("model", metavar="MODEL_OR_URL", help="a model folder, the root of a run, or an OpenAI URL")
+    parser.add_argument(
+        "model", nargs="?", metavar="MODEL_OR_URL", help="a model folder, the root of a run, or an OpenAI URL"
+    )
+    parser.add_argument("--toolchains", action="store_true", help="list the languages that can be run here, and stop")
     parser.add_argument("--tasks", type=int, help="only so many tasks (default: all)")
     parser.add_argument("--n", type=int, default=1, help="samples a task (default 1)")
     parser.add_argument("--temperature", type=float, default=0.2)
@@ -171,7 +174,14 @@ def command(argv: Sequence[str]) -> int:
         help="DANGEROUS: run model-written programs with your rights, files and network where nothing isolates them",
     )
     arguments = parser.parse_args(list(argv))
-    settings = {k: v for k, v in vars(arguments).items() if k not in ("model", "output")}
+    if arguments.toolchains:
+        from serve_apps.evaluation.languages import toolchain_table
+
+        print(toolchain_table())
+        return 0
+    if arguments.model is None:
+        raise UserError("starloom evaluate: name a model folder, the root of a run, or a URL")
+    settings = {k: v for k, v in vars(arguments).items() if k not in ("model", "output", "toolchains")}
     from starloom.config import validate
 
     config = validate(EvaluateConfig, settings, where="starloom evaluate")

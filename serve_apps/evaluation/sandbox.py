@@ -288,13 +288,14 @@ def _wait_until_gone(processes: Iterable[int]) -> None:
     """The kernel ends a namespace in its own time after its owner: wait for that."""
     deadline = time.monotonic() + GONE_SECONDS
     for process in processes:
-        while _running(process):
+        while running(process):
             if time.monotonic() > deadline:
                 raise RunError(f"process {process} of a closed sandbox does not end")
             time.sleep(0.001)
 
 
-def _running(process: int) -> bool:
+def running(process: int) -> bool:
+    """Whether a process is there and has not ended; one that only waits for the system's init to reap it has."""
     try:
         return Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()[0] != b"Z"
     except (FileNotFoundError, ProcessLookupError):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from serve_apps.evaluation.inside.usage import descendants
-from serve_apps.evaluation.sandbox import Limits, Sandbox, Tests
+from serve_apps.evaluation.sandbox import Limits, Sandbox, Tests, running
 from tests.serve_apps.evaluation.evil_programs import ATTACKS, FORGERIES, MARK, Attack
 
 LIMITS = Limits(cpu_seconds=1.0, wall_seconds=3.0, memory_megabytes=512)
@@ -81,7 +81,7 @@ def test_sandboxes_end_with_their_owner_and_leave_no_descriptor(bait: Bait) -> N
             opened.run_python("print(1)")
             processes = {opened.process_id, *descendants(opened.process_id)}
         assert not processes & set(descendants(os.getpid()))
-        assert not any(Path(f"/proc/{process}").exists() for process in processes)
+        assert not any(running(process) for process in processes)
     assert len(os.listdir("/proc/self/fd")) == descriptors
     assert threading.active_count() == threads
 
