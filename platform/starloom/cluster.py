@@ -2,6 +2,8 @@
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from starloom.errors import RunError
@@ -35,6 +37,30 @@ def local_limits() -> dict[str, Any]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     store = min(OBJECT_STORE_BYTES_MAX, int(memory * OBJECT_STORE_SHARE))
     return {"num_cpus": len(os.sched_getaffinity(0)), "object_store_memory": store}
+
+
+@contextmanager
+def local_cluster() -> Iterator[str]:
+    """A Ray of this machine's own with a dashboard, joined by this process; yields the dashboard's URL.
+
+    `ray.init` gives every cluster of a machine the same port for the agent that takes jobs, so that the second one
+    takes none; here each gets a free one. Ray's reaper ends the cluster when this process dies, however it dies.
+    """
+    import ray
+    from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
+    from ray.cluster_utils import Cluster
+
+    ensure_token_if_auth_enabled(create_token_if_missing=True)  # as `ray.init` does before it starts one
+    head = {"include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_agent_listen_port": 0}
+    cluster = Cluster(initialize_head=True, head_node_args={**head, **local_limits()})
+    try:
+        context = ray.init(address=cluster.address, logging_level=logging.ERROR, log_to_driver=False)
+        if not context.dashboard_url:
+            raise RunError("Ray runs without its dashboard, which takes the jobs; install ray[default]")
+        yield f"http://{context.dashboard_url}"
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
 
 
 def cpus() -> int:

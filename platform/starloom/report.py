@@ -75,8 +75,8 @@ def render(title: str, artifacts: Sequence[Artifact]) -> str:
 
 
 def megabytes(count: float) -> str:
-    """Bytes as MB (10^6) with one decimal."""
-    return f"{count / 1e6:,.1f} MB"
+    """Bytes as MB (10^6) with one decimal, as kB below 0.1 MB."""
+    return f"{count / 1e6:,.1f} MB" if count >= 1e5 or count == 0 else f"{count / 1e3:,.1f} kB"
 
 
 def _corpus(artifact: Artifact) -> dict[str, Any]:

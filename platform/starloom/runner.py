@@ -7,15 +7,15 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
 from starloom import storage
 from starloom.artifact import Artifact
-from starloom.cluster import local_limits
+from starloom.cluster import local_cluster
 from starloom.config import to_toml
 from starloom.errors import RunError, UserError
 from starloom.recipe import Recipe, State, StepStatus, resolve
@@ -23,6 +23,7 @@ from starloom.report import publish
 from starloom.step import summary_line
 
 JOBS = ".jobs"
+AGENT_PATIENCE_SECONDS = 60
 _CHATTER = re.compile("Runtime env is setting up.|Running entrypoint for job ")
 _ACTOR = re.compile(r"^\x1b\[\d+m\([^)]* pid=[^)]*\)\x1b\[0m ")
 _RAY_LOG = re.compile(r"\d{4}-\d\d-\d\d [\d:,]+\tINFO ")
@@ -78,48 +79,45 @@ class Jobs(AbstractContextManager["Jobs"]):
     _client: Any = None
     _runtime_env: dict[str, Any] = field(default_factory=dict)
     _python: str = "python"
+    _open: ExitStack = field(default_factory=ExitStack)
 
     def __enter__(self) -> "Jobs":
-        import ray
         from ray.job_submission import JobSubmissionClient
 
         logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
         address = os.environ.get("RAY_ADDRESS")
-        if address:
-            # this runner is itself a job (or the user's own cluster): steps are its siblings there
-            context = ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
-            working_dir = (ray.get_runtime_context().runtime_env or {}).get("working_dir")
-            if working_dir:
-                self._runtime_env["working_dir"] = working_dir
-        else:
-            # Ray's reaper ends this cluster when the runner dies, however it dies
-            context = ray.init(
-                address="local",
-                include_dashboard=True,
-                dashboard_host="127.0.0.1",
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-                **local_limits(),
-            )
+        self.dashboard = self._open.enter_context(self._joined(address) if address else local_cluster())
+        if not address:
             self._python = shlex.quote(sys.executable)
-        if not context.dashboard_url:
-            raise RunError("Ray runs without its dashboard, which takes the jobs; install ray[default]")
-        self.dashboard = f"http://{context.dashboard_url}"
         self._client = JobSubmissionClient(self.dashboard)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._open.close()
+
+    @contextmanager
+    def _joined(self, address: str) -> Iterator[str]:
+        """The running cluster: this runner is itself a job there, or the cluster is the user's; steps are siblings."""
         import ray
 
-        ray.shutdown()
+        context = ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
+        working_dir = (ray.get_runtime_context().runtime_env or {}).get("working_dir")
+        if working_dir:
+            self._runtime_env["working_dir"] = working_dir
+        if not context.dashboard_url:
+            raise RunError(f"Ray at {address} runs without its dashboard, which takes the jobs; install ray[default]")
+        try:
+            yield f"http://{context.dashboard_url}"
+        finally:
+            ray.shutdown()
 
     def run(self, status: StepStatus, root: str) -> None:
         """Run one step to its end; raises the step's own kind of error when it fails."""
         job_file = write_job_file(status, root)
         name = f"{self.recipe}.{status.entry.name}"
-        job = self._client.submit_job(
+        job = self._submit(
             entrypoint=f"{self._python} -m {status.entry.run} --config {shlex.quote(job_file)}",
             submission_id=self._free_id(f"{name}.{status.fingerprint[:8]}"),
             metadata={"job_name": name, "recipe": self.recipe, "step": status.entry.name},
@@ -138,6 +136,21 @@ class Jobs(AbstractContextManager["Jobs"]):
             )
             failure = UserError if outcome.driver_exit_code == UserError.exit_code else RunError
             raise failure(f"step {status.entry.name}: {message or outcome.status.value.lower()}")
+
+    def _submit(self, **job: Any) -> str:
+        """Submit, waiting for a cluster that has just started and has no agent for jobs yet."""
+        deadline = time.monotonic() + AGENT_PATIENCE_SECONDS
+        while True:
+            try:
+                return str(self._client.submit_job(**job))
+            except RuntimeError as error:
+                if "No available agent" not in str(error):
+                    raise
+                if time.monotonic() > deadline:
+                    raise RunError(
+                        f"Ray at {self.dashboard} took no job within {AGENT_PATIENCE_SECONDS} s: it has no agent"
+                    ) from error
+                time.sleep(0.5)
 
     async def _follow(self, job: str) -> list[str]:
         """Print the job's log as it comes, to its end; returns the last lines."""

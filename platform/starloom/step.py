@@ -9,6 +9,7 @@ import importlib
 import importlib.metadata
 import os
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -211,11 +212,36 @@ def load_step(module_name: str) -> Step:
 
 def main(step: Step) -> NoReturn:
     """The command line of a step module. Exits with 0, 1 (failed) or 2 (wrong input)."""
+    _end_with_parents()
     module_name = _main_module_name()
     if module_name is not None:
         # classes of __main__ are strangers to Ray's workers: take the module under its own name
         step = load_step(module_name)
     sys.exit(_run_command(step, module_name or "step"))
+
+
+def _end_with_parents() -> None:
+    """End this process when its job's supervisor does; without it an orphan would hold the artifact's lock.
+
+    Ray has a watcher for that, which is lost when the whole cluster is killed at once.
+    """
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
+        return
+
+    def ancestors() -> tuple[int, int]:
+        parent = os.getppid()  # the shell that Ray starts
+        status = Path(f"/proc/{parent}/stat")
+        return parent, int(status.read_text().rpartition(")")[2].split()[1]) if status.exists() else 0
+
+    born_with = ancestors()
+
+    def watch() -> None:
+        while ancestors() == born_with:
+            time.sleep(0.5)
+        os._exit(1)
+
+    if Path("/proc/self/stat").exists():
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def _main_module_name() -> str | None:

@@ -136,10 +136,10 @@ def test_second_run_does_nothing_and_says_so_in_under_five_seconds(undisturbed: 
     assert time.monotonic() - started < 5
 
 
-def wait_for(root: Path, pattern: str, process: subprocess.Popen[bytes]) -> None:
+def wait_for(folder: Path, pattern: str, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 240
-    while not list(root.glob(pattern)):
-        assert process.poll() is None, "the run ended before it was to be killed"
+    while not list((folder / "root").glob(pattern)):
+        assert process.poll() is None, (folder / "log").read_text()  # it ended before it was to be killed
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -148,10 +148,9 @@ def test_killed_at_several_moments_the_run_goes_on_and_ends_with_the_same_bytes(
     path = recipe(tmp_path, source)
     moments = ["collected/*/.lock", "duplicates/*/decisions/*", "model/*/checkpoints/step-20/manifest.json"]
     for moment in moments:
-        process = subprocess.Popen(
-            command(path), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-        )
-        wait_for(tmp_path / "root", moment, process)
+        with (tmp_path / "log").open("w") as log:
+            process = subprocess.Popen(command(path), cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+        wait_for(tmp_path, moment, process)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
     finish(path)
