@@ -1,0 +1,1 @@
+"""The forward pass in C++, compiled at first use for the processor it runs on."""

@@ -1,0 +1,318 @@
+// One forward pass of GPTBigCode over rows of many sequences, K and V in blocks of 16 tokens.
+//
+// Every output number is one sum over k in ascending order, whatever else is in the batch, however many threads there
+// are and however a prompt is cut into chunks: company never changes a row's bits.
+// Weights are packed into panels of 16 outputs, [outputs / 16][inputs][16]: a panel is read once, front to back, for all
+// rows, which makes small batches as fast as memory allows. Vectors are GCC's: AVX-512, AVX2 or NEON by -march=native.
+#include <omp.h>
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+typedef float vec __attribute__((vector_size(64), aligned(4), may_alias));
+typedef int32_t ints __attribute__((vector_size(64), aligned(4), may_alias));
+typedef int8_t bytes16 __attribute__((vector_size(16), aligned(1), may_alias));
+constexpr int LANES = 16;
+constexpr int HEADS_AT_ONCE = 8;
+
+static inline vec splat(float value) { return value - vec{}; }
+static inline vec load(const float* at) { return *(const vec*)at; }
+static inline vec load(const int8_t* at) { return __builtin_convertvector(*(const bytes16*)at, vec); }
+static inline void store(float* at, vec value) { *(vec*)at = value; }
+static inline vec larger(vec a, vec b) { return a > b ? a : b; }
+
+static inline float sum(vec value) {
+    float total = 0;
+    for (int lane = 0; lane < LANES; lane++) total += value[lane];
+    return total;
+}
+
+// exp by 2^n · polynomial(r), |r| <= ln(2)/2 (Cephes); relative error below 2e-7, inputs clamped to [-87, 88]
+static inline vec exponential(vec x) {
+    x = x < splat(-87.0f) ? splat(-87.0f) : x;
+    x = x > splat(88.0f) ? splat(88.0f) : x;
+    const vec shifted = x * 1.44269504088896341f + 12582912.0f;
+    const vec n = shifted - 12582912.0f;
+    const vec r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    vec p = splat(1.9875691500e-4f);
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    const ints power = (__builtin_convertvector(n, ints) + 127) << 23;
+    return p * (vec)power;
+}
+
+static inline vec gelu(vec x) {  // the tanh form: x · sigmoid(2u)
+    const vec u = 0.7978845608028654f * (x + 0.044715f * x * x * x);
+    return x / (1.0f + exponential(-2.0f * u));
+}
+
+struct Linear {
+    const void* panels;   // float or int8
+    const float* scales;  // of each output, int8 only
+    const float* bias;    // padded to whole panels; may be null
+    int64_t inputs, outputs, quantized;
+};
+
+struct Layer {
+    const float *norm1_weight, *norm1_bias, *norm2_weight, *norm2_bias;
+    Linear attention, projection, widen, narrow;
+    float *keys, *values;  // [blocks][dim][16] and [blocks][16][dim padded]
+};
+
+struct Model {
+    int64_t layers, hidden, heads, dim, padded_dim, vocabulary;
+    float epsilon;
+    const float *tokens, *positions, *norm_weight, *norm_bias;
+    const Layer* layer;
+    Linear head;
+};
+
+struct Batch {
+    int64_t rows, wanted, table_width, context;  // context: the most keys that a row of this batch sees
+    const int32_t *ids, *position, *sequence, *tables, *wanted_rows;
+    float *x, *normed, *fused, *mixed, *wide, *scratch, *logits;
+    int32_t* best;
+    float* log_total;
+    int64_t threads;
+};
+
+enum Ending { PLAIN, GELU, ADD };
+
+template <int ROWS, int PANELS, class Weight>
+static inline void tile(const float* x, int64_t width, const Weight* panels, int64_t inputs, vec (&sums)[ROWS][PANELS]) {
+    for (int row = 0; row < ROWS; row++)
+        for (int panel = 0; panel < PANELS; panel++) sums[row][panel] = vec{};
+    for (int64_t k = 0; k < inputs; k++) {
+        vec weight[PANELS];
+#pragma GCC unroll 4
+        for (int panel = 0; panel < PANELS; panel++) weight[panel] = load(panels + (panel * inputs + k) * LANES);
+#pragma GCC unroll 12
+        for (int row = 0; row < ROWS; row++) {
+            const vec value = splat(x[row * width + k]);
+#pragma GCC unroll 4
+            for (int panel = 0; panel < PANELS; panel++) sums[row][panel] += value * weight[panel];
+        }
+    }
+}
+
+template <int ROWS, int PANELS, class Weight>
+static void finished_tile(const float* x, const Linear& layer, int64_t first, float* y, int64_t stride, Ending ending) {
+    vec sums[ROWS][PANELS];
+    tile<ROWS, PANELS>(x, layer.inputs, (const Weight*)layer.panels + first * layer.inputs * LANES, layer.inputs, sums);
+    for (int panel = 0; panel < PANELS; panel++) {
+        const int64_t column = (first + panel) * LANES;
+        for (int row = 0; row < ROWS; row++) {
+            vec value = sums[row][panel];
+            if (layer.quantized) value *= load(layer.scales + column);
+            if (layer.bias) value += load(layer.bias + column);
+            if (ending == GELU) value = gelu(value);
+            float* at = y + row * stride + column;
+            const int64_t left = layer.outputs - column;
+            if (left >= LANES) {
+                store(at, ending == ADD ? load(at) + value : value);
+            } else {
+                for (int64_t lane = 0; lane < left; lane++) at[lane] = ending == ADD ? at[lane] + value[lane] : value[lane];
+            }
+        }
+    }
+}
+
+template <class Weight, int PANELS, int ROWS>
+static void some_rows(int64_t rows, const float* x, const Linear& layer, int64_t first, float* y, int64_t stride, Ending e) {
+    if (rows == ROWS)
+        finished_tile<ROWS, PANELS, Weight>(x, layer, first, y, stride, e);
+    else if constexpr (ROWS > 1)
+        some_rows<Weight, PANELS, ROWS - 1>(rows, x, layer, first, y, stride, e);
+}
+
+template <class Weight, int PANELS, int MOST>
+static void all_rows(int64_t rows, const float* x, const Linear& layer, int64_t first, float* y, int64_t stride, Ending e) {
+    for (int64_t row = 0; row < rows; row += MOST) {
+        const int64_t count = rows - row < MOST ? rows - row : MOST;
+        some_rows<Weight, PANELS, MOST>(count, x + row * layer.inputs, layer, first, y + row * stride, stride, e);
+    }
+}
+
+template <class Weight>
+static void columns(int64_t rows, const float* x, const Linear& layer, int64_t first, int64_t count, float* y,
+                    int64_t stride, Ending e) {
+    if (count == 4 && rows <= 6) return all_rows<Weight, 4, 6>(rows, x, layer, first, y, stride, e);
+    for (; count >= 2; count -= 2, first += 2) all_rows<Weight, 2, 12>(rows, x, layer, first, y, stride, e);
+    if (count) all_rows<Weight, 1, 12>(rows, x, layer, first, y, stride, e);
+}
+
+// y[rows, stride] from x[rows, inputs]; called by all threads of the team
+static void linear(int64_t rows, const float* x, const Linear& layer, float* y, int64_t stride, Ending ending) {
+    const int64_t panels = (layer.outputs + LANES - 1) / LANES;
+#pragma omp for schedule(dynamic)
+    for (int64_t first = 0; first < panels; first += 4) {
+        const int64_t count = panels - first < 4 ? panels - first : 4;
+        if (layer.quantized)
+            columns<int8_t>(rows, x, layer, first, count, y, stride, ending);
+        else
+            columns<float>(rows, x, layer, first, count, y, stride, ending);
+    }
+}
+
+static void normalize(const float* x, const float* weight, const float* bias, float epsilon, int64_t hidden, float* out) {
+    float total = 0, squares = 0;
+#pragma omp simd reduction(+ : total)
+    for (int64_t k = 0; k < hidden; k++) total += x[k];
+    const float mean = total / hidden;
+#pragma omp simd reduction(+ : squares)
+    for (int64_t k = 0; k < hidden; k++) squares += (x[k] - mean) * (x[k] - mean);
+    const float scale = 1.0f / std::sqrt(squares / hidden + epsilon);
+#pragma omp simd
+    for (int64_t k = 0; k < hidden; k++) out[k] = (x[k] - mean) * scale * weight[k] + bias[k];
+}
+
+static void keep(const Model& model, const Layer& layer, const Batch& batch, int64_t row) {
+    const int64_t fused = model.hidden + 2 * model.dim, position = batch.position[row];
+    const float* key = batch.fused + row * fused + model.hidden;
+    const int64_t block = batch.tables[batch.sequence[row] * batch.table_width + position / LANES], lane = position % LANES;
+    float* keys = layer.keys + block * model.dim * LANES + lane;
+    for (int64_t d = 0; d < model.dim; d++) keys[d * LANES] = key[d];
+    memcpy(layer.values + (block * LANES + lane) * model.padded_dim, key + model.dim, model.dim * sizeof(float));
+}
+
+// `HEADS` query heads of one row over all keys up to its own: scores, softmax, mixture. K and V are read once for all.
+template <int HEADS>
+static void attend(const Model& model, const Layer& layer, const Batch& batch, int64_t row, int64_t head, float* scores) {
+    const int64_t dim = model.dim, length = batch.position[row] + 1, blocks = (length + LANES - 1) / LANES;
+    const int64_t stride = batch.context;
+    const int32_t* table = batch.tables + batch.sequence[row] * batch.table_width;
+    const float* query = batch.fused + row * (model.hidden + 2 * dim) + head * dim;
+    const float scale = 1.0f / std::sqrt((float)dim);
+    const ints lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    vec top[HEADS];
+    for (int h = 0; h < HEADS; h++) top[h] = splat(-1e30f);
+    for (int64_t b = 0; b < blocks; b++) {
+        const float* keys = layer.keys + table[b] * dim * LANES;
+        vec sums[HEADS] = {};
+        for (int64_t d = 0; d < dim; d++) {
+            const vec key = load(keys + d * LANES);
+#pragma GCC unroll 8
+            for (int h = 0; h < HEADS; h++) sums[h] += splat(query[h * dim + d]) * key;
+        }
+        const ints seen = lanes < (int32_t)(length - b * LANES);
+        for (int h = 0; h < HEADS; h++) {
+            const vec score = seen ? sums[h] * scale : splat(-1e30f);
+            store(scores + h * stride + b * LANES, score);
+            top[h] = larger(top[h], score);
+        }
+    }
+    float share[HEADS];
+    for (int h = 0; h < HEADS; h++) {
+        float most = top[h][0];
+        for (int lane = 1; lane < LANES; lane++) most = top[h][lane] > most ? top[h][lane] : most;
+        vec total = {};
+        for (int64_t b = 0; b < blocks; b++) {
+            float* at = scores + h * stride + b * LANES;
+            const ints seen = lanes < (int32_t)(length - b * LANES);
+            const vec weight = seen ? exponential(load(at) - most) : vec{};
+            store(at, weight);
+            total += weight;
+        }
+        share[h] = 1.0f / sum(total);
+    }
+    for (int64_t d = 0; d < dim; d += LANES) {
+        vec sums[HEADS] = {};
+        for (int64_t b = 0; b < blocks; b++) {
+            const float* values = layer.values + table[b] * LANES * model.padded_dim + d;
+            const int64_t count = length - b * LANES < LANES ? length - b * LANES : LANES;
+            for (int64_t lane = 0; lane < count; lane++) {
+                const vec value = load(values + lane * model.padded_dim);
+#pragma GCC unroll 8
+                for (int h = 0; h < HEADS; h++) sums[h] += splat(scores[h * stride + b * LANES + lane]) * value;
+            }
+        }
+        const int64_t left = dim - d < LANES ? dim - d : LANES;
+        for (int h = 0; h < HEADS; h++) {
+            const vec mixed = sums[h] * share[h];
+            float* at = batch.mixed + row * model.hidden + (head + h) * dim + d;
+            if (left == LANES)
+                store(at, mixed);
+            else
+                for (int64_t lane = 0; lane < left; lane++) at[lane] = mixed[lane];
+        }
+    }
+}
+
+template <int HEADS>
+static void attend_some(int64_t heads, const Model& m, const Layer& l, const Batch& b, int64_t row, int64_t head, float* s) {
+    if (heads == HEADS)
+        attend<HEADS>(m, l, b, row, head, s);
+    else if constexpr (HEADS > 1)
+        attend_some<HEADS - 1>(heads, m, l, b, row, head, s);
+}
+
+static void summarize(const float* logits, int64_t count, int32_t* best, float* log_total) {
+    float most = logits[0];
+    int32_t place = 0;
+    for (int64_t k = 1; k < count; k++)
+        if (logits[k] > most) most = logits[k], place = (int32_t)k;
+    vec total = {};
+    int64_t k = 0;
+    for (; k + LANES <= count; k += LANES) total += exponential(load(logits + k) - most);
+    float rest = 0;
+    for (; k < count; k++) rest += std::exp(logits[k] - most);
+    *best = place;
+    *log_total = most + std::log(sum(total) + rest);
+}
+
+extern "C" void forward(const Model* given, const Batch* rows_given) {
+    const Model& model = *given;
+    const Batch& batch = *rows_given;
+    const int64_t hidden = model.hidden, rows = batch.rows, fused = hidden + 2 * model.dim;
+    const int64_t groups = (model.heads + HEADS_AT_ONCE - 1) / HEADS_AT_ONCE;
+    // two threads share one row's heads as evenly as groups allow
+    const int64_t group = (model.heads + groups - 1) / groups;
+#pragma omp parallel num_threads(batch.threads)
+    {
+#pragma omp for schedule(static)
+        for (int64_t row = 0; row < rows; row++) {
+            const float* token = model.tokens + batch.ids[row] * hidden;
+            const float* position = model.positions + batch.position[row] * hidden;
+            for (int64_t k = 0; k < hidden; k++) batch.x[row * hidden + k] = token[k] + position[k];
+        }
+        for (int64_t number = 0; number < model.layers; number++) {
+            const Layer& layer = model.layer[number];
+#pragma omp for schedule(static)
+            for (int64_t row = 0; row < rows; row++)
+                normalize(batch.x + row * hidden, layer.norm1_weight, layer.norm1_bias, model.epsilon, hidden,
+                          batch.normed + row * hidden);
+            linear(rows, batch.normed, layer.attention, batch.fused, fused, PLAIN);
+#pragma omp for schedule(static)
+            for (int64_t row = 0; row < rows; row++) keep(model, layer, batch, row);
+#pragma omp for schedule(dynamic)
+            for (int64_t item = 0; item < rows * groups; item++) {
+                const int64_t row = item / groups, head = item % groups * group;
+                const int64_t count = model.heads - head < group ? model.heads - head : group;
+                if (count > 0)
+                    attend_some<HEADS_AT_ONCE>(count, model, layer, batch, row, head,
+                                               batch.scratch + omp_get_thread_num() * HEADS_AT_ONCE * batch.context);
+            }
+            linear(rows, batch.mixed, layer.projection, batch.x, hidden, ADD);
+#pragma omp for schedule(static)
+            for (int64_t row = 0; row < rows; row++)
+                normalize(batch.x + row * hidden, layer.norm2_weight, layer.norm2_bias, model.epsilon, hidden,
+                          batch.normed + row * hidden);
+            linear(rows, batch.normed, layer.widen, batch.wide, layer.widen.outputs, GELU);
+            linear(rows, batch.wide, layer.narrow, batch.x, hidden, ADD);
+        }
+#pragma omp for schedule(static)
+        for (int64_t number = 0; number < batch.wanted; number++)
+            normalize(batch.x + batch.wanted_rows[number] * hidden, model.norm_weight, model.norm_bias, model.epsilon, hidden,
+                      batch.normed + number * hidden);
+        linear(batch.wanted, batch.normed, model.head, batch.logits, model.vocabulary, PLAIN);
+#pragma omp for schedule(static)
+        for (int64_t number = 0; number < batch.wanted; number++)
+            summarize(batch.logits + number * model.vocabulary, model.vocabulary, batch.best + number,
+                      batch.log_total + number);
+    }
+}

@@ -1,0 +1,38 @@
+"""What a runner takes and gives."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Tokens of one sequence to compute: `ids` stand at positions `start`, `start + 1`, ..., K and V in `table`.
+
+    The logits after the last `wanted` of them are asked for.
+    """
+
+    ids: Sequence[int]
+    start: int
+    table: Sequence[int]
+    wanted: int
+
+
+@dataclass(frozen=True)
+class Scores:
+    """fp32 [wanted, vocabulary] logits, the largest one's id, and the logarithm of the sum of their exponentials."""
+
+    logits: np.ndarray[Any, Any]
+    best: np.ndarray[Any, Any]
+    log_total: np.ndarray[Any, Any]
+
+
+class Runner(Protocol):
+    """A model with its cache."""
+
+    block_size: int
+
+    def forward(self, pieces: Sequence[Piece]) -> Scores:
+        """K and V of all pieces' tokens into the cache; the logits that are wanted, in the order of the pieces."""
