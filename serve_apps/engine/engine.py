@@ -1,27 +1,43 @@
-"""Continuous batching on a thread: each step computes a chunk of waiting prompts and one token of every other."""
+"""Continuous batching on a thread: each step computes a chunk of new prompts and the next tokens of all others."""
 
+import os
 import threading
-from collections import deque
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from serve_apps.engine.blocks import BlockPool
-from serve_apps.engine.request import Event, FinishReason, Overloaded, Request
-from serve_apps.engine.runner import PagedRunner, Piece
-from serve_apps.engine.sampling import Choice, choose
+from serve_apps.engine.native.build import compiler
+from serve_apps.engine.native.runner import NativeRunner, Weights
+from serve_apps.engine.pieces import Piece, Runner, Scores
+from serve_apps.engine.queueing import WaitingQueue
+from serve_apps.engine.request import Counters, Event, FinishReason, Load, Request, Scored
+from serve_apps.engine.sampling import choose, scored
+from serve_apps.engine.speculation import PromptLookup
 from serve_apps.engine.text import TextStream
+from serve_apps.engine.torch_runner import TorchRunner
 from starloom.config import Config, runtime
+from starloom.errors import UserError
 from starloom.model.model import CodeModel
 from starloom.tokenizer import END_OF_TEXT, CodeTokenizer
 
+TORCH_BLOCK = 16
+ROWS_AT_ONCE = 16  # drafts fill a step up to so many rows: more cost time that memory does not hide
+
 
 class EngineConfig(Config):
-    """Sizes of the batch, the cache and the queue."""
+    """Sizes and routes. A step lasts about `step_seconds`: no cancelled request holds its blocks longer."""
 
-    block_size: int = runtime(16, gt=0)
+    kernels: Literal["auto", "native", "torch"] = runtime("auto")
+    weights: Weights = "float32"
+    threads: int = runtime(0, ge=0)
     cache_tokens: int = runtime(32768, gt=0)
     batch: int = runtime(16, gt=0)
     prefill_chunk: int = runtime(256, gt=0)
+    step_seconds: float = runtime(0.07, gt=0)
     queue: int = runtime(64, gt=0)
+    drafts: int = runtime(10, ge=0)
 
 
 @dataclass(eq=False)
@@ -32,31 +48,48 @@ class Running:
     ids: list[int]
     table: list[int]
     computed: int
+    lookup: PromptLookup
+    prompt_scores: list[Scored] = field(default_factory=list)
     text: TextStream = field(init=False)
 
     def __post_init__(self) -> None:
         self.text = TextStream(self.request.sampling.stop)
+        self.lookup.extend(self.ids)
 
     @property
     def generated(self) -> int:
         """Tokens sampled so far."""
         return len(self.ids) - len(self.request.prompt)
 
+    @property
+    def left(self) -> int:
+        """Tokens that may be sampled still."""
+        return self.request.sampling.max_tokens - self.generated
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A piece of a step, and how many of its tokens are drafts."""
+
+    running: Running
+    piece: Piece
+    drafted: int
+
 
 class LocalEngine:
     """The model in this process. Blocks for the longest possible answer are taken at admission: nothing is evicted."""
 
     def __init__(self, model: CodeModel, tokenizer: CodeTokenizer, config: EngineConfig) -> None:
-        self.context, self._config, self._tokenizer = model.config.context, config, tokenizer
-        blocks = -(-max(config.cache_tokens, self.context) // config.block_size)
-        self.blocks = blocks
-        self._pool = BlockPool(blocks, config.block_size)
-        self._runner = PagedRunner(model, blocks=blocks, block_size=config.block_size)
+        self.context, self.counters = model.config.context, Counters()
+        self._config, self._tokenizer = config, tokenizer
+        self._runner, self.blocks = make_runner(model, config)
+        self._pool = BlockPool(self.blocks, self._runner.block_size)
         self._end = tokenizer.special(END_OF_TEXT)
         self._bytes = tokenizer.token_bytes + [b""] * (model.config.vocabulary - tokenizer.size)
         self._specials = set(tokenizer.special_ids.values())
-        self._waiting: deque[Request] = deque()
+        self._waiting = WaitingQueue(config.queue)
         self._running: list[Running] = []
+        self._rows_per_second = config.prefill_chunk / config.step_seconds
         self._changed, self._closed = threading.Condition(), False
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
         self._thread.start()
@@ -67,18 +100,22 @@ class LocalEngine:
         return self._pool.free
 
     @property
-    def load(self) -> tuple[int, int]:
-        """Requests running and waiting."""
-        return len(self._running), len(self._waiting)
+    def load(self) -> Load:
+        """How busy it is."""
+        return Load(len(self._running), len(self._waiting), 1 - self._pool.free / self.blocks)
 
     def submit(self, request: Request) -> None:
         """Queue a request; its prompt and answer fit the window, or ValueError. `Overloaded` when the queue is full."""
-        if not request.prompt or len(request.prompt) + request.sampling.max_tokens > self.context:
-            raise ValueError(f"prompt and max_tokens must fit {self.context} tokens, and the prompt not be empty")
+        if not request.prompt:
+            raise ValueError("prompt: is empty; send at least one token")
+        room = self.context - len(request.prompt)
+        if request.sampling.max_tokens > room:
+            raise ValueError(
+                f"prompt: its {len(request.prompt)} tokens and max_tokens = {request.sampling.max_tokens} exceed the "
+                f"model's window of {self.context} tokens; shorten the prompt or ask for fewer"
+            )
         with self._changed:
-            if len(self._waiting) >= self._config.queue:
-                raise Overloaded(f"{len(self._waiting)} requests are waiting")
-            self._waiting.append(request)
+            self._waiting.put(request)
             self._changed.notify()
 
     def close(self) -> None:
@@ -94,6 +131,7 @@ class LocalEngine:
                 self._changed.wait_for(lambda: self._closed or self._waiting or self._running)
                 if self._closed:
                     break
+                self._drop()
                 self._admit()
             try:
                 self._step()
@@ -103,57 +141,148 @@ class LocalEngine:
                     self._finish(one, "error")
         for one in list(self._running):
             self._finish(one, "cancelled")
-        for request in self._waiting:
-            request.emit(Event(None, 0.0, "", "cancelled"))
+        for request in self._waiting.everything():
+            request.emit(Event(None, "", "cancelled"))
+
+    def _drop(self) -> None:
+        for request in self._waiting.given_up():
+            self._waiting.take(request)
+            self._count(request)
+            request.emit(Event(None, "", "cancelled" if request.cancelled else "deadline"))
+        for one in [one for one in self._running if one.request.cancelled or one.request.late]:
+            self._count(one.request)
+            self._finish(one, "cancelled" if one.request.cancelled else "deadline")
+
+    def _count(self, request: Request) -> None:
+        self.counters.cancelled_requests += request.cancelled
+        self.counters.late_requests += not request.cancelled
 
     def _admit(self) -> None:
-        while self._waiting and len(self._running) < self._config.batch:
-            request = self._waiting[0]
-            if not request.cancelled:
-                got = self._pool.acquire(request.prompt, len(request.prompt) + request.sampling.max_tokens)
-                if got is None:
-                    return
-                self._running.append(Running(request, list(request.prompt), *got))
-            else:
-                request.emit(Event(None, 0.0, "", "cancelled"))
-            self._waiting.popleft()
+        while len(self._running) < self._config.batch:
+            request = self._waiting.next(one.request.user for one in self._running)
+            if request is None:
+                return
+            known = [] if request.sampling.prompt_logprobs else request.prompt
+            got = self._pool.acquire(known, len(request.prompt) + request.sampling.max_tokens)
+            if got is None:
+                return
+            self._waiting.take(request)
+            lookup = PromptLookup(self._config.drafts)
+            self._running.append(Running(request, list(request.prompt), *got, lookup))
+            self.counters.prompt += len(request.prompt)
+            self.counters.prefix_queries += len(request.prompt)
+            self.counters.prefix_hits += got[1]
 
     def _step(self) -> None:
-        for one in [one for one in self._running if one.request.cancelled]:
-            self._finish(one, "cancelled")
-        budget, batch, pieces = self._config.prefill_chunk, [], []
+        plan = self._plan()
+        if not plan:
+            return
+        started = time.perf_counter()
+        scores = self._runner.forward([one.piece for one in plan])
+        self._learn_speed(sum(len(one.piece.ids) for one in plan), time.perf_counter() - started)
+        self.counters.steps += 1
+        row = 0
+        for one in plan:
+            try:
+                self._take(one, scores, row)
+            except FloatingPointError as error:
+                print(f"engine: {error}", flush=True)
+                self._finish(one.running, "error")
+            row += one.piece.wanted
+
+    def _plan(self) -> list[Planned]:
+        """New prompts get what rows a step has time for, the oldest first; of all others the next token and drafts."""
+        budget = max(
+            ROWS_AT_ONCE, min(self._config.prefill_chunk, int(self._rows_per_second * self._config.step_seconds))
+        )
+        decoding = sum(len(one.ids) - one.computed == 1 for one in self._running)
+        room = ROWS_AT_ONCE // max(1, decoding) - 1
+        plan = []
         for one in self._running:
             missing = len(one.ids) - one.computed
-            count = 1 if missing == 1 else min(missing, budget)
-            if count:
-                budget -= count if missing > 1 else 0
-                batch.append(one)
-                pieces.append(Piece(one.ids[one.computed : one.computed + count], one.computed, one.table))
-        if not pieces:
-            return
-        logits = self._runner.logits(pieces)
-        for one, piece, row in zip(batch, pieces, logits, strict=True):
-            one.computed += len(piece.ids)
-            if one.computed == len(one.ids):
-                self._advance(one, choose(row, one.request.sampling, one.generated))
+            if missing == 1 and one.generated:
+                draft = one.lookup.draft(min(room, one.left - 1))
+                ids = [one.ids[-1], *draft]
+                plan.append(Planned(one, Piece(ids, one.computed, one.table, len(ids)), len(draft)))
+            elif budget:
+                count = min(missing, budget)
+                budget -= count
+                ids = one.ids[one.computed : one.computed + count]
+                wanted = count if one.request.sampling.prompt_logprobs else int(count == missing)
+                plan.append(Planned(one, Piece(ids, one.computed, one.table, wanted), 0))
+        return plan
 
-    def _advance(self, one: Running, choice: Choice) -> None:
+    def _learn_speed(self, rows: int, seconds: float) -> None:
+        if rows >= ROWS_AT_ONCE:  # smaller steps are bound by memory and tell nothing of a row's price
+            self._rows_per_second += 0.3 * (rows / max(seconds, 1e-6) - self._rows_per_second)
+
+    def _take(self, planned: Planned, scores: Scores, row: int) -> None:
+        """What a step has computed for one request: tokens are taken as long as the drafts before them held."""
+        one, piece = planned.running, planned.piece
+        end = one.computed + len(piece.ids) - planned.drafted
+        if one.request.sampling.prompt_logprobs and not one.generated:
+            self._score_prompt(one, piece, scores, row)
+            row += piece.wanted - 1
+        one.computed = end
+        if end < len(one.ids):
+            return
         if not one.generated:
             self._pool.publish(one.request.prompt, one.table)
+            if one.request.sampling.prompt_logprobs:
+                one.request.emit(Event(None, "", prompt=tuple(one.prompt_scores)))
+        accepted = 0
+        for number in range(planned.drafted + 1):
+            choice = choose(scores, row + number, one.request.sampling, len(one.request.prompt), one.ids)
+            held = number < planned.drafted and choice.token == piece.ids[number + 1]
+            if not self._advance(one, choice) or not held:
+                break
+            accepted += 1
+            one.computed += 1
+        if planned.drafted:
+            one.lookup.learn(planned.drafted, accepted)
+            self.counters.drafted += planned.drafted
+            self.counters.accepted += accepted
+
+    def _score_prompt(self, one: Running, piece: Piece, scores: Scores, row: int) -> None:
+        following: Sequence[int] = one.ids[piece.start + 1 : piece.start + len(piece.ids) + 1]
+        top = one.request.sampling.top_logprobs
+        one.prompt_scores += [scored(scores, row + n, token, top) for n, token in enumerate(following)]
+
+    def _advance(self, one: Running, choice: Scored) -> bool:
+        """Add a token; whether the request goes on."""
         one.ids.append(choice.token)
+        one.lookup.extend([choice.token])
+        self.counters.generated += 1
         sampling = one.request.sampling
-        ended = choice.token == self._end and not sampling.ignore_end
-        full = one.generated >= sampling.max_tokens
+        ended, full = choice.token == self._end and not sampling.ignore_end, not one.left
         piece = b"" if choice.token in self._specials else self._bytes[choice.token]
         text = one.text.feed(piece, final=ended or full)
-        finish: FinishReason | None = "stop" if ended or one.text.stopped else "length" if full else None
+        finish: FinishReason | None = "stop" if one.text.stopped else "end" if ended else "length" if full else None
         if finish is None:
-            one.request.emit(Event(choice.token, choice.logprob, text))
+            one.request.emit(Event(choice, text))
         else:
             self._finish(one, finish, choice, text)
+        return finish is None
 
-    def _finish(self, one: Running, reason: FinishReason, choice: Choice | None = None, text: str = "") -> None:
+    def _finish(self, one: Running, reason: FinishReason, choice: Scored | None = None, text: str = "") -> None:
         self._running.remove(one)
+        if reason == "error":
+            self.counters.failed_requests += 1
+        else:  # the next keystroke sends this prompt and answer again
+            self._pool.publish(one.ids[: one.computed], one.table)
         self._pool.release(one.table)
-        token, logprob = (choice.token, choice.logprob) if choice else (None, 0.0)
-        one.request.emit(Event(token, logprob, text, reason))
+        one.request.emit(Event(choice, text, reason))
+
+
+def make_runner(model: CodeModel, config: EngineConfig) -> tuple[Runner, int]:
+    """The runner that the config asks for and its number of blocks; "auto" is native where a compiler is."""
+    native = config.kernels == "native" or (config.kernels == "auto" and compiler() is not None)
+    tokens = max(config.cache_tokens, model.config.context)
+    if native:
+        threads = config.threads or len(os.sched_getaffinity(0))
+        blocks = -(-tokens // NativeRunner.block_size)
+        return NativeRunner(model, blocks=blocks, threads=threads, weights=config.weights), blocks
+    if config.weights != "float32":
+        raise UserError(f"weights = {config.weights!r} needs kernels = 'native' and a C++ compiler; install g++")
+    blocks = -(-tokens // TORCH_BLOCK)
+    return TorchRunner(model, blocks=blocks, block_size=TORCH_BLOCK), blocks

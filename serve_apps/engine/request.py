@@ -1,15 +1,21 @@
 """What an engine takes and what it gives back."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-FinishReason = Literal["length", "stop", "cancelled", "error"]
+FinishReason = Literal["length", "stop", "end", "deadline", "cancelled", "error"]
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are chosen; temperature 0 is greedy."""
+    """How tokens are chosen; temperature 0 is greedy, top_k 0 is all.
+
+    `repetition_penalty` is transformers': over prompt and answer. `frequency_penalty` and `presence_penalty` are
+    OpenAI's: over the answer. `top_logprobs` alternatives are told of each token; with `prompt_logprobs` the prompt's
+    tokens are scored too.
+    """
 
     max_tokens: int = 16
     temperature: float = 1.0
@@ -18,42 +24,105 @@ class Sampling:
     seed: int = 0
     stop: tuple[str, ...] = ()
     ignore_end: bool = False
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    top_logprobs: int = 0
+    prompt_logprobs: bool = False
+
+    @property
+    def penalized(self) -> bool:
+        """Whether earlier tokens change the logits."""
+        return (self.repetition_penalty, self.frequency_penalty, self.presence_penalty) != (1.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A token and its log probability under the unmodified model, and the likeliest ones in its place."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True)
 class Event:
-    """One sampled token: the text that it sets free (whole characters only) and, on the last, why it ended."""
+    """One token of the answer, the text that it sets free (whole characters only), and on the last why it ended.
 
-    token: int | None
-    logprob: float
+    Before the first token of a request with `prompt_logprobs` comes one event without a token: `prompt` has the scores
+    of the prompt's tokens but the first.
+    """
+
+    scored: Scored | None
     text: str
     finish: FinishReason | None = None
+    prompt: tuple[Scored, ...] = ()
 
 
 @dataclass(eq=False)
 class Request:
-    """A prompt on its way through an engine; `emit` is called on the engine's thread."""
+    """A prompt on its way through an engine; `emit` is called on the engine's thread.
+
+    `user` shares the engine fairly with other users; `deadline` is a time of `time.monotonic`.
+    """
 
     prompt: list[int]
     sampling: Sampling
     emit: Callable[[Event], None]
+    user: str = ""
+    deadline: float | None = None
     cancelled: bool = field(default=False)
 
     def cancel(self) -> None:
         """Ask the engine to stop; its blocks are free after the step under way."""
         self.cancelled = True
 
+    @property
+    def late(self) -> bool:
+        """Whether the deadline has passed."""
+        return self.deadline is not None and time.monotonic() > self.deadline
+
+
+@dataclass
+class Counters:
+    """What an engine has done since it started; tokens unless said otherwise."""
+
+    prompt: int = 0
+    generated: int = 0
+    prefix_queries: int = 0
+    prefix_hits: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    cancelled_requests: int = 0
+    late_requests: int = 0
+    failed_requests: int = 0
+    steps: int = 0
+
+
+@dataclass(frozen=True)
+class Load:
+    """How busy an engine is now."""
+
+    running: int
+    waiting: int
+    cache_use: float
+
 
 class Engine(Protocol):
     """What the API needs of an engine."""
 
     context: int
+    counters: Counters
+
+    @property
+    def load(self) -> Load:
+        """How busy it is."""
 
     def submit(self, request: Request) -> None:
-        """Queue a request; `Overloaded` when the queue is full."""
+        """Queue a request; `Overloaded` when the queue is full, ValueError when it can never be served."""
 
     def close(self) -> None:
-        """Stop the engine's thread."""
+        """Stop; what runs ends as cancelled."""
 
 
 class Overloaded(Exception):  # noqa: N818 - a state, not a fault

@@ -1,42 +1,74 @@
 """Choosing a token from logits; the random number depends on (seed, position) alone, so company changes nothing."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from serve_apps.engine.request import Sampling
+from serve_apps.engine.pieces import Scores
+from serve_apps.engine.request import Sampling, Scored
 
-
-@dataclass(frozen=True)
-class Choice:
-    """A token and its log probability under the unmodified model."""
-
-    token: int
-    logprob: float
+Array = np.ndarray[Any, Any]
+LIKELY = 1024  # top_p looks at so many of the likeliest tokens before it sorts all
 
 
-def choose(logits: Tensor, sampling: Sampling, position: int) -> Choice:
-    """A token from [vocabulary] logits.
+def choose(scores: Scores, row: int, sampling: Sampling, prompt: int, ids: Sequence[int]) -> Scored:
+    """The token after `ids`, of which the first `prompt` were given.
 
     Raises:
         FloatingPointError: the logits are not finite.
     """
-    if not torch.isfinite(logits).all():
+    if not np.isfinite(scores.log_total[row]):
         raise FloatingPointError("the model's logits are not finite")
-    logprobs = logits.log_softmax(-1)
-    token = int(logits.argmax()) if sampling.temperature == 0 else _sample(logits, sampling, position)
-    return Choice(token, float(logprobs[token]))
+    if sampling.temperature == 0 and not sampling.penalized:
+        return scored(scores, row, int(scores.best[row]), sampling.top_logprobs)
+    logits = _penalized(scores.logits[row], sampling, prompt, ids) if sampling.penalized else scores.logits[row]
+    token = int(logits.argmax()) if sampling.temperature == 0 else _sample(logits, sampling, len(ids) - prompt)
+    return scored(scores, row, token, sampling.top_logprobs)
 
 
-def _sample(logits: Tensor, sampling: Sampling, position: int) -> int:
-    values, order = torch.sort(logits.double() / sampling.temperature, descending=True, stable=True)
-    if sampling.top_k > 0:
-        values, order = values[: sampling.top_k], order[: sampling.top_k]
-    cumulative = values.softmax(-1).cumsum(-1)
+def scored(scores: Scores, row: int, token: int, top: int) -> Scored:
+    """A token with its log probability, and the `top` likeliest beside it."""
+    logits, total = scores.logits[row], float(scores.log_total[row])
+    likeliest = _largest(logits, top) if top else ()
+    return Scored(token, float(logits[token]) - total, tuple((int(t), float(logits[t]) - total) for t in likeliest))
+
+
+def _penalized(logits: Array, sampling: Sampling, prompt: int, ids: Sequence[int]) -> Array:
+    changed = logits.astype(np.float64)
+    if sampling.repetition_penalty != 1:
+        seen = np.unique(np.asarray(ids))
+        at = changed[seen]
+        changed[seen] = np.where(at > 0, at / sampling.repetition_penalty, at * sampling.repetition_penalty)
+    answered, counts = np.unique(np.asarray(ids[prompt:], np.int64), return_counts=True)
+    changed[answered] -= sampling.frequency_penalty * counts + sampling.presence_penalty
+    return changed
+
+
+def _largest(logits: Array, count: int) -> Array:
+    """Ids of the `count` largest, likeliest first, the lower id first among equals."""
+    if count < len(logits):
+        least = logits[np.argpartition(logits, -count)[-count:]].min()
+        found = np.flatnonzero(logits >= least)
+    else:
+        found = np.arange(len(logits))
+    return found[np.argsort(-logits[found], kind="stable")][:count]
+
+
+def _sample(logits: Array, sampling: Sampling, position: int) -> int:
+    weights = np.exp((logits.astype(np.float64) - logits.max()) / sampling.temperature)
+    if sampling.top_k:
+        order = _largest(logits, sampling.top_k)
+    elif sampling.top_p < 1:
+        order = _largest(logits, LIKELY)
+        if weights[order].sum() < sampling.top_p * weights.sum():
+            order = _largest(logits, len(logits))
+    else:
+        order = np.arange(len(logits))
+    # top_p is of the mass that top_k leaves; without top_k, of all
+    mass = weights[order].sum() if sampling.top_k else weights.sum()
+    cumulative = weights[order].cumsum()
     # the smallest set whose mass reaches top_p, at least one token
-    kept = min(int((cumulative < sampling.top_p).sum()) + 1, len(values))
-    draw = np.random.default_rng((sampling.seed, position)).random() * float(cumulative[kept - 1])
-    place = min(int(torch.searchsorted(cumulative[:kept], draw, right=True)), kept - 1)
-    return int(order[place])
+    kept = min(int(np.searchsorted(cumulative, sampling.top_p * mass)) + 1, len(order))
+    draw = np.random.default_rng((sampling.seed, position)).random() * cumulative[kept - 1]
+    return int(order[min(int(np.searchsorted(cumulative[:kept], draw, side="right")), kept - 1)])

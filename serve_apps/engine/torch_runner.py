@@ -1,26 +1,17 @@
-"""One forward pass over pieces of many sequences, with K and V in blocks. The shared head is never expanded."""
+"""The forward pass in plain PyTorch, for machines without a C++ compiler. The shared head is never expanded."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from serve_apps.engine.pieces import Piece, Scores
 from starloom.model.model import Attention, Block, CodeModel
 
 
-@dataclass(frozen=True)
-class Piece:
-    """Tokens of one sequence to compute: `ids` stand at positions `start`, `start + 1`, ..."""
-
-    ids: Sequence[int]
-    start: int
-    table: Sequence[int]
-
-
-class PagedRunner:
+class TorchRunner:
     """A model and its cache of [layers, K and V, blocks × size, head_dim]."""
 
     def __init__(self, model: CodeModel, *, blocks: int, block_size: int) -> None:
@@ -29,8 +20,8 @@ class PagedRunner:
         self._cache = torch.zeros(shape, dtype=model.transformer.wte.weight.dtype)
 
     @torch.inference_mode()
-    def logits(self, pieces: Sequence[Piece]) -> Tensor:
-        """[pieces, vocabulary]: the logits after the last token of each piece."""
+    def forward(self, pieces: Sequence[Piece]) -> Scores:
+        """K and V of all pieces' tokens into the cache, and the logits that are wanted."""
         body = self.model.transformer
         ids = torch.tensor([token for piece in pieces for token in piece.ids])
         positions = torch.cat([torch.arange(p.start, p.start + len(p.ids)) for p in pieces])
@@ -41,8 +32,11 @@ class PagedRunner:
             assert isinstance(block, Block)
             x = x + self._attend(block.attn, block.ln_1(x), self._cache[layer], pieces, slots, written)
             x = x + block.mlp(block.ln_2(x))
-        last = torch.tensor([len(piece.ids) for piece in pieces]).cumsum(0) - 1
-        return F.linear(body.ln_f(x[last]), body.wte.weight).float()
+        ends = torch.tensor([len(piece.ids) for piece in pieces]).cumsum(0).tolist()
+        rows = [row for end, piece in zip(ends, pieces, strict=True) for row in range(end - piece.wanted, end)]
+        logits = F.linear(body.ln_f(x[rows]), body.wte.weight).float()
+        best, log_total = logits.argmax(-1).int(), logits.logsumexp(-1)
+        return Scores(logits.numpy(), best.numpy(), log_total.numpy())
 
     def _slots(self, piece: Piece) -> Tensor:
         length = piece.start + len(piece.ids)
