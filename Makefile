@@ -5,7 +5,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 BENCHES := curate dedup tokenize train serve eval
 
-.PHONY: setup quickstart test lint bench clean $(addprefix bench-,$(BENCHES))
+# For tests only: a browser, and toolchains of the languages whose programs the sandbox runs.
+SYSTEM_PACKAGES := chromium chromium-driver g++ default-jdk-headless nodejs node-typescript golang-go rustc php-cli \
+	ruby ruby-test-unit perl libtest-deep-perl lua5.4 lua-unit
+
+.PHONY: system setup quickstart test lint bench clean $(addprefix bench-,$(BENCHES))
 
 setup: $(STAMP)
 
@@ -14,6 +18,14 @@ $(STAMP):
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
 	rm -f $(VENV)/.installed-*
 	touch $@
+
+system:
+	@if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+		missing=$$(for name in $(SYSTEM_PACKAGES); do dpkg -s $$name >/dev/null 2>&1 || echo $$name; done); \
+		if [ -n "$$missing" ]; then \
+			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; \
+		fi; \
+	else echo "make system: no apt-get or no rights for it; install by hand: $(SYSTEM_PACKAGES)"; fi
 
 quickstart: setup
 	$(BIN)/starloom run platform/recipes/quickstart.toml
