@@ -1,5 +1,6 @@
 """The judge: a process of its own that holds the tests and calls the program. Runs inside the sandbox."""
 
+import gc
 import json
 import os
 import random
@@ -17,6 +18,7 @@ def run_judge(connection: socket.socket, writing: int, receive: Callable[[], Any
     """Read the tests, run them against the program, write the verdict. Never returns."""
     code = 1
     try:
+        gc.enable()
         request = receive()
         silence = os.open("/dev/null", os.O_RDWR)
         for descriptor in (0, 1):

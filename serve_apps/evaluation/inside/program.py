@@ -5,6 +5,7 @@ Runs inside the sandbox, on the standard library alone.
 
 import atexit
 import contextlib
+import gc
 import io
 import os
 import random
@@ -56,6 +57,7 @@ def _run_tested(source: str) -> int:
 
 
 def _main_module() -> types.ModuleType:
+    gc.enable()  # the zygote's own objects are frozen and stay shared
     fresh_streams()
     module = types.ModuleType("__main__")
     sys.modules["__main__"] = module

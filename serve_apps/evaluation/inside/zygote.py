@@ -6,6 +6,7 @@ itself, so that they are never in memory that a program is forked from.
 """
 
 import contextlib
+import gc
 import json
 import os
 import select
@@ -24,6 +25,7 @@ from cell import become_subreaper, open_cell
 from judging import read_verdict, run_judge
 from limits import CellLimits
 from program import BUILD_FAILED, BUILT, program
+from syscalls import filter_program
 from usage import Usage, descendants
 
 WARM = (
@@ -38,6 +40,10 @@ def main() -> None:
     become_subreaper()
     for name in [*WARM.split(), "string", "typing", "random", "threading"]:
         __import__(name)
+    filter_program()
+    gc.disable()  # a collection would touch, and so copy, every page that a fork shares with this process
+    gc.collect()
+    gc.freeze()
     _send(1, {"ready": os.getpid()})
     while (request := _receive(0)) is not None:
         _send(1, _answer(request))
