@@ -1,6 +1,8 @@
 """Ray at the edge of the data jobs: a pure function over a list of shards, each a retriable task."""
 
+import logging
 import pickle
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -10,6 +12,7 @@ from starloom import cluster, storage
 from starloom.artifact import Artifact
 
 T = TypeVar("T")
+PROGRESS_SECONDS = 10.0
 
 
 def shard_name(number: int) -> str:
@@ -40,8 +43,7 @@ def map_shards(items: Sequence[T], work: Callable[[T], Any], *, name: str, cpus:
     import ray
 
     cluster.connect()
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = True
+    _settle(ray.data.DataContext.get_current())
     reference = ray.put(list(items))
 
     def one(row: dict[str, Any]) -> dict[str, Any]:
@@ -50,6 +52,20 @@ def map_shards(items: Sequence[T], work: Callable[[T], Any], *, name: str, cpus:
 
     one.__name__ = name
     dataset = ray.data.from_items([{"item": n} for n in range(len(items))], override_num_blocks=len(items))
-    rows = dataset.map(one, num_cpus=cpus).take_all()
-    ordered = sorted(rows, key=lambda row: row["item"])
-    return [pickle.loads(row["result"]) for row in ordered]
+    results: dict[int, Any] = {}
+    said = time.monotonic()
+    for row in dataset.map(one, num_cpus=cpus).iter_rows():
+        results[row["item"]] = pickle.loads(row["result"])
+        if time.monotonic() - said > PROGRESS_SECONDS:
+            said = time.monotonic()
+            print(f"{name}: {len(results):,} of {len(items):,} shards", flush=True)
+    return [results[number] for number in range(len(items))]
+
+
+def _settle(context: Any) -> None:
+    """Ray Data for this work: every CPU for the one operator there is, and no page of log lines a stage."""
+    # the reservation keeps half of the CPUs for operators that never come: on two CPUs one of them stays idle
+    context.op_resource_reservation_enabled = False
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
