@@ -1,6 +1,7 @@
 """Jobs: what decides about a completion; and running many of them on warm sandboxes."""
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -68,6 +69,25 @@ class Program:
 
 
 @dataclass(frozen=True)
+class InstalledPython:
+    """A Python program that uses the packages of this environment, in an interpreter of its own."""
+
+    source: str
+    cpu_seconds: float = 60.0
+
+    def run(self, sandbox: Sandbox, limits: Limits) -> Verdict:
+        """Run it with the environment's interpreter; importing such packages takes seconds and much address space."""
+        wanted = replace(
+            limits,
+            cpu_seconds=max(limits.cpu_seconds, self.cpu_seconds),
+            memory_megabytes=max(limits.memory_megabytes, 4096),
+            limit_addresses=False,
+        )
+        found = Command({"program.py": self.source}, (), (sys.executable, "-s", "program.py"))
+        return sandbox.run_command(found, limits=wanted)
+
+
+@dataclass(frozen=True)
 class ExactMatch:
     """A completion that must equal the missing text, white space around them aside; nothing runs."""
 
@@ -105,6 +125,8 @@ def run_jobs(
     verdicts: list[Verdict | None] = [None] * len(jobs)
     local = threading.local()
     folders = present_folders() if any(isinstance(job, Program) for job in jobs) else []
+    if any(isinstance(job, InstalledPython) for job in jobs):
+        folders.append(sys.prefix)
     opened: list[Sandbox] = []
 
     def sandbox() -> Sandbox:

@@ -1,22 +1,38 @@
-"""Benchmarks by name; each is one small file."""
+"""Benchmarks by name; each module holds some. A user's own is ``MODULE:ATTRIBUTE``."""
 
 import importlib
+from functools import cache
 
 from serve_apps.evaluation.benchmarks.benchmark import Benchmark
 from starloom.errors import UserError
 
-MODULES = {
-    "humaneval": "serve_apps.evaluation.benchmarks.humaneval",
-}
+MODULES = ("humaneval", "mbpp", "multipl_e", "humanevalpack", "infilling", "ds1000")
+
+
+@cache
+def benchmarks() -> dict[str, Benchmark]:
+    """All known benchmarks by name."""
+    found: dict[str, Benchmark] = {}
+    for module in MODULES:
+        for known in importlib.import_module(f"{__name__}.{module}").BENCHMARKS:
+            found[known.name] = known
+    return found
 
 
 def benchmark(name: str) -> Benchmark:
-    """The benchmark of that name.
+    """The benchmark of that name, or the one that ``MODULE:ATTRIBUTE`` names.
 
     Raises:
         UserError: there is none.
     """
-    if name not in MODULES:
-        raise UserError(f"benchmark {name!r} is unknown; known: {', '.join(sorted(MODULES))}")
-    found: Benchmark = importlib.import_module(MODULES[name]).BENCHMARK
-    return found
+    if ":" in name:
+        module, _, attribute = name.partition(":")
+        try:
+            own: Benchmark = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise UserError(f"benchmark {name!r}: {error}") from None
+        return own
+    if name not in benchmarks():
+        families = "humaneval, mbpp, multiple-LANGUAGE, humanevalfix-LANGUAGE, infilling-single-line, ds1000"
+        raise UserError(f"benchmark {name!r} is unknown; such as {families}, or MODULE:ATTRIBUTE of your own")
+    return benchmarks()[name]

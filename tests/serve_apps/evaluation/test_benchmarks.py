@@ -1,0 +1,171 @@
+"""Each benchmark: a right completion passes, a wrong one fails, a broken file is told by its line."""
+
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serve_apps.evaluation.benchmarks import benchmark, benchmarks
+from serve_apps.evaluation.benchmarks.benchmark import cut
+from serve_apps.evaluation.benchmarks.mbpp import called_names
+from serve_apps.evaluation.benchmarks.multipl_e import fenced_code, whole_program
+from serve_apps.evaluation.jobs import run_jobs
+from serve_apps.evaluation.languages import language, present_folders, toolchain
+from serve_apps.evaluation.sandbox import Limits, Sandbox
+from starloom.errors import UserError
+
+LIMITS = Limits(cpu_seconds=5.0, wall_seconds=10.0)
+SHARED = Path(__file__).resolve().parents[4] / "shared" / "data"
+
+MBPP = {
+    "task_id": 11,
+    "text": "Write a function that adds.",
+    "test_setup_code": "import math",
+    "test_list": ["assert add(1, 2) == 3", "assert math.isclose(add(0.1, 0.2), 0.3)"],
+}
+SHELL = {
+    "name": "HumanEval_0_echo",
+    "language": "sh",
+    "prompt": "#!/bin/bash\n# Say it again.\necho_it() {\n",
+    "tests": '}\n\ncandidate() {\n    echo_it "$@"\n}\n\nset -e\n[[ $(candidate "a") = "a" ]]\n',
+    "stop_tokens": ["\n}"],
+}
+INFILLING = {
+    "task_id": "SingleLineInfilling/HumanEval/0/L0",
+    "entry_point": "double",
+    "prompt": "def double(x):\n",
+    "suffix": "    return y\n",
+    "canonical_solution": "    y = 2 * x\n",
+    "test": "def check(candidate):\n    assert candidate(3) == 6\n",
+}
+PACK = {
+    "task_id": "Python/0",
+    "prompt": 'def double(x):\n    """Twice x."""\n',
+    "declaration": "def double(x):\n",
+    "docstring": "Twice x.",
+    "canonical_solution": "    return 2 * x\n",
+    "buggy_solution": "    return 3 * x\n",
+    "test": "def check(double):\n    assert double(3) == 6\n\ncheck(double)",
+    "entry_point": "double",
+}
+PACK_JS = PACK | {
+    "task_id": "JavaScript/0",
+    "prompt": "// Twice x.\nconst double = (x) => {\n",
+    "declaration": "const double = (x) => {\n",
+    "canonical_solution": "  return 2 * x;\n}\n",
+    "test": "const t = () => { console.assert(double(3) === 6) }\nt()\n",
+}
+DS = {
+    "prompt": "import numpy as np\nA:\n<code>\n",
+    "metadata": {"library": "Numpy"},
+    "code_context": "import numpy as np\ndef test_execution(solution):\n    place = {'np': np}\n"
+    "    exec(solution, place)\n    assert place['result'].tolist() == [1, 2]\n",
+}
+# benchmark, record, right completion, wrong completion
+CASES = [
+    ("mbpp", MBPP, "def add(a, b):\n    return a + b\n", "def add(a, b):\n    return a - b\n"),
+    ("multiple-sh", SHELL, '  echo "$1"\n', "  echo no\n"),
+    ("infilling-single-line", INFILLING, "    y = x + x\n", "    y = x\n"),
+    ("santacoder-fim", INFILLING, "y = 2 * x", "y = x * 2"),
+    ("humanevalsynthesize-python", PACK, "    return x + x\n", "    return x\n"),
+    ("humanevalfix-python", PACK, "    return x + x\n", "    return 3 * x\n"),
+    ("humanevalexplain-python", PACK, "    return x + x\n", "    pass\n"),
+    ("humanevalsynthesize-js", PACK_JS, "  return x + x\n}\n", "  return x\n}\n"),
+    ("ds1000", DS, "result = np.arange(1, 3)", "result = np.arange(3)"),
+]
+
+
+@pytest.mark.parametrize(("name", "record", "right", "wrong"), CASES, ids=[case[0] for case in CASES])
+def test_benchmark_tells_right_from_wrong(
+    tmp_path: Path, name: str, record: dict[str, Any], right: str, wrong: str
+) -> None:
+    if name.endswith("-js") and not toolchain(language("js")).present:
+        pytest.skip("node is not installed")
+    path = tmp_path / "data.jsonl"
+    path.write_text(json.dumps(record) + "\n")
+    chosen = benchmark(name)
+    (task,) = chosen.tasks(str(path))
+    verdicts = run_jobs([chosen.job(task, completion) for completion in (right, wrong)], Limits(), workers=1)
+    assert [verdict.status for verdict in verdicts] == ["passed", "failed"], verdicts
+
+
+def test_fix_prompt_shows_the_bug_and_explain_prompt_the_words(tmp_path: Path) -> None:
+    (tmp_path / "data.jsonl").write_text(json.dumps(PACK))
+    fix, explain = (
+        benchmark(f"humaneval{k}-python").tasks(str(tmp_path / "data.jsonl"))[0] for k in ("fix", "explain")
+    )
+    assert "return 3 * x" in fix.prompt
+    assert fix.prompt.endswith("Fix bugs in double.\n\ndef double(x):\n")
+    assert explain.prompt == "# Twice x.\ndef double(x):\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ('{"task_id": 1', "line 1 is not JSON"),
+        ('{"task_id": 1}', "line 1 lacks the field 'test_list'"),
+        ('{"task_id": 1, "test_list": []}', "line 1 has no tests"),
+        ("\n\n", "holds no task"),
+    ],
+)
+def test_broken_file_is_told_by_its_line(tmp_path: Path, text: str, complaint: str) -> None:
+    (tmp_path / "data.jsonl").write_text(text)
+    with pytest.raises(UserError, match=complaint):
+        benchmark("mbpp").tasks(str(tmp_path / "data.jsonl"))
+
+
+def test_every_benchmark_has_its_own_name_and_unknown_ones_are_refused() -> None:
+    assert len(benchmarks()) >= 60
+    assert all(known.name == name for name, known in benchmarks().items())
+    with pytest.raises(UserError, match="unknown"):
+        benchmark("humanevil")
+
+
+def test_own_benchmark_is_found_by_module_and_attribute() -> None:
+    assert benchmark("serve_apps.evaluation.benchmarks.mbpp:BENCHMARKS")[0].name == "mbpp"  # type: ignore[index]
+    with pytest.raises(UserError, match="nowhere"):
+        benchmark("nowhere:BENCHMARK")
+
+
+def test_called_names_are_those_that_nobody_defines() -> None:
+    tests = "import re\nfor case in cases():\n    assert set(f(Pair(case))) == {re.sub('a', 'b', x) for x in g}"
+    assert sorted(called_names(tests, "def g(): pass")) == ["Pair", "cases", "f"]
+
+
+def test_completion_is_cut_at_its_first_stop() -> None:
+    assert cut("a\nprint(1)\ndef f", ("\ndef", "\nprint")) == "a"
+    assert cut("a", ("\ndef",)) == "a"
+
+
+def test_chat_answer_gives_its_code() -> None:
+    assert fenced_code("Sure:\n```python\nx = 1\n```\nDone") == "x = 1\n"
+    assert fenced_code("x = 2") == "x = 2"
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(folders=present_folders()) as opened:
+        yield opened
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data are not here")
+@pytest.mark.parametrize("file", sorted(p.name for p in (SHARED / "infilling").glob("*.gz")))
+def test_canonical_middles_of_infilling_pass(file: str) -> None:
+    chosen = benchmark("infilling-single-line")
+    tasks = chosen.tasks(str(SHARED / "infilling" / file))[::20]
+    jobs = [chosen.job(task, task.record["canonical_solution"]) for task in tasks]
+    assert {verdict.status for verdict in run_jobs(jobs, Limits())} == {"passed"}
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data are not here")
+@pytest.mark.parametrize("short", ["cpp", "go", "java", "js", "lua", "php", "pl", "r", "rb", "rs", "sh", "ts"])
+def test_most_given_solutions_of_multipl_e_pass(sandbox: Sandbox, short: str) -> None:
+    if not toolchain(language(short)).present:
+        pytest.skip(f"no toolchain of {short}")
+    text = gzip.decompress((SHARED / "multipl-e" / f"humaneval-{short}.jsonl.gz").read_bytes()).decode()
+    records = [json.loads(line) for line in text.split("\n") if line.strip()][:4]
+    verdicts = [whole_program(r, fenced_code(r["gpt_solution"])).run(sandbox, LIMITS) for r in records]
+    assert sum(verdict.passed for verdict in verdicts) >= 2, [(v.status, v.stderr[:200]) for v in verdicts]
