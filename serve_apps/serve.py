@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from starloom import storage
 from starloom.artifact import Artifact, finished
@@ -18,14 +19,23 @@ MODEL_KIND = "model"
 def main(argv: Sequence[str]) -> int:
     """Serve until interrupted."""
     parser = argparse.ArgumentParser(prog="starloom serve", description="Serve a model over HTTP.")
-    parser.add_argument("model", metavar="RUN_OR_MODEL", help="the root of a run, or a model folder")
+    parser.add_argument("model", metavar="RUN_OR_MODEL", nargs="+", help="roots of runs, or model folders")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--api-keys", metavar="FILE", help="lines of name:key; requests must carry one of the keys")
+    parser.add_argument("--requests-per-minute", type=int, help="of each key")
+    parser.add_argument(
+        "--weights", choices=("float32", "int8"), default="float32", help="int8 is faster and less exact"
+    )
     arguments = parser.parse_args(list(argv))
-    folder = model_folder(arguments.model)
-    with serving(folder, host=arguments.host, port=arguments.port) as url:
+    folders = [model_folder(location) for location in arguments.model]
+    values: dict[str, Any] = {
+        "models": [{"folder": str(folder.resolve()), "engine": {"weights": arguments.weights}} for folder in folders],
+        "gate": {"requests_per_minute": arguments.requests_per_minute, "keys": _keys(arguments.api_keys)},
+    }
+    with serving_config(values, host=arguments.host, port=arguments.port) as url:
         body = '{"prompt": "def fibonacci(n):", "max_tokens": 32}'
-        print(f"serving {folder} at {url}")
+        print(f"serving {', '.join(map(str, folders))} at {url} (a page to try it: {url}/)")
         print(f"curl {url}/v1/completions -H 'Content-Type: application/json' -d '{body}'", flush=True)
         # Ray's own handler of SIGTERM aborts the process: ours replaces it once Ray has started
         asked = threading.Event()
@@ -33,6 +43,17 @@ def main(argv: Sequence[str]) -> int:
             signal.signal(number, lambda *_: asked.set())
         asked.wait()
     return 0
+
+
+def _keys(path: str | None) -> dict[str, str]:
+    from serve_apps.deployment import keys_of
+
+    if path is None:
+        return {}
+    try:
+        return keys_of(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--api-keys {path}: {error.strerror}; give a file of name:key lines") from None
 
 
 def model_folder(location: str) -> Path:
@@ -60,24 +81,33 @@ def serving(folder: str | Path, port: int = 0, host: str = "127.0.0.1") -> Itera
     """Deploy a model folder on the current Ray, yield its URL, take it down. Port 0 is any free one.
 
     Raises:
-        UserError: the port is in use.
+        UserError: the folder holds no model, or the port is in use.
+    """
+    with serving_config({"models": [{"folder": str(Path(folder).resolve())}]}, port, host) as url:
+        yield url
+
+
+@contextmanager
+def serving_config(values: dict[str, Any], port: int = 0, host: str = "127.0.0.1") -> Iterator[str]:
+    """The same for a whole `ServingConfig`.
+
+    Raises:
+        UserError: the config is wrong, a folder holds no model, or the port is in use.
     """
     from ray import serve
 
-    from serve_apps.api.app import Completions
-    from serve_apps.engine.engine import EngineConfig
+    from serve_apps.deployment import application
     from starloom.cluster import connect
     from starloom.model.folder import read_config
 
-    read_config(folder)  # a wrong folder is told before anything is started
+    made = application(values)
+    for model in values["models"]:
+        read_config(model["folder"])  # a wrong folder is told before anything is started
     port = _free_port(host, port)
     connect()
     serve.start(http_options={"host": host, "port": port})
     try:
-        application = Completions.bind(  # type: ignore[attr-defined]
-            str(Path(folder).resolve()), Path(folder).resolve().name, EngineConfig()
-        )
-        serve.run(application, name="starloom", route_prefix="/")
+        serve.run(made, name="starloom", route_prefix="/")
         yield f"http://{host}:{port}"
     finally:
         serve.shutdown()

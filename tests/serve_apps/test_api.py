@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from data_jobs.tokenization import train_bpe
-from serve_apps.api.bodies import infilling_prompt
+from serve_apps.api.prompts import infilling_prompt
 from serve_apps.serve import model_folder, serving
 from starloom.errors import UserError
 from starloom.model.config import ModelConfig

@@ -1,0 +1,139 @@
+"""Ollama's dialect: `/api/generate`, `/api/tags`, `/api/version`; newline-separated JSON."""
+
+import datetime
+import json
+import secrets
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response, StreamingResponse
+from pydantic import BaseModel, Field
+
+from serve_apps.api.errors import ending_with_error
+from serve_apps.api.openai import Stop, StopText
+from serve_apps.api.prompts import infilling_prompt, prompt_ids
+from serve_apps.api.service import Served, Service, started, while_connected
+from serve_apps.engine.request import Sampling
+from starloom.tokenizer import END_OF_TEXT
+
+FINISH = {"length": "length", "deadline": "length"}
+VERSION = "0.6.0"  # of the dialect: editors switch features on it
+
+
+class Options(BaseModel):
+    """`options`; -1 or -2 of `num_predict` mean as much as fits."""
+
+    num_predict: int | None = Field(None, ge=-2)
+    temperature: float | None = Field(None, ge=0, le=100)
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=0, le=1 << 20)
+    seed: int | None = Field(None, ge=0, lt=1 << 63)
+    stop: StopText | Stop | None = None
+    repeat_penalty: float | None = Field(None, gt=0, le=10)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+
+
+class GenerateBody(BaseModel):
+    """/api/generate. Editors send `raw` with sentinels in the prompt, or `suffix`."""
+
+    model: str | None = None
+    prompt: str = ""
+    suffix: str | None = None
+    system: str | None = None
+    stream: bool | None = True
+    raw: bool | None = False
+    options: Options | None = None
+
+    def sampling(self, room: int) -> Sampling:
+        """That server's defaults where nothing is said."""
+        o = self.options or Options()
+        asked = 128 if o.num_predict is None else o.num_predict
+        stop = [o.stop] if isinstance(o.stop, str) else o.stop or []
+        return Sampling(
+            max_tokens=max(1, room if asked < 1 else min(asked, room)),
+            temperature=0.8 if o.temperature is None else o.temperature,
+            top_p=o.top_p or 0.9,
+            top_k=40 if o.top_k is None else o.top_k,
+            seed=secrets.randbits(48) if o.seed is None else o.seed,
+            stop=tuple(filter(None, stop)),
+            repetition_penalty=o.repeat_penalty or 1.0,
+            frequency_penalty=o.frequency_penalty or 0.0,
+            presence_penalty=o.presence_penalty or 0.0,
+        )
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat().replace("+00:00", "Z")
+
+
+def router(service: Service) -> APIRouter:
+    """The routes."""
+    api = APIRouter(tags=["Ollama"])
+
+    @api.get("/api/tags")
+    async def tags() -> dict[str, Any]:
+        """What is served."""
+        details = {"format": "safetensors", "family": "gpt_bigcode", "families": ["gpt_bigcode"]}
+        details |= {"parameter_size": "", "quantization_level": "F32", "parent_model": ""}
+        rest = {"modified_at": _now(), "size": 0, "digest": "", "details": details}
+        return {"models": [{"name": name, "model": name, **rest} for name in service.models]}
+
+    @api.get("/api/version")
+    async def version() -> dict[str, str]:
+        """The dialect's."""
+        return {"version": VERSION}
+
+    @api.post("/api/generate", response_model=None)
+    async def generate(body: GenerateBody, request: Request) -> Response | dict[str, Any]:
+        """Text after the prompt or before the suffix, streamed unless `stream` is false."""
+        served, caller = service.model(body.model), service.caller(request)
+        prompt = _prompt(served, body)
+        sampling = body.sampling(served.engine.context - len(prompt))
+        began = time.perf_counter_ns()
+        if not body.stream:
+            answer = await while_connected(request, service.complete(served, prompt, sampling, caller))
+            return _last(served, answer.text, answer.finish, len(prompt), len(answer.scored), began)
+        events = await started(service.events(served, prompt, sampling, caller))
+
+        async def lines() -> AsyncIterator[str]:
+            made = 0
+            async for event in events:
+                made += event.scored is not None
+                if event.finish:
+                    yield json.dumps(_last(served, event.text, event.finish, len(prompt), made, began)) + "\n"
+                elif event.text:
+                    head = {"model": served.name, "created_at": _now()}
+                    yield json.dumps({**head, "response": event.text, "done": False}) + "\n"
+
+        return StreamingResponse(ending_with_error(request.url.path, lines()), media_type="application/x-ndjson")
+
+    return api
+
+
+def _prompt(served: Served, body: GenerateBody) -> list[int]:
+    asked = (body.options.num_predict if body.options else None) or 128
+    room = max(4, served.engine.context - max(1, min(asked, served.engine.context // 2)))
+    if body.suffix:
+        return infilling_prompt(served.tokenizer, body.prompt, body.suffix, room, served.fim_order)
+    text = body.prompt if body.raw or not body.system else f"{body.system}\n\n{body.prompt}"
+    # that server cuts what does not fit, the oldest first
+    return prompt_ids(served.tokenizer, text)[-room:] or [served.tokenizer.special(END_OF_TEXT)]
+
+
+def _last(served: Served, text: str, finish: str, prompt: int, made: int, began: int) -> dict[str, Any]:
+    spent = time.perf_counter_ns() - began
+    return {
+        "model": served.name,
+        "created_at": _now(),
+        "response": text,
+        "done": True,
+        "done_reason": FINISH.get(finish, "stop"),
+        "total_duration": spent,
+        "load_duration": 0,
+        "prompt_eval_count": prompt,
+        "eval_count": made,
+        "eval_duration": spent,
+    }

@@ -1,0 +1,108 @@
+"""The Serve deployment: HTTP ingress and engines in one replica.
+
+``serve deploy`` takes it by ``serve_apps.deployment:application`` with a `ServingConfig` as arguments, as
+``serve_apps/deploy.yaml`` shows. A changed config is rolled out replica by replica; a replica that leaves finishes
+what it has begun.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic import Field
+from ray import serve
+
+from serve_apps.api.gate import GateConfig
+from serve_apps.api.prompts import FimOrder
+from serve_apps.api.service import Served, Service
+from serve_apps.engine.engine import EngineConfig, LocalEngine
+from starloom.config import Config, validate
+from starloom.errors import UserError
+
+ONGOING = 256  # beyond what engines queue, so that they refuse and not the proxy
+KEYS_VARIABLE = "STARLOOM_API_KEYS"
+
+
+class ModelSettings(Config):
+    """A model folder under a name (none: the folder's)."""
+
+    folder: str
+    name: str | None = None
+    engine: EngineConfig = EngineConfig()
+    fim_order: FimOrder = "psm"
+
+    @property
+    def shown(self) -> str:
+        """The name that requests use."""
+        return self.name or Path(self.folder).resolve().name
+
+
+class ServingConfig(Config):
+    """What a replica serves and to whom. Keys may come from STARLOOM_API_KEYS too: ``name:key,name:key``."""
+
+    models: tuple[ModelSettings, ...] = Field(min_length=1)
+    gate: GateConfig = GateConfig()
+    deadline_seconds: float | None = Field(None, gt=0)
+
+
+class Completions:
+    """All models of the config behind all dialects."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        import torch
+
+        config = validate(ServingConfig, values, where="serving")
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        models = {settings.shown: _served(settings) for settings in config.models}
+        if len(models) < len(config.models):
+            raise UserError("serving.models: two models have one name; give each a name of its own")
+        keys = config.gate.keys | keys_of(os.environ.get(KEYS_VARIABLE, ""))
+        self._gate = config.gate.model_copy(update={"keys": keys})
+        self._service = Service(models, config.deadline_seconds)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        from serve_apps.api.app import create_app
+
+        return create_app(self._service, self._gate)
+
+
+Replica = serve.deployment(max_ongoing_requests=ONGOING, graceful_shutdown_timeout_s=30)(serve.ingress()(Completions))
+
+
+def application(arguments: dict[str, Any]) -> serve.Application:
+    """The Serve application of a `ServingConfig`, checked before anything is started.
+
+    Raises:
+        UserError: the config is wrong.
+    """
+    config = validate(ServingConfig, arguments, where="serving")
+    return Replica.options(name="Completions").bind(config.model_dump(mode="json"))  # type: ignore[attr-defined]
+
+
+def keys_of(text: str) -> dict[str, str]:
+    """Names by keys, from ``name:key`` pairs between commas or lines; `UserError` for anything else."""
+    keys = {}
+    for entry in filter(None, (part.strip() for part in text.replace("\n", ",").split(","))):
+        name, colon, key = entry.partition(":")
+        if not (name and colon and key):
+            raise UserError("API keys are written name:key, one a line or between commas; one of yours is not")
+        keys[key] = name
+    return keys
+
+
+def _served(settings: ModelSettings) -> Served:
+    import json
+
+    from starloom.model.folder import read_model
+    from starloom.tokenizer import load_tokenizer
+
+    folder = Path(settings.folder)
+    tokenizer = load_tokenizer(folder)
+    template = None
+    if (folder / "chat_template.jinja").is_file():
+        template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    elif (folder / "tokenizer_config.json").is_file():
+        template = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template")
+    engine = LocalEngine(read_model(folder), tokenizer, settings.engine)
+    return Served(settings.shown, engine, tokenizer, settings.fim_order, template)
