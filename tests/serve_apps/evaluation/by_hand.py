@@ -1,0 +1,49 @@
+"""Programs of a language run by its own command, without a sandbox: what the sandbox's verdicts are compared with.
+
+For programs of a published data set only.
+"""
+
+import subprocess
+import tempfile
+from pathlib import Path
+
+from serve_apps.evaluation.javatuples import tuple_sources
+from serve_apps.evaluation.jobs import Program
+from serve_apps.evaluation.languages import language, toolchain
+
+# shell lines as MultiPL-E's containers have them, in a folder with the program
+COMMANDS = {
+    "C++": "g++ -std=c++17 program.cpp -o program && ./program",
+    "Go": "go test program_test.go",
+    "Java": "javac -encoding UTF8 -d classes -cp tuples Main.java && java -ea -cp classes:tuples Problem",
+    "JavaScript": "node program.js",
+    "TypeScript": "tsc --target esnext program.ts && node program.js",
+    "Lua": "lua5.4 program.lua",
+    "PHP": "php program.php",
+    "Perl": "perl program.pl",
+    "R": "Rscript --vanilla program.r",
+    "Ruby": "ruby program.rb",
+    "Rust": "{rustc} --edition 2021 -A warnings -o program program.rs && ./program",
+    "Bash": "bash program.sh",
+}
+
+
+def passes_by_hand(program: Program, seconds: float) -> bool:
+    """Whether the language's own command ends with exit code 0 within so many seconds."""
+    known = language(program.language)
+    with tempfile.TemporaryDirectory() as folder:
+        files = {known.file: program.source, **(tuple_sources() if known.name == "Java" else {})}
+        for name, text in files.items():
+            path = Path(folder) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        line = COMMANDS[known.name].format(rustc=toolchain(known).paths.get("rustc"))
+        limited = f"ulimit -u 4000 -v unlimited; ulimit -t {int(seconds) + 60}; {line}"
+        with subprocess.Popen(
+            ["setsid", "-w", "timeout", "-k", "1", str(seconds), "bash", "-c", limited],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        ) as running:
+            return running.wait() == 0
