@@ -47,6 +47,25 @@ class Endpoint:
             TooLong: the endpoint refuses the request as it is.
             RunError: no usable answer after all attempts.
         """
+        answer = self._answer(prompt, generation, stops, suffix)
+        try:
+            text = answer["choices"][0]["text"]
+        except (KeyError, IndexError, TypeError):
+            text = None
+        if not isinstance(text, str):
+            raise RunError(f"{self.url}/v1/completions: the answer holds no choices[0].text")
+        return text
+
+    def completion_tokens(self, prompt: str, generation: Generation) -> int:
+        """How many tokens the endpoint says it has made for a prompt; `RunError` when it does not say."""
+        usage = self._answer(prompt, generation, (), None).get("usage")
+        if not isinstance(usage, dict) or not isinstance(usage.get("completion_tokens"), int):
+            raise RunError(f"{self.url}/v1/completions: the answer holds no usage.completion_tokens")
+        return int(usage["completion_tokens"])
+
+    def _answer(
+        self, prompt: str, generation: Generation, stops: tuple[str, ...], suffix: str | None
+    ) -> dict[str, Any]:
         body: dict[str, Any] = {
             "model": self.model,
             "prompt": prompt,
@@ -58,14 +77,7 @@ class Endpoint:
         }
         if suffix is not None:
             body["suffix"] = suffix
-        answer = self._ask("POST", "/v1/completions", body)
-        try:
-            text = answer["choices"][0]["text"]
-        except (KeyError, IndexError, TypeError):
-            text = None
-        if not isinstance(text, str):
-            raise RunError(f"{self.url}/v1/completions: the answer holds no choices[0].text")
-        return text
+        return self._ask("POST", "/v1/completions", body)
 
     def _ask(self, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
         import httpx

@@ -7,8 +7,8 @@ from typing import Any
 
 from serve_apps.evaluation.benchmarks.benchmark import Benchmark, Task
 from serve_apps.evaluation.endpoint import Endpoint, Generation
-from serve_apps.evaluation.jobs import run_jobs
-from serve_apps.evaluation.sampling import Sample, samples
+from serve_apps.evaluation.jobs import Job, run_jobs
+from serve_apps.evaluation.sampling import Sample, places, samples
 from serve_apps.evaluation.sandbox import Limits, Verdict
 from serve_apps.evaluation.scores import reported_k, score
 from starloom.errors import RunError
@@ -44,12 +44,17 @@ def evaluate_benchmark(
     Raises:
         RunError: the endpoint gives no usable answer, or a task's own code fails in the sandbox.
     """
-    drawn = list(samples(endpoint, tasks, count, generation, room=room))
+    drawn = list(samples(endpoint, places(tasks, count), generation, room=room))
     say(f"{benchmark.name}: {len(drawn)} samples of {len(tasks)} tasks drawn")
-    verdicts = judge(benchmark, tasks, drawn, limits, isolated=isolated, workers=workers)
+    verdicts = judge(benchmark, tasks, drawn, lambda jobs: run_jobs(jobs, limits, isolated=isolated, workers=workers))
     rows = [row(sample, verdict) for sample, verdict in zip(drawn, verdicts, strict=True)]
     summary = summarize(tasks, rows, count)
-    summary["settings"] = {
+    return Scored({**summary, "settings": settings_of(generation, limits, isolated)}, rows)
+
+
+def settings_of(generation: Generation, limits: Limits, isolated: bool) -> dict[str, Any]:
+    """The settings that every result names."""
+    return {
         "temperature": generation.temperature,
         "top_p": generation.top_p,
         "max_tokens": generation.max_tokens,
@@ -57,31 +62,30 @@ def evaluate_benchmark(
         "cpu_seconds": limits.cpu_seconds,
         "isolated": isolated,
     }
-    return Scored(summary, rows)
 
 
 def judge(
     benchmark: Benchmark,
     tasks: Sequence[Task],
     drawn: Sequence[Sample],
-    limits: Limits,
-    *,
-    isolated: bool = True,
-    workers: int | None = None,
+    execute: Callable[[Sequence[Job]], list[Verdict]],
 ) -> list[Verdict]:
-    """Verdicts of samples, in order. Equal completions of a task run once."""
+    """Verdicts of samples, in order. Equal completions of a task run once.
+
+    Raises:
+        RunError: the sandbox failed, or a task's own code does.
+    """
     by_id = {task.id: task for task in tasks}
-    places: dict[tuple[str, str], int] = {}
+    distinct: dict[tuple[str, str], int] = {}
     for sample in drawn:
         if not sample.refused:
-            places.setdefault((sample.task, sample.completion), len(places))
-    jobs = [benchmark.job(by_id[task], completion) for task, completion in places]
-    verdicts = run_jobs(jobs, limits, isolated=isolated, workers=workers)
-    for (task, _), verdict in zip(places, verdicts, strict=True):
+            distinct.setdefault((sample.task, sample.completion), len(distinct))
+    verdicts = execute([benchmark.job(by_id[task], completion) for task, completion in distinct])
+    for (task, _), verdict in zip(distinct, verdicts, strict=True):
         if verdict.status == "sandbox_error":
             raise RunError(f"{benchmark.name} {task}: the sandbox failed: {verdict.detail or verdict.stderr}")
     refused = Verdict(REFUSED)
-    return [refused if s.refused else verdicts[places[s.task, s.completion]] for s in drawn]
+    return [refused if s.refused else verdicts[distinct[s.task, s.completion]] for s in drawn]
 
 
 def row(sample: Sample, verdict: Verdict) -> dict[str, Any]:

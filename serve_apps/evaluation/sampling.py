@@ -26,38 +26,56 @@ def sample_seed(seed: int, task: str, number: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}\0{task}\0{number}".encode()).digest()[:4], "little") >> 1
 
 
+@dataclass(frozen=True)
+class Place:
+    """Which sample of which task."""
+
+    task: Task
+    number: int
+
+
+def places(tasks: Sequence[Task], count: int) -> list[Place]:
+    """`count` places of each task, in order."""
+    return [Place(task, number) for task in tasks for number in range(count)]
+
+
 def samples(
     endpoint: Endpoint,
-    tasks: Sequence[Task],
-    count: int,
+    wanted: Sequence[Place],
     generation: Generation,
     *,
     concurrency: int = 16,
     room: Callable[[str], int] | None = None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[Sample]:
-    """`count` completions of each task, in order. `room` tells how many tokens may follow a prompt.
+    """A completion for each place, in order. `room` tells how many tokens may follow a prompt.
+
+    Ends early once `stopped` says so.
 
     Raises:
         RunError: the endpoint gives no usable answer.
     """
 
-    def one(place: tuple[Task, int]) -> Sample:
-        task, number = place
-        wanted = generation.max_tokens
+    def one(place: Place) -> Sample | None:
+        if stopped():
+            return None
+        task, number, allowed = place.task, place.number, generation.max_tokens
         if room is not None:
-            wanted = min(wanted, room(task.prompt + (task.suffix or "")))
-            if wanted < min(LEAST_ROOM, generation.max_tokens):
+            allowed = min(allowed, room(task.prompt + (task.suffix or "")))
+            if allowed < min(LEAST_ROOM, generation.max_tokens):
                 return Sample(task.id, number, "", "the prompt fills the model's context")
-        settings = replace(generation, max_tokens=wanted, seed=sample_seed(generation.seed, task.id, number))
+        settings = replace(generation, max_tokens=allowed, seed=sample_seed(generation.seed, task.id, number))
         try:
             text = endpoint.complete(task.prompt, settings, task.stops, task.suffix)
         except TooLong as error:
             return Sample(task.id, number, "", str(error))
         return Sample(task.id, number, cut(text, task.stops))
 
-    places = [(task, number) for task in tasks for number in range(count)]
     with ThreadPoolExecutor(concurrency, thread_name_prefix="samples") as pool:
         try:
-            yield from pool.map(one, places)
+            for sample in pool.map(one, wanted):
+                if sample is None:
+                    return
+                yield sample
         finally:
             pool.shutdown(wait=False, cancel_futures=True)

@@ -82,8 +82,9 @@ def _run_first(limits: CellLimits, keep: dict[int, int], work: Callable[[], int]
     """Process 1 of the cell: mounts, then the program, then its exit code."""
     try:
         if limits.isolated:
-            with contextlib.suppress(OSError):  # a limit per PID namespace since Linux 6.14; the supervisor counts too
-                _write("/proc/sys/kernel/pid_max", str(max(301, limits.processes)))
+            # a limit of each PID namespace since Linux 6.14 (the supervisor counts too); ids below 300 are not used twice
+            with contextlib.suppress(OSError):
+                _write("/proc/sys/kernel/pid_max", str(300 + limits.processes))
             _mount_private(limits)
             _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)  # the program may not trace its first process
             _drop_capabilities()

@@ -97,3 +97,8 @@ def test_a_broken_task_is_no_failed_program(sandbox: Sandbox) -> None:
 def test_verdict_cannot_be_forged(sandbox: Sandbox, source: str) -> None:
     assert sandbox.judge_python(source, ADD).status == "failed"
     assert sandbox.judge_python("def add(a, b): return a + b", ADD).passed  # and the next program is judged rightly
+
+
+def test_a_program_may_start_many_processes_one_after_another(sandbox: Sandbox) -> None:
+    source = "import subprocess\nfor _ in range(700): subprocess.run(['true'], check=True)\nprint('done')"
+    assert sandbox.run_python(source, limits=Limits(cpu_seconds=20.0)).stdout == "done\n"

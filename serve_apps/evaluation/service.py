@@ -1,0 +1,166 @@
+"""Evaluations over HTTP, on Ray Serve beside the model, and the leaderboard over what they found.
+
+``python -m serve_apps.evaluation.service --root runs/team --url http://127.0.0.1:8000``
+"""
+
+import argparse
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse, Response
+from ray import serve
+from starlette.requests import Request
+
+from serve_apps.evaluation.benchmarks import benchmark
+from serve_apps.evaluation.store import CANCELLED, ENDED, RUNNING, EvaluationRequest, Store, StoredRun
+from serve_apps.evaluation.worker import carry_out
+from serve_apps.leaderboard.app import Leaderboard
+from starloom.config import validate
+from starloom.errors import UserError
+from starloom.step import guarded
+
+AT_ONCE = 2  # evaluations; the others wait
+api = FastAPI(title="Starloom evaluations")
+
+
+@api.exception_handler(UserError)
+async def _wrong(request: Request, error: UserError) -> JSONResponse:
+    status = 404 if "there is none of that id" in str(error) else 400
+    return JSONResponse({"error": {"message": str(error), "type": "invalid_request_error"}}, status)
+
+
+@serve.deployment(num_replicas=1, max_ongoing_requests=64, ray_actor_options={"num_cpus": 0})
+@serve.ingress(api)
+class Evaluations:
+    """Takes evaluations and carries them out, a few at a time; goes on with unfinished ones when it starts."""
+
+    def __init__(self, root: str, default_url: str | None) -> None:
+        self._store = Store(Path(root))
+        self._store.root.mkdir(parents=True, exist_ok=True)
+        self._default_url = default_url
+        self._turn = threading.Semaphore(AT_ONCE)
+        self._cancelled: dict[str, threading.Event] = {}
+        for run in self._store.runs():
+            if run.state()["state"] not in ENDED:
+                self._start(run)
+
+    def _start(self, run: StoredRun) -> None:
+        cancelled = self._cancelled.setdefault(run.id, threading.Event())
+        threading.Thread(target=self._work, args=(run, cancelled), name=run.id, daemon=True).start()
+
+    def _work(self, run: StoredRun, cancelled: threading.Event) -> None:
+        with self._turn:
+            if cancelled.is_set():
+                run.set_state(CANCELLED)
+            else:
+                carry_out(run, self._default_url, cancelled.is_set)
+
+    @api.post("/", status_code=202)
+    async def create(self, request: Request) -> dict[str, Any]:
+        """Take an evaluation; answers with its id at once."""
+        try:
+            body = await request.json()
+        except ValueError:
+            raise UserError("the body is not JSON") from None
+        if not isinstance(body, dict):
+            raise UserError("the body is no JSON object")
+        asked = validate(EvaluationRequest, body, where="the request")
+        if ":" in asked.benchmark:
+            raise UserError("benchmark: one of your own runs with starloom evaluate, not over HTTP")
+        benchmark(asked.benchmark)
+        run = self._store.create(asked)
+        self._start(run)
+        return described(run)
+
+    @api.get("/")
+    def listed(self) -> dict[str, Any]:
+        """All evaluations, the oldest first."""
+        return {"object": "list", "data": [described(run) for run in self._store.runs()]}
+
+    @api.get("/{name}")
+    def one(self, name: str) -> dict[str, Any]:
+        """Progress and result of one."""
+        return described(self._store.run(name))
+
+    @api.get("/{name}/samples")
+    def samples(self, name: str) -> dict[str, Any]:
+        """Every completion of one, with its verdict where there is one."""
+        run = self._store.run(name)
+        verdicts = {(v["task_id"], v["sample"]): v for v in run.verdicts()}
+        rows = [{"completion": s.completion, **verdicts.get((s.task, s.number), {})} for s in run.samples()]
+        return {"object": "list", "data": rows}
+
+    @api.delete("/{name}")
+    def cancel(self, name: str) -> Response:
+        """Stop one; what it has stays."""
+        run = self._store.run(name)
+        if run.state()["state"] not in ENDED:
+            self._cancelled.setdefault(run.id, threading.Event()).set()
+        return JSONResponse(described(run), 202)
+
+
+def described(run: StoredRun) -> dict[str, Any]:
+    """A run as the API shows it."""
+    state = run.state()
+    progress = {"samples": len(run.samples()), "verdicts": len(run.verdicts()), "total": state["total"]}
+    return {
+        "id": run.id,
+        "object": "evaluation",
+        "state": state["state"],
+        "error": state["error"],
+        "progress": progress if state["state"] in (RUNNING, *ENDED) else None,
+        "request": run.request().model_dump(mode="json"),
+        "result": run.result(),
+    }
+
+
+def deploy(root: str | Path, default_url: str | None) -> None:
+    """Put the evaluations and the leaderboard on the running Serve; its HTTP address stays as it is."""
+    folder = str(Path(root).resolve())
+    evaluations = Evaluations.bind(folder, default_url)  # type: ignore[attr-defined]
+    serve.run(evaluations, name="evaluations", route_prefix="/v1/evaluations")
+    serve.run(Leaderboard.bind(folder), name="leaderboard", route_prefix="/leaderboard")  # type: ignore[attr-defined]
+
+
+@contextmanager
+def evaluating(
+    root: str | Path, default_url: str | None = None, host: str = "127.0.0.1", port: int = 8001
+) -> Iterator[str]:
+    """Start Serve with the evaluations and the leaderboard, yield the URL, take it all down."""
+    from starloom.cluster import connect
+
+    connect()
+    serve.start(http_options={"host": host, "port": port})
+    try:
+        deploy(root, default_url)
+        yield f"http://{host}:{port}"
+    finally:
+        serve.shutdown()
+
+
+def command(argv: Sequence[str]) -> int:
+    """Serve until interrupted."""
+    parser = argparse.ArgumentParser(prog="python -m serve_apps.evaluation.service", description=__doc__)
+    parser.add_argument("--root", required=True, help="folder that keeps the evaluations")
+    parser.add_argument("--url", help="the model to evaluate where a request names none")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8001)
+    arguments = parser.parse_args(list(argv))
+    with evaluating(arguments.root, arguments.url, arguments.host, arguments.port) as url:
+        print(f"evaluations at {url}/v1/evaluations, leaderboard at {url}/leaderboard", flush=True)
+        asked = threading.Event()
+        stop: Callable[..., None] = lambda *_: asked.set()  # noqa: E731
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, stop)
+        asked.wait()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(lambda: command(sys.argv[1:])))
