@@ -25,7 +25,7 @@ def run(config: PackConfig, context: StepContext) -> Outcome:
     return pack(config, context)
 
 
-STEP = Step(config=PackConfig, run=run, produces="tokens")
+STEP = Step(config=PackConfig, run=run, produces="tokens", version=2)
 
 if __name__ == "__main__":
     main(STEP)

@@ -1,8 +1,9 @@
 """The work of `data_jobs.pack`."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -18,10 +19,11 @@ from starloom.errors import UserError
 from starloom.schema import CORPUS
 from starloom.step import Outcome, StepContext
 from starloom.tokenizer import CodeTokenizer, load_tokenizer, smallest_dtype
+from starloom.tokens.bpe import CompiledEncoder
 from starloom.tokens.shard import TokenShardWriter
 
 SPLITS = ("train", "heldout")
-CHECKED_DOCUMENTS = 64
+CHECKED_DOCUMENTS, CHECKED_CHARACTERS = 64, 20_000
 _WORK = ".work"
 _HELDOUT = pa.schema([CORPUS.field(name) for name in ("id", "repo_name", "path", "language", "content")])
 
@@ -43,11 +45,14 @@ def pack(config: PackConfig, context: StepContext) -> Outcome:
     names = shard_names(corpus)
     fast = _fast_route_agrees(tokenizer, corpus, names[0])
     context.say(
-        "encoding with tiktoken" if fast else "tiktoken gives other ids for this tokenizer: encoding with tokenizers"
+        "encoding with the compiled loop"
+        if fast
+        else "warning: the compiled loop gives other ids: encoding with tokenizers, many times slower"
     )
 
     def work(shard: str) -> dict[str, Packed]:
-        return _pack_shard(shard, corpus, tokenizer, fast, dtype, config, context.output)
+        encoder = _encoder(str(trained.local("tokenizer.json")), fast)
+        return _pack_shard(shard, corpus, encoder, dtype, config, context.output)
 
     packed = map_shards(names, work, name="pack")
     if not sum(shard["train"].tokens for shard in packed):
@@ -63,7 +68,7 @@ def pack(config: PackConfig, context: StepContext) -> Outcome:
         "tokenizer": trained.fingerprint,
         "vocabulary": tokenizer.size,
         "dtype": dtype,
-        "route": "tiktoken" if fast else "tokenizers",
+        "route": "compiled" if fast else "tokenizers",
         "shards": shards,
         "heldout_files": heldout,
     }
@@ -87,37 +92,58 @@ def is_heldout(repo_name: str, seed: int, share: float) -> bool:
 
 
 def _fast_route_agrees(tokenizer: CodeTokenizer, corpus: Artifact, shard: str) -> bool:
-    table = corpus.read_table(f"data/{shard}", ["content"])
-    step = max(1, table.num_rows // CHECKED_DOCUMENTS)
-    return tokenizer.agrees(table["content"].to_pylist()[::step])
+    try:
+        encoder = CompiledEncoder.of(tokenizer)
+    except ValueError:
+        return False
+    contents = corpus.read_table(f"data/{shard}", ["content"])["content"]
+    texts = contents.take(pa.array(range(0, len(contents), max(1, len(contents) // CHECKED_DOCUMENTS)))).to_pylist()
+    checked = [text[:CHECKED_CHARACTERS] for text in texts]
+    pairs = zip(encoder.encode(checked), checked, strict=True)
+    return all(ids is None or ids.tolist() == tokenizer.encode(text) for ids, text in pairs)
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Texts to ids on the fastest route that gives the ids of `tokenizers`."""
+
+    tokenizer: CodeTokenizer
+    compiled: CompiledEncoder | None
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """uint32 ids of each text; what the compiled loop leaves out goes through `tokenizers`."""
+        found = self.compiled.encode(texts) if self.compiled is not None else [None] * len(texts)
+        return [
+            np.asarray(self.tokenizer.encode(text), dtype=np.uint32) if ids is None else ids
+            for ids, text in zip(found, texts, strict=True)
+        ]
+
+
+@lru_cache(maxsize=2)
+def _encoder(path: str, fast: bool) -> Encoder:
+    # one in a worker's life: its tables take longer to build than a shard to encode
+    tokenizer = load_tokenizer(path)
+    return Encoder(tokenizer, CompiledEncoder.of(tokenizer) if fast else None)
 
 
 def _pack_shard(
-    shard: str,
-    corpus: Artifact,
-    tokenizer: CodeTokenizer,
-    fast: bool,
-    dtype: str,
-    config: PackConfig,
-    output: ArtifactWriter,
+    shard: str, corpus: Artifact, encoder: Encoder, dtype: str, config: PackConfig, output: ArtifactWriter
 ) -> dict[str, Packed]:
     stem, done = PurePosixPath(shard).stem, f"{_WORK}/{shard}.json"
     if output.exists(done):
         return {split: Packed(**counts) for split, counts in output.read_json(done).items()}
-    encode = _text_encoder(tokenizer, fast)
-    specials = tokenizer.special_ids
+    table = list(rows(corpus.read_table(f"data/{shard}")))
+    rendered = [render(row, config.seed, config.documents) for row in table]
+    texts = encoder.encode([piece for pieces in rendered for piece in pieces if isinstance(piece, str)])
+    specials = {token: np.array([number], dtype=np.uint32) for token, number in encoder.tokenizer.special_ids.items()}
+    waiting = iter(texts)
     documents: dict[str, list[tuple[float, np.ndarray]]] = {split: [] for split in SPLITS}
     languages: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
     heldout = []
-    for row in rows(corpus.read_table(f"data/{shard}")):
+    for row, pieces in zip(table, rendered, strict=True):
         split = "heldout" if is_heldout(row["repo_name"], config.seed, config.heldout_share) else "train"
-        pieces = [
-            np.array([specials[piece.token]], dtype=dtype)
-            if isinstance(piece, Special)
-            else encode(piece).astype(dtype)
-            for piece in render(row, config.seed, config.documents)
-        ]
-        ids = np.concatenate(pieces)
+        parts = [_special(piece, specials) if isinstance(piece, Special) else next(waiting) for piece in pieces]
+        ids = np.concatenate(parts).astype(dtype)
         # neighbours in a repository are spread over the shard; the windows' own order mixes the shards
         documents[split].append((draw(config.seed, f"{row['repo_name']}/{row['path']}", "order"), ids))
         languages[split][row["language"] or ""] += len(ids)
@@ -134,12 +160,11 @@ def _pack_shard(
     return packed
 
 
-def _text_encoder(tokenizer: CodeTokenizer, fast: bool) -> Callable[[str], np.ndarray]:
-    if fast:
-        # the ids arrive as a buffer, without a Python object per token
-        encoding = tokenizer.fast
-        return lambda text: encoding.encode_to_numpy(text, disallowed_special=())
-    return lambda text: np.asarray(tokenizer.encode(text), dtype=np.uint32)
+def _special(piece: Special, ids: dict[str, np.ndarray]) -> np.ndarray:
+    try:
+        return ids[piece.token]
+    except KeyError:
+        raise UserError(f"the tokenizer has no special token {piece.token}, which the documents need") from None
 
 
 def _merge_heldout(names: list[str], output: ArtifactWriter) -> int:

@@ -92,7 +92,7 @@ class CodeTokenizer:
     @cached_property
     def token_bytes(self) -> list[bytes]:
         """The bytes of each id; special tokens are their names."""
-        decoder = _byte_decoder()
+        decoder = {character: byte for byte, character in enumerate(printable_bytes())}
         table = [b""] * self.size
         for token, number in self._marked.get_vocab(with_added_tokens=True).items():
             special = token in self.special_ids
@@ -122,13 +122,11 @@ class CodeTokenizer:
         return all(self.encode_fast(text) == self.encode(text) for text in texts)
 
 
-def _byte_decoder() -> dict[str, int]:
-    """GPT-2's printable stand-ins for bytes, as written in vocabularies of byte-level BPE."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    table = {chr(byte): byte for byte in printable}
-    others = (byte for byte in range(256) if byte not in set(printable))
-    table.update({chr(256 + n): byte for n, byte in enumerate(others)})
-    return table
+def printable_bytes() -> list[str]:
+    """GPT-2's printable stand-in for each of the 256 bytes, as written in vocabularies of byte-level BPE."""
+    printable = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = iter(range(256, 512))
+    return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]
 
 
 def load_tokenizer(path: str | Path) -> CodeTokenizer:
