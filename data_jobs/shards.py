@@ -13,6 +13,7 @@ from starloom.artifact import Artifact
 
 T = TypeVar("T")
 PROGRESS_SECONDS = 10.0
+TASKS_PER_CPU = 16
 
 
 def shard_name(number: int) -> str:
@@ -35,8 +36,8 @@ def rows_of(artifact: Artifact, shard: str) -> int:
 def map_shards(items: Sequence[T], work: Callable[[T], Any], *, name: str, cpus: float = 1.0) -> list[Any]:
     """``[work(item) for item in items]`` on the cluster through Ray Data, results in the order of `items`.
 
-    Each item is a block of its own: a lost task is run again alone. `work` writes its shard atomically and returns
-    small, picklable results; text never travels through the object store.
+    A lost task is run again. `work` writes its shard atomically and leaves a finished one alone, so that little is done
+    twice; it returns small, picklable results: text never travels through the object store.
     """
     if not items:
         return []
@@ -51,7 +52,9 @@ def map_shards(items: Sequence[T], work: Callable[[T], Any], *, name: str, cpus:
         return {"item": row["item"], "result": pickle.dumps(result)}
 
     one.__name__ = name
-    dataset = ray.data.from_items([{"item": n} for n in range(len(items))], override_num_blocks=len(items))
+    # a task costs the driver some milliseconds: enough of them to keep every CPU busy to the end, and no more
+    tasks = min(len(items), TASKS_PER_CPU * cluster.cpus())
+    dataset = ray.data.from_items([{"item": n} for n in range(len(items))], override_num_blocks=tasks)
     results: dict[int, Any] = {}
     said = time.monotonic()
     for row in dataset.map(one, num_cpus=cpus).iter_rows():

@@ -5,30 +5,25 @@ at most `neighbours` + 1 files that is all pairs, so a star whose centre turns o
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import pyarrow.parquet as pq
 
-from data_jobs.near_duplicates.signing import FOLDER, SignedShard
+from data_jobs.near_duplicates.arrays import load_array, save_array
+from data_jobs.near_duplicates.signing import BANDS, EXACT, NORMAL, WORDS, SignedShard, read_fields
 from data_jobs.shards import map_shards
 from starloom.artifact import ArtifactWriter
 
 EDGES = ".edges"
+_COPIES = range(0)  # no band: the hashes of the whole text
 
 
-def read_columns(
-    shards: Sequence[SignedShard], columns: Sequence[str], output: ArtifactWriter
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """File numbers of all signed rows, ascending, and the wanted columns in the same order."""
-    numbers, parts = [], []
-    base = 0
-    for shard in shards:
-        with output.open_file(f"{FOLDER}/{shard.name}") as file:
-            table = pq.read_table(file, columns=["row", *columns])
-        numbers.append(table["row"].to_numpy().astype(np.int64) + base)
-        parts.append({name: table[name].to_numpy() for name in columns})
-        base += shard.rows
-    return np.concatenate(numbers), {name: np.concatenate([part[name] for part in parts]) for name in columns}
+@dataclass(frozen=True)
+class Candidates:
+    """Pairs int64 [pairs, 2], first < second, sorted and distinct."""
+
+    copies: np.ndarray  # equal bytes, or short and equal but for white space: alike without a look at n-grams
+    similar: np.ndarray  # to be verified
 
 
 def find_candidates(
@@ -39,31 +34,55 @@ def find_candidates(
     output: ArtifactWriter,
     *,
     bands_per_task: int,
-) -> np.ndarray:
-    """Candidate pairs int64 [pairs, 2], first < second, sorted and distinct."""
+) -> Candidates:
+    """Pairs of files that share a band, and copies; a task of a few bands holds only their hashes."""
 
-    chunks = [list(range(first, min(first + bands_per_task, bands))) for first in range(0, bands, bands_per_task)]
+    def work(chunk: range) -> None:
+        if output.exists(_edges_of(chunk)):
+            return
+        if not chunk:
+            save_array(_copies(shards, ngram, output), _edges_of(chunk), output)
+            return
+        numbers, (words, *hashes) = read_fields(shards, [WORDS, *(BANDS + band for band in chunk)], output)
+        long_enough = words >= ngram
+        numbers = numbers[long_enough]
+        edges = [bucket_edges(values[long_enough], numbers, neighbours) for values in hashes]
+        save_array(distinct_pairs(edges), _edges_of(chunk), output)
 
-    def work(chunk: list[int]) -> list[str]:
-        names = {band: f"{EDGES}/band{band:03d}.npy" for band in chunk}
-        missing = [band for band in chunk if not output.exists(names[band])]
-        if missing:
-            numbers, columns = read_columns(shards, ["words", *(f"band{band:03d}" for band in missing)], output)
-            long_enough = columns.pop("words") >= ngram
-            numbers = numbers[long_enough]
-            for band in missing:
-                hashes = columns.pop(f"band{band:03d}")[long_enough]
-                save_array(bucket_edges(hashes, numbers, neighbours), names[band], output)
-        return list(names.values())
+    chunks = [range(first, min(first + bands_per_task, bands)) for first in range(0, bands, bands_per_task)]
+    map_shards([_COPIES, *chunks], work, name="candidates")
+    return Candidates(
+        copies=load_array(_edges_of(_COPIES), output),
+        similar=distinct_pairs([load_array(_edges_of(chunk), output) for chunk in chunks]),
+    )
 
-    written = [name for names in map_shards(chunks, work, name="candidates") for name in names]
-    return distinct_pairs([load_array(name, output) for name in written])
+
+def _edges_of(chunk: range) -> str:
+    return f"{EDGES}/bands-{chunk.start}-{chunk.stop}.npy"
+
+
+def _copies(shards: Sequence[SignedShard], ngram: int, output: ArtifactWriter) -> np.ndarray:
+    """Edges between files of equal bytes, and between short files that are equal but for white space.
+
+    Short files (fewer words than an n-gram) have no signature; the longer ones that differ in white space alone have
+    equal n-grams and need no rule of their own.
+    """
+    numbers, (words, exact, normal) = read_fields(shards, [WORDS, EXACT, NORMAL], output)
+    short = words < ngram
+    return distinct_pairs([group_edges(exact, numbers), group_edges(normal[short], numbers[short])])
 
 
 def bucket_edges(hashes: np.ndarray, numbers: np.ndarray, neighbours: int) -> np.ndarray:
-    """Edges within buckets of equal hash: to the least file and to each of the `neighbours` files before."""
-    order = np.lexsort((numbers, hashes))
-    hashes, numbers = hashes[order], numbers[order]
+    """Edges within buckets of equal hash: to the least file and to each of the `neighbours` files before.
+
+    `numbers` ascend.
+    """
+    order = np.argsort(hashes, kind="stable")  # the numbers ascend already
+    ordered = hashes[order]
+    same = ordered[1:] == ordered[:-1]
+    # most files are alone in their bucket and need no look
+    shared = np.concatenate((same, [False])) | np.concatenate(([False], same)) if len(order) else same
+    hashes, numbers = ordered[shared], numbers[order][shared]
     pairs = []
     for distance in range(1, neighbours + 1):
         same = hashes[distance:] == hashes[:-distance]
@@ -88,16 +107,3 @@ def distinct_pairs(parts: Sequence[np.ndarray]) -> np.ndarray:
     merged = merged[np.lexsort((merged[:, 1], merged[:, 0]))]
     new = np.concatenate(([True], (merged[1:] != merged[:-1]).any(axis=1)))
     return merged[new]
-
-
-def save_array(array: np.ndarray, name: str, output: ArtifactWriter) -> None:
-    """Write an array as ``.npy``, whole or not at all."""
-    with output.create(name) as file:
-        np.save(file, array)
-
-
-def load_array(name: str, output: ArtifactWriter) -> np.ndarray:
-    """Read what `save_array` wrote."""
-    with output.open_file(name) as file:
-        loaded: np.ndarray = np.load(file)
-    return loaded

@@ -230,3 +230,17 @@ def jaccard(left, right):  # type: ignore[no-untyped-def]
         else:
             j += 1
     return common / (len(left) + len(right) - common)
+
+
+@_compiled
+def _jaccards(sets, offsets, places, out):  # type: ignore[no-untyped-def]
+    for n in range(len(places)):
+        a, b = places[n, 0], places[n, 1]
+        out[n] = jaccard(sets[offsets[a] : offsets[a + 1]], sets[offsets[b] : offsets[b + 1]])
+
+
+def jaccards(sets: np.ndarray, offsets: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """`jaccard` of many pairs, float64: set i is sets[offsets[i]:offsets[i + 1]], `places` is int64 [pairs, 2]."""
+    out = np.empty(len(places), dtype=np.float64)
+    _jaccards(sets, offsets, places, out)
+    return out

@@ -13,13 +13,12 @@ from data_jobs.near_duplicates import candidates, verification
 from data_jobs.near_duplicates.banding import choose_bands
 from data_jobs.near_duplicates.clusters import Member, resolve
 from data_jobs.near_duplicates.reporting import report
-from data_jobs.near_duplicates.signing import FOLDER, SignedShard, sign_shards
+from data_jobs.near_duplicates.signing import FOLDER, SignedShard, bases_of, sign_shards
 from data_jobs.shards import shard_names
-from starloom.artifact import Artifact
+from starloom.artifact import ArtifactWriter
 from starloom.schema import CLUSTERS, DECISIONS
 from starloom.step import Outcome, StepContext
 
-_FACTS = ("id", "repo_name", "path", "licenses", "stars", "source", "language")
 EXACT, NORMALIZED, NEAR = "exact_duplicate", "normalized_duplicate", "near_duplicate"
 
 
@@ -31,18 +30,17 @@ def deduplicate(config: DeduplicateConfig, context: StepContext) -> Outcome:
     alive = sum(shard.alive for shard in shards)
     context.say(f"{alive:,} files signed; {bands.count} bands of {bands.rows} rows")
 
-    copies, normal = _copies(shards, config, context)
-    similar = candidates.find_candidates(
+    found = candidates.find_candidates(
         shards, bands.count, config.ngram, config.neighbours, output, bands_per_task=config.bands_per_task
     )
-    pairs = candidates.distinct_pairs([copies, normal, similar])
-    verification.prepare_shingles(pairs, shards, collected, config.ngram, output)
+    pairs = candidates.distinct_pairs([found.copies, found.similar])
+    verification.prepare_shingles(np.unique(pairs), shards, collected, config.ngram, output)
     scores = verification.similarities(pairs, shards, output, edges_per_task=config.edges_per_task)
-    scores[_contained(pairs, copies) | _contained(pairs, normal)] = 1.0
+    scores[_contained(pairs, found.copies)] = 1.0
     verified = pairs[scores >= config.threshold]
     context.say(f"{len(pairs):,} candidate pairs, {len(verified):,} of them at least {config.threshold:g} alike")
 
-    facts = _facts(np.unique(verified), shards, collected)
+    facts = _facts(np.unique(verified), shards, output)
     clusters = resolve(verified, lambda file: _preference(facts[file]), strict=config.strict)
     dropped = _write(clusters, facts, _similar_to_survivor(clusters, shards, config, context), shards, context)
     losses = report(shards, clusters, facts, config.alarm_share)
@@ -62,34 +60,22 @@ def deduplicate(config: DeduplicateConfig, context: StepContext) -> Outcome:
     return Outcome(alive, alive - sum(dropped.values()), dict(sorted(dropped.items())), details)
 
 
-def _copies(
-    shards: Sequence[SignedShard], config: DeduplicateConfig, context: StepContext
-) -> tuple[np.ndarray, np.ndarray]:
-    """Edges between files of equal bytes, and between short files that are equal but for white space.
-
-    Short files (fewer words than an n-gram) have no signature; the longer ones that differ in white space alone have
-    equal n-grams and need no rule of their own.
-    """
-    numbers, columns = candidates.read_columns(shards, ["exact", "normal", "words"], context.output)
-    short = columns["words"] < config.ngram
-    exact = candidates.group_edges(columns["exact"], numbers)
-    return exact, candidates.group_edges(columns["normal"][short], numbers[short])
-
-
 def _contained(pairs: np.ndarray, some: np.ndarray) -> np.ndarray:
     width = int(max(pairs.max(initial=0), some.max(initial=0))) + 1
     mask: np.ndarray = np.isin(pairs[:, 0] * width + pairs[:, 1], some[:, 0] * width + some[:, 1])
     return mask
 
 
-def _facts(files: np.ndarray, shards: Sequence[SignedShard], collected: Artifact) -> dict[int, dict[str, Any]]:
-    bases = verification.bases_of(shards)
+def _facts(files: np.ndarray, shards: Sequence[SignedShard], output: ArtifactWriter) -> dict[int, dict[str, Any]]:
+    bases = bases_of(shards)
     facts: dict[int, dict[str, Any]] = {}
     for number, shard in enumerate(shards):
         mine = files[(files >= bases[number]) & (files < bases[number + 1])]
         if len(mine):
-            table = collected.read_table(f"data/{shard.name}", _FACTS).take(pa.array(mine - bases[number]))
-            facts.update(zip(mine.tolist(), table.to_pylist(), strict=True))
+            table = verification.prepared(shard, ["row", *verification.FACTS], output)
+            at = np.searchsorted(table["row"].to_numpy(), mine - bases[number])
+            rows = table.select(verification.FACTS).take(pa.array(at)).to_pylist()
+            facts.update(zip(mine.tolist(), rows, strict=True))
     return facts
 
 
@@ -134,7 +120,7 @@ def _write(
             if member.file != member.survivor:
                 dropped[member.file] = _decision(mine, kept, similarity[member.file], context.name)
     context.output.write_table("clusters.parquet", pa.Table.from_pylist(table, schema=CLUSTERS))
-    bases = verification.bases_of(shards)
+    bases = bases_of(shards)
     files = np.array(sorted(dropped), dtype=np.int64)
     for number, shard in enumerate(shards):
         mine = files[(files >= bases[number]) & (files < bases[number + 1])]

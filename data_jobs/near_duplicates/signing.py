@@ -1,4 +1,4 @@
-"""Stage 1: signatures of every surviving row, one Parquet file per collected shard, a column per band."""
+"""Stage 1: signatures of every surviving row, one array per collected shard with a row per field and per band."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from data_jobs.deduplicate import DeduplicateConfig
+from data_jobs.near_duplicates.arrays import load_rows, save_array
 from data_jobs.near_duplicates.banding import choose_bands
 from data_jobs.near_duplicates.kernel import Texts, sign
 from data_jobs.shards import map_shards
@@ -15,6 +16,7 @@ from starloom.artifact import Artifact, ArtifactWriter
 from starloom.decisions import surviving
 
 FOLDER = ".signatures"
+ROW, WORDS, EXACT, NORMAL, BANDS = range(5)  # the fields before the first band
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,11 @@ class SignedShard:
     alive: int
     sources: dict[str, int]  # surviving files
     languages: dict[str, int]
+
+
+def bases_of(shards: Sequence[SignedShard]) -> np.ndarray:
+    """The number of each shard's first file, and the number of all files at the end."""
+    return np.concatenate(([0], np.cumsum([shard.rows for shard in shards]))).astype(np.int64)
 
 
 def sign_shards(
@@ -43,19 +50,33 @@ def sign_shards(
     return map_shards(names, work, name="sign")
 
 
+def read_fields(
+    shards: Sequence[SignedShard], fields: Sequence[int], output: ArtifactWriter
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """File numbers of all signed rows, ascending, and the wanted fields (uint64) in the same order."""
+    parts = [load_rows(f"{FOLDER}/{shard.name}.npy", [ROW, *fields], output) for shard in shards]
+    numbers = [part[0].astype(np.int64) + base for part, base in zip(parts, bases_of(shards), strict=False)]
+    return np.concatenate(numbers), [np.concatenate([part[n + 1] for part in parts]) for n in range(len(fields))]
+
+
 def _sign_shard(
     name: str, collected: Artifact, earlier: Sequence[Artifact], config: DeduplicateConfig, output: ArtifactWriter
 ) -> SignedShard:
-    kinds = collected.read_table(f"data/{name}", ["source", "language"])
-    alive = np.flatnonzero(surviving(name, len(kinds), earlier))
-    counts = [
-        Counter(value or "" for value in kinds[column].take(pa.array(alive)).to_pylist())
-        for column in kinds.column_names
-    ]
-    signed = SignedShard(name, len(kinds), len(alive), *map(dict, counts))
-    if output.exists(f"{FOLDER}/{name}"):
-        return signed
-    table = collected.read_table(f"data/{name}", ["id", "content"]).take(pa.array(alive))
+    written = f"{FOLDER}/{name}.npy"
+    done = output.exists(written)
+    table = collected.read_table(f"data/{name}", ["source", "language", *(() if done else ("id", "content"))])
+    rows = table.num_rows
+    alive = np.flatnonzero(surviving(name, rows, earlier))
+    if len(alive) < rows:
+        table = table.take(pa.array(alive))
+    counts = [Counter(value or "" for value in table[column].to_pylist()) for column in ("source", "language")]
+    if not done:
+        save_array(_signatures(table, alive, config), written, output)
+    return SignedShard(name, rows, len(alive), *map(dict, counts))
+
+
+def _signatures(table: pa.Table, alive: np.ndarray, config: DeduplicateConfig) -> np.ndarray:
+    """uint64 [fields and bands, files]; hashes do not compress, so they are stored as they are."""
     bands = choose_bands(config.permutations, config.threshold, config.recall)
     signatures = sign(
         Texts.of(table["content"]),
@@ -65,17 +86,8 @@ def _sign_shard(
         bands=bands.count,
         rows=bands.rows,
     )
-    columns = {
-        "row": pa.array(alive, pa.int32()),
-        "exact": pa.array([int(one[:16], 16) for one in table["id"].to_pylist()], pa.uint64()),
-        "words": pa.array(signatures.words),
-        "normal": pa.array(signatures.normal),
-    }
-    for band in range(bands.count):
-        columns[f"band{band:03d}"] = pa.array(np.ascontiguousarray(signatures.bands[:, band]))
-    # hashes do not compress, and dictionaries of them only cost time
-    import pyarrow.parquet as pq
-
-    with output.create(f"{FOLDER}/{name}") as file:
-        pq.write_table(pa.table(columns), file, compression="none", use_dictionary=False)
-    return signed
+    fields = np.empty((BANDS + bands.count, len(alive)), dtype=np.uint64)
+    fields[ROW], fields[WORDS], fields[NORMAL] = alive, signatures.words, signatures.normal
+    fields[EXACT] = [int(one[:16], 16) for one in table["id"].to_pylist()]
+    fields[BANDS:] = signatures.bands.T
+    return fields

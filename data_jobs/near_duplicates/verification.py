@@ -3,40 +3,49 @@
 from collections.abc import Sequence
 
 import numpy as np
+import pyarrow as pa
 
-from data_jobs.near_duplicates.candidates import load_array, save_array
-from data_jobs.near_duplicates.kernel import Texts, jaccard, shingle_sets
-from data_jobs.near_duplicates.signing import SignedShard
+from data_jobs.near_duplicates.kernel import Texts, jaccards, shingle_sets
+from data_jobs.near_duplicates.signing import SignedShard, bases_of
 from data_jobs.shards import map_shards
 from starloom.artifact import Artifact, ArtifactWriter
 
 SHINGLES = ".shingles"
-
-
-def bases_of(shards: Sequence[SignedShard]) -> np.ndarray:
-    """The number of each shard's first file, and the number of all files at the end."""
-    return np.concatenate(([0], np.cumsum([shard.rows for shard in shards]))).astype(np.int64)
+FACTS = ("id", "repo_name", "path", "licenses", "stars", "source", "language")
 
 
 def prepare_shingles(
-    pairs: np.ndarray, shards: Sequence[SignedShard], collected: Artifact, ngram: int, output: ArtifactWriter
+    wanted: np.ndarray, shards: Sequence[SignedShard], collected: Artifact, ngram: int, output: ArtifactWriter
 ) -> None:
-    """Write the n-gram sets of every file in `pairs`, shard by shard; they replace its text from here on."""
-    wanted = np.unique(pairs)
+    """Write facts and n-gram sets of the wanted files, shard by shard; they replace the text from here on.
+
+    One Arrow file a shard, a row a file: `row` in the shard, `FACTS`, and `shingles`, sorted and distinct.
+    """
     bases = bases_of(shards)
 
     def work(number: int) -> None:
-        name = f"{SHINGLES}/{shards[number].name}"
-        if output.exists(f"{name}.offsets.npy"):
+        name = f"{SHINGLES}/{shards[number].name}.arrow"
+        if output.exists(name):
             return
-        rows = wanted[(wanted >= bases[number]) & (wanted < bases[number + 1])] - bases[number]
-        texts = Texts.of(collected.read_table(f"data/{shards[number].name}", ["content"])["content"])
-        sets, offsets = shingle_sets(texts, rows, ngram)
-        save_array(rows, f"{name}.rows.npy", output)
-        save_array(sets, f"{name}.npy", output)
-        save_array(offsets, f"{name}.offsets.npy", output)
+        rows = _within(wanted, bases, number)
+        table = collected.read_table(f"data/{shards[number].name}", ["content", *FACTS])
+        sets, offsets = shingle_sets(Texts.of(table["content"]), rows, ngram)
+        facts = table.select(FACTS).take(pa.array(rows)).combine_chunks()
+        shingles = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(sets))
+        written = facts.append_column("row", pa.array(rows)).append_column("shingles", shingles)
+        with output.create(name) as file, pa.ipc.new_file(file, written.schema) as writer:
+            writer.write_table(written)
 
-    map_shards(list(range(len(shards))), work, name="shingle")
+    concerned = np.unique(np.searchsorted(bases, wanted, side="right") - 1)
+    map_shards(concerned.tolist(), work, name="shingle")
+
+
+def prepared(shard: SignedShard, columns: Sequence[str], output: ArtifactWriter) -> pa.Table:
+    """Some columns of what `prepare_shingles` wrote for a shard."""
+    with output.open_file(f"{SHINGLES}/{shard.name}.arrow") as file:
+        fields = pa.ipc.open_file(file).schema
+        wanted = [fields.get_field_index(name) for name in columns]
+        return pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(included_fields=wanted)).read_all()
 
 
 def similarities(
@@ -52,19 +61,23 @@ def similarities(
     return np.concatenate([np.empty(0), *parts])
 
 
+def _within(files: np.ndarray, bases: np.ndarray, number: int) -> np.ndarray:
+    """The rows of shard `number` among ascending file numbers."""
+    first, last = np.searchsorted(files, bases[number : number + 2])
+    rows: np.ndarray = files[first:last] - bases[number]
+    return rows
+
+
 def _similar(pairs: np.ndarray, shards: Sequence[SignedShard], output: ArtifactWriter) -> np.ndarray:
     bases = bases_of(shards)
-    opened: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
-
-    def shingles(file: int) -> np.ndarray:
-        number = int(np.searchsorted(bases, file, side="right")) - 1
-        if number not in opened:
-            name = f"{SHINGLES}/{shards[number].name}"
-            suffixes = (".rows.npy", ".npy", ".offsets.npy")
-            rows, sets, offsets = (load_array(name + suffix, output) for suffix in suffixes)
-            opened[number] = rows, sets, offsets
-        rows, sets, offsets = opened[number]
-        at = int(np.searchsorted(rows, file - bases[number]))
-        return sets[offsets[at] : offsets[at + 1]]
-
-    return np.array([jaccard(shingles(int(a)), shingles(int(b))) for a, b in pairs])
+    files, places = np.unique(pairs, return_inverse=True)
+    sets, lengths = [np.empty(0, np.uint64)], [np.zeros(1, np.int64)]
+    for number in np.unique(np.searchsorted(bases, files, side="right") - 1).tolist():
+        table = prepared(shards[number], ["row", "shingles"], output)
+        at = np.searchsorted(table["row"].to_numpy(), _within(files, bases, number))
+        # only what these pairs need stays in memory
+        needed = table["shingles"] if len(at) == table.num_rows else table["shingles"].take(pa.array(at))
+        for chunk in needed.chunks:
+            sets.append(chunk.flatten().to_numpy())
+            lengths.append(np.diff(chunk.offsets.to_numpy()))
+    return jaccards(np.concatenate(sets), np.cumsum(np.concatenate(lengths)), places.reshape(pairs.shape))

@@ -1,0 +1,33 @@
+"""Numbers between stages: ``.npy`` files of an unfinished artifact, whole or not there, readable row by row."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from starloom.artifact import ArtifactWriter
+
+
+def save_array(array: np.ndarray, name: str, output: ArtifactWriter) -> None:
+    """Write an array as ``.npy``, whole or not at all."""
+    with output.create(name) as file:
+        np.save(file, array)
+
+
+def load_array(name: str, output: ArtifactWriter) -> np.ndarray:
+    """Read what `save_array` wrote."""
+    with output.open_file(name) as file:
+        loaded: np.ndarray = np.load(file)
+    return loaded
+
+
+def load_rows(name: str, rows: Sequence[int], output: ArtifactWriter) -> list[np.ndarray]:
+    """Some rows of a two-dimensional array that `save_array` wrote, without reading the others."""
+    with output.open_file(name) as file:
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        start, width = file.tell(), shape[1] * dtype.itemsize
+        found = []
+        for row in rows:
+            file.seek(start + row * width)
+            found.append(np.frombuffer(file.read(width), dtype=dtype))
+    return found
