@@ -1,4 +1,4 @@
-"""One program's own namespaces inside the sandbox: users, processes, mounts, network, IPC, host name.
+"""One program's own namespaces inside the sandbox: users, processes, mounts, IPC, host name.
 
 Runs inside the sandbox, on the standard library alone. A cell's processes end with its first one: nothing that a
 program starts outlives it. `open_cell` is called by the zygote; everything after `fork` here runs in the cell.
@@ -16,11 +16,13 @@ from limits import CellLimits
 from syscalls import install
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_NEW_NAMESPACES = (
-    0x10000000 | 0x00020000 | 0x20000000 | 0x08000000 | 0x40000000 | 0x04000000
-)  # user mnt pid ipc net uts
+# user, mounts, processes, IPC, host name. The network namespace is the sandbox's own, without a network: a new one for
+# each program would cost more than all the rest, and programs of one sandbox follow one another and leave nothing in it
+_NEW_NAMESPACES = 0x10000000 | 0x00020000 | 0x20000000 | 0x08000000 | 0x04000000
 _MS_NOSUID, _MS_NODEV, _MS_REC, _MS_PRIVATE = 2, 4, 1 << 14, 1 << 18
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS, _PR_SET_CHILD_SUBREAPER = 1, 4, 38, 36
+_CLONE = {"x86_64": 56, "aarch64": 220}
+READY = b"ready"
 _CAPABILITY_VERSION = 0x20080522
 
 
@@ -29,60 +31,53 @@ def become_subreaper() -> None:
     _check(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
-def open_cell(limits: CellLimits, keep: dict[int, int], work: Callable[[], int]) -> int:
+def open_cell(limits: CellLimits, keep: dict[int, int], work: Callable[[], int], *, alone: bool = False) -> int:
     """Start `work` in a new cell and return the id of the cell's first process, a child of the caller.
 
-    The first process waits for the program and ends with its exit code (128 + signal when one killed it). `keep`
-    maps descriptors of this process to their numbers in the cell, all others are closed there. Kill the first process
-    and the kernel kills the rest.
+    The first process waits for the program and ends with its exit code (128 + signal when one killed it). With `alone`
+    the program is the first process itself: cheaper, but its signals to itself do nothing and nobody adopts its
+    orphans; for programs whose exit code is not asked for. `keep` maps descriptors of this process to their numbers in
+    the cell, all others are closed there. Kill the first process and the kernel kills the rest.
 
     Raises:
         OSError: the kernel refuses a namespace.
     """
     reading, writing = os.pipe()
-    outer = os.fork()
-    if outer == 0:
-        os.close(reading)
-        _enter_namespaces(limits, keep, work, writing)
+    user, group = os.getuid(), os.getgid()
+    first = _fork_into_namespaces() if limits.isolated else os.fork()
+    if first == 0:
+        _run_first(limits, keep, work, writing, (user, group), alone)
     os.close(writing)
     with open(reading, "rb") as answer:
         told = answer.read()
-    os.waitpid(outer, 0)
-    first = told.partition(b"pid ")[2].partition(b";")[0]
-    if first and b"ready;" in told:
-        return int(first)
-    if first:
-        os.waitpid(int(first), 0)
-    raise OSError(told.decode(errors="replace") or "the cell's starter died")
+    if told == READY:
+        return first
+    os.waitpid(first, 0)
+    raise OSError(told.decode(errors="replace") or "the first process of the cell died")
 
 
-def _enter_namespaces(limits: CellLimits, keep: dict[int, int], work: Callable[[], int], report: int) -> None:
-    try:
-        if limits.isolated:
-            _unshare()
-        first = os.fork()
-        if first == 0:
-            _run_first(limits, keep, work, report)
-        os.write(report, b"pid %d;" % first)
-        os._exit(0)
-    except BaseException as error:  # noqa: BLE001 - told to the zygote, which raises it
-        os.write(report, f"{error}".encode())
-        os._exit(1)
+def _fork_into_namespaces() -> int:
+    """fork and unshare in one system call: the child is process 1 of its own namespace at once."""
+    machine = os.uname().machine
+    if machine not in _CLONE:
+        raise OSError(f"isolation is not written for machines of the kind {machine}")
+    flags = _NEW_NAMESPACES | signal.SIGCHLD
+    # PyDLL keeps the interpreter's lock over the call: the child wakes up as its owner
+    child = int(ctypes.PyDLL(None, use_errno=True).syscall(_CLONE[machine], flags, 0, 0, 0, 0))
+    _check(child, "clone into new namespaces")
+    return child
 
 
-def _unshare() -> None:
-    user, group = os.getuid(), os.getgid()
-    _check(_libc.unshare(_NEW_NAMESPACES), "unshare")
-    _write("/proc/self/setgroups", "deny")
-    _write("/proc/self/uid_map", f"{user} {user} 1")
-    _write("/proc/self/gid_map", f"{group} {group} 1")
-
-
-def _run_first(limits: CellLimits, keep: dict[int, int], work: Callable[[], int], report: int) -> None:
+def _run_first(
+    limits: CellLimits, keep: dict[int, int], work: Callable[[], int], report: int, owner: tuple[int, int], alone: bool
+) -> None:
     """Process 1 of the cell: mounts, then the program, then its exit code."""
     try:
         if limits.isolated:
-            # a limit of each PID namespace since Linux 6.14 (the supervisor counts too); ids below 300 are not used twice
+            _write("/proc/self/setgroups", "deny")
+            _write("/proc/self/uid_map", f"{owner[0]} {owner[0]} 1")
+            _write("/proc/self/gid_map", f"{owner[1]} {owner[1]} 1")
+            # a limit of each PID namespace since Linux 6.14 (the supervisor counts too); below 300 no id is used twice
             with contextlib.suppress(OSError):
                 _write("/proc/sys/kernel/pid_max", str(300 + limits.processes))
             _mount_private(limits)
@@ -91,9 +86,9 @@ def _run_first(limits: CellLimits, keep: dict[int, int], work: Callable[[], int]
             install()
         else:
             become_subreaper()
-        os.write(report, b"ready;")
+        os.write(report, READY)
         _move_descriptors(keep)  # closes the report too
-        program = os.fork()
+        program = 0 if alone else os.fork()
         if program == 0:
             _libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
             _run_program(limits, work)

@@ -109,7 +109,7 @@ class Run:
         for name, (reading, _) in pipes.items():
             self._capture(name, reading, self.request["output_bytes"])
         try:
-            self._add(open_cell(self.limits, keep, program(self.request)), "program")
+            self._add(open_cell(self.limits, keep, program(self.request), alone=self.judged), "program")
             if self.judged:
                 theirs.close()
                 self._start_judge(ours)
