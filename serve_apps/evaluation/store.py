@@ -78,6 +78,10 @@ class StoredRun:
         """The summary, once it is done."""
         return self._json("results.json")
 
+    def throughput(self) -> dict[str, float] | None:
+        """Tokens per second at batch 1 and 50, where they were measured."""
+        return self._json("throughput.json")
+
     def samples(self) -> list[Sample]:
         """Completions so far."""
         return [Sample(**row) for row in self._lines("samples.jsonl")]

@@ -30,9 +30,7 @@ def carry_out(run: StoredRun, default_url: str | None, stopped: Callable[[], boo
         run.set_state(FAILED, error=f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
 
 
-def _advance(
-    run: StoredRun, request: EvaluationRequest, default_url: str | None, stopped: Callable[[], bool]
-) -> bool:
+def _advance(run: StoredRun, request: EvaluationRequest, default_url: str | None, stopped: Callable[[], bool]) -> bool:
     chosen = benchmark(request.benchmark)
     tasks = chosen.tasks(request.data)[: request.tasks]
     count = request.n or chosen.samples

@@ -1,0 +1,1 @@
+"""The leaderboard: models by benchmark, with intervals, from the stored evaluations."""
