@@ -4,6 +4,7 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
+from fastapi import HTTPException
 from fastapi.responses import JSONResponse
 
 TGI_PATHS = ("/", "/generate", "/generate_stream")
@@ -12,11 +13,11 @@ OPENAI_KINDS = {401: "authentication_error", 404: "not_found_error", 429: "rate_
 RETRY_SECONDS = 1
 
 
-class Problem(Exception):  # noqa: N818 - what is told to a client, its own fault or ours
-    """A request that is answered with an error."""
+class Problem(HTTPException):
+    """A request that is answered with an error. An HTTPException, since FastAPI lets only those out of body parsing."""
 
     def __init__(self, status: int, message: str, retry_after: int | None = None) -> None:
-        super().__init__(message)
+        super().__init__(status, message)
         self.status, self.message, self.retry_after = status, message, retry_after
 
 

@@ -18,7 +18,8 @@ def main() -> None:
     if not (Path(out) / "model.bin").exists():
         TransformersConverter(model).convert(out, quantization="float32", force=True)
         path = Path(out) / "config.json"  # the benchmark's tokenizer names no unknown token, which CTranslate2 wants
-        path.write_text(json.dumps({k: v or "<|endoftext|>" for k, v in json.loads(path.read_text()).items()}))
+        values = json.loads(path.read_text())
+        path.write_text(json.dumps({**values, "unk_token": "<|endoftext|>", "layer_norm_epsilon": 1e-5}))
     generator = ctranslate2.Generator(
         out, device="cpu", compute_type="float32", intra_threads=int(threads), inter_threads=1
     )

@@ -1,0 +1,90 @@
+"""The API on a socket of this process, over a tiny random model: its engine can be looked into."""
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import uvicorn
+
+from data_jobs.tokenization import train_bpe
+from serve_apps.api.app import create_app
+from serve_apps.api.gate import GateConfig
+from serve_apps.api.service import Served, Service
+from serve_apps.engine.engine import EngineConfig, LocalEngine
+from starloom.model.config import ModelConfig
+from starloom.model.folder import read_model, write_model
+from starloom.model.model import initial_state
+from starloom.tokenizer import load_tokenizer
+
+SHAPE = ModelConfig(layers=2, hidden=64, heads=4, vocabulary=300, context=4096, init_std=0.3)
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server, and what is behind it."""
+
+    url: str
+    port: int
+    engine: LocalEngine
+    folder: Path
+
+
+Serve = Callable[..., Running]
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("api")
+    (path / "tokenizer.json").write_text(train_bpe(iter(["def f(x):\n    return x + 1\n"] * 50), 300).json_text)
+    write_model(path / "tiny", SHAPE, initial_state(SHAPE, 5), tokenizer=path / "tokenizer.json", card="")
+    return path / "tiny"
+
+
+@contextmanager
+def running(
+    folder: Path, gate: GateConfig, deadline: float | None, engine_settings: dict[str, object]
+) -> Iterator[Running]:
+    settings = {"cache_tokens": 16384, "threads": 1, **engine_settings}
+    tokenizer = load_tokenizer(folder)
+    engine = LocalEngine(read_model(folder), tokenizer, EngineConfig.model_validate(settings))
+    service = Service({"tiny": Served("tiny", engine, tokenizer)}, deadline)
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(64)
+        port = int(listening.getsockname()[1])
+        server = uvicorn.Server(
+            uvicorn.Config(create_app(service, gate), log_level="warning", timeout_graceful_shutdown=2)
+        )
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        yield Running(f"http://127.0.0.1:{port}", port, engine, folder)
+        server.should_exit = True
+        thread.join()
+    engine.close()
+
+
+@pytest.fixture
+def serve(tiny: Path) -> Iterator[Serve]:
+    """Servers with settings of their own."""
+    from contextlib import ExitStack
+
+    with ExitStack() as stack:
+
+        def start(gate: GateConfig | None = None, deadline: float | None = None, **engine: object) -> Running:
+            return stack.enter_context(running(tiny, gate or GateConfig(), deadline, engine))
+
+        yield start
+
+
+@pytest.fixture(scope="module")
+def server(tiny: Path) -> Iterator[Running]:
+    """One server for the tests of a module."""
+    with running(tiny, GateConfig(), None, {}) as made:
+        yield made
