@@ -1,6 +1,8 @@
 """Meaning of the dialects' fields, official clients, and wrong input in each dialect's own shape."""
 
 import json
+import re
+from pathlib import Path
 
 import httpx
 import openai
@@ -138,3 +140,13 @@ def test_empty_prompt_and_only_special_tokens_are_served(server: Running) -> Non
 def test_unknown_path_and_method_are_told_in_the_dialect(server: Running) -> None:
     assert httpx.get(f"{server.url}/v1/nothing").json()["error"]["message"]
     assert httpx.get(f"{server.url}/generate").status_code == 405
+
+
+def test_dashboard_asks_only_for_metrics_that_are_exported(server: Running) -> None:
+    _post(server, "/v1/completions", prompt="def", max_tokens=4)
+    httpx.get(f"{server.url}/nothing")
+    exported = httpx.get(f"{server.url}/metrics").text
+    dashboard = (Path(__file__).parents[3] / "platform" / "dashboards" / "serving.json").read_text()
+    asked = set(re.findall(r"(?:vllm|starloom):\w+", dashboard))
+    assert len(asked) > 12
+    assert [name for name in asked if name not in exported] == []
