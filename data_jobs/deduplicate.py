@@ -1,4 +1,10 @@
-"""Exact and near deduplication: MinHash LSH finds candidates, exact Jaccard decides, one file of a cluster is kept."""
+"""Exact and near deduplication: MinHash LSH finds candidates, exact Jaccard decides, one file of a cluster is kept.
+
+With ``signatures`` (of `data_jobs.remember`) among its inputs the files are compared with those corpora too, and those
+files all stay.
+"""
+
+from typing import Self
 
 from pydantic import Field, model_validator
 
@@ -6,26 +12,31 @@ from starloom.config import Config, runtime
 from starloom.step import Outcome, Step, StepContext, main
 
 
-class DeduplicateConfig(Config):
-    """What counts as a duplicate, and how candidates are looked for."""
+class SketchConfig(Config):
+    """How files are compared; what is remembered of a corpus must have been made with the same."""
 
     threshold: float = Field(0.7, gt=0, le=1)  # Jaccard similarity of word n-grams
     ngram: int = Field(5, ge=1, le=32)  # words
     permutations: int = Field(256, ge=16, le=4096)
     seed: int = 1  # of the permutations, as in datasketch
     recall: float = Field(0.99, gt=0, lt=1)  # least chance that a pair at the threshold becomes a candidate
+
+    @model_validator(mode="after")
+    def _bands_exist(self) -> Self:
+        from data_jobs.near_duplicates.banding import choose_bands
+
+        choose_bands(self.permutations, self.threshold, self.recall)
+        return self
+
+
+class DeduplicateConfig(SketchConfig):
+    """What counts as a duplicate, and how candidates are looked for."""
+
     neighbours: int = Field(4, ge=1)  # links of a file within a bucket, besides the one to the bucket's first file
     strict: bool = False  # a dropped file must itself be within the threshold of the file that is kept
     alarm_share: float = Field(0.5, gt=0, le=1)  # a source that loses more of its files is named in a warning
     bands_per_task: int = runtime(8, gt=0)  # 16 bytes a file and band in the task's memory
     edges_per_task: int = runtime(200_000, gt=0)
-
-    @model_validator(mode="after")
-    def _bands_exist(self) -> "DeduplicateConfig":
-        from data_jobs.near_duplicates.banding import choose_bands
-
-        choose_bands(self.permutations, self.threshold, self.recall)
-        return self
 
 
 def run(config: DeduplicateConfig, context: StepContext) -> Outcome:

@@ -67,8 +67,8 @@ def map_shards(items: Sequence[T], work: Callable[[T], Any], *, name: str, cpus:
 
 def _settle(context: Any) -> None:
     """Ray Data for this work: every CPU for the one operator there is, and no page of log lines a stage."""
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
     # the reservation keeps half of the CPUs for operators that never come: on two CPUs one of them stays idle
     context.op_resource_reservation_enabled = False
     context.enable_progress_bars = False
     context.execution_options.preserve_order = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)

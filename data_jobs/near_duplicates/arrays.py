@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from starloom.artifact import ArtifactWriter
+from starloom.artifact import Artifact, ArtifactWriter
 
 
 def save_array(array: np.ndarray, name: str, output: ArtifactWriter) -> None:
@@ -20,9 +20,9 @@ def load_array(name: str, output: ArtifactWriter) -> np.ndarray:
     return loaded
 
 
-def load_rows(name: str, rows: Sequence[int], output: ArtifactWriter) -> list[np.ndarray]:
+def load_rows(name: str, rows: Sequence[int], home: Artifact | ArtifactWriter) -> list[np.ndarray]:
     """Some rows of a two-dimensional array that `save_array` wrote, without reading the others."""
-    with output.open_file(name) as file:
+    with home.open_file(name) as file:
         np.lib.format.read_magic(file)
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
         start, width = file.tell(), shape[1] * dtype.itemsize

@@ -37,16 +37,18 @@ def find_candidates(
 ) -> Candidates:
     """Pairs of files that share a band, and copies; a task of a few bands holds only their hashes."""
 
+    known = sum(shard.rows for shard in shards if shard.known)
+
     def work(chunk: range) -> None:
         if output.exists(_edges_of(chunk)):
             return
         if not chunk:
-            save_array(_copies(shards, ngram, output), _edges_of(chunk), output)
+            save_array(with_new(_copies(shards, ngram, output), known), _edges_of(chunk), output)
             return
         numbers, (words, *hashes) = read_fields(shards, [WORDS, *(BANDS + band for band in chunk)], output)
         long_enough = words >= ngram
         numbers = numbers[long_enough]
-        edges = [bucket_edges(values[long_enough], numbers, neighbours) for values in hashes]
+        edges = [with_new(bucket_edges(values[long_enough], numbers, neighbours), known) for values in hashes]
         save_array(distinct_pairs(edges), _edges_of(chunk), output)
 
     chunks = [range(first, min(first + bands_per_task, bands)) for first in range(0, bands, bands_per_task)]
@@ -97,6 +99,11 @@ def bucket_edges(hashes: np.ndarray, numbers: np.ndarray, neighbours: int) -> np
 def group_edges(keys: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     """Star edges between files with equal keys (exact and normalized copies)."""
     return bucket_edges(keys, numbers, 1)
+
+
+def with_new(pairs: np.ndarray, known: int) -> np.ndarray:
+    """The pairs of which a file is new: the remembered ones have the numbers below `known`, and all of them stay."""
+    return pairs[pairs[:, 1] >= known]
 
 
 def distinct_pairs(parts: Sequence[np.ndarray]) -> np.ndarray:

@@ -12,6 +12,7 @@ from data_jobs.licenses import rank
 from data_jobs.near_duplicates import candidates, verification
 from data_jobs.near_duplicates.banding import choose_bands
 from data_jobs.near_duplicates.clusters import Member, resolve
+from data_jobs.near_duplicates.memory import recall_shards
 from data_jobs.near_duplicates.reporting import report
 from data_jobs.near_duplicates.signing import FOLDER, SignedShard, bases_of, sign_shards
 from data_jobs.shards import shard_names
@@ -26,7 +27,8 @@ def deduplicate(config: DeduplicateConfig, context: StepContext) -> Outcome:
     """Run the step; see `data_jobs.deduplicate`."""
     collected, earlier, output = context.only("collected"), context.every("decisions"), context.output
     bands = choose_bands(config.permutations, config.threshold, config.recall)
-    shards = sign_shards(shard_names(collected), collected, earlier, config, output)
+    known = recall_shards(context.every("signatures"), config)
+    shards = [*known, *sign_shards(shard_names(collected), collected, earlier, config, output)]
     alive = sum(shard.alive for shard in shards)
     context.say(f"{alive:,} files signed; {bands.count} bands of {bands.rows} rows")
 
@@ -75,13 +77,21 @@ def _facts(files: np.ndarray, shards: Sequence[SignedShard], output: ArtifactWri
             table = verification.prepared(shard, ["row", *verification.FACTS], output)
             at = np.searchsorted(table["row"].to_numpy(), mine - bases[number])
             rows = table.select(verification.FACTS).take(pa.array(at)).to_pylist()
-            facts.update(zip(mine.tolist(), rows, strict=True))
+            remembered = {"remembered": shard.known is not None}
+            facts.update((file, {**row, **remembered}) for file, row in zip(mine.tolist(), rows, strict=True))
     return facts
 
 
 def _preference(facts: dict[str, Any]) -> tuple[object, ...]:
-    """Permissive licence first, then stars, then repository, path and id: the least is kept."""
-    return rank(facts["licenses"]), -(facts["stars"] or 0), facts["repo_name"], facts["path"], facts["id"]
+    """Remembered files first, permissive licence, stars, then repository, path and id: the least is kept."""
+    return (
+        not facts["remembered"],
+        rank(facts["licenses"]),
+        -(facts["stars"] or 0),
+        facts["repo_name"],
+        facts["path"],
+        facts["id"],
+    )
 
 
 def _similar_to_survivor(
@@ -109,7 +119,7 @@ def _write(
                     "cluster": number,
                     "repo_name": mine["repo_name"],
                     "path": mine["path"],
-                    "kept": member.file == member.survivor,
+                    "kept": member.file == member.survivor or mine["remembered"],
                     "survivor_repo": kept["repo_name"],
                     "survivor_path": kept["path"],
                     "jaccard": similarity[member.file],
@@ -117,12 +127,14 @@ def _write(
                     "via_path": via["path"],
                 }
             )
-            if member.file != member.survivor:
+            if member.file != member.survivor and not mine["remembered"]:
                 dropped[member.file] = _decision(mine, kept, similarity[member.file], context.name)
     context.output.write_table("clusters.parquet", pa.Table.from_pylist(table, schema=CLUSTERS))
     bases = bases_of(shards)
     files = np.array(sorted(dropped), dtype=np.int64)
     for number, shard in enumerate(shards):
+        if shard.known:
+            continue
         mine = files[(files >= bases[number]) & (files < bases[number + 1])]
         rows = [{"row": file - int(bases[number]), **dropped[file]} for file in mine.tolist()]
         context.output.write_table(f"decisions/{shard.name}", pa.Table.from_pylist(rows, schema=DECISIONS))

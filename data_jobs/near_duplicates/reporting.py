@@ -27,7 +27,8 @@ def report(
     alarm_share: float,
 ) -> Report:
     """Count what was dropped against all files that came in."""
-    dropped = [facts[member.file] for cluster in clusters for member in cluster if member.file != member.survivor]
+    members = [member for cluster in clusters for member in cluster if member.file != member.survivor]
+    dropped = [facts[member.file] for member in members if not facts[member.file]["remembered"]]
     sources = _losses([shard.sources for shard in shards], Counter(row["source"] or "" for row in dropped))
     languages = _losses([shard.languages for shard in shards], Counter(row["language"] or "" for row in dropped))
     sizes = Counter(len(cluster) for cluster in clusters)

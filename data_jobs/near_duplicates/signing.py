@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from data_jobs.deduplicate import DeduplicateConfig
+from data_jobs.deduplicate import SketchConfig
 from data_jobs.near_duplicates.arrays import load_rows, save_array
 from data_jobs.near_duplicates.banding import choose_bands
 from data_jobs.near_duplicates.kernel import Texts, sign
@@ -15,7 +15,7 @@ from data_jobs.shards import map_shards
 from starloom.artifact import Artifact, ArtifactWriter
 from starloom.decisions import surviving
 
-FOLDER = ".signatures"
+FOLDER = "signatures"
 ROW, WORDS, EXACT, NORMAL, BANDS = range(5)  # the fields before the first band
 
 
@@ -28,6 +28,11 @@ class SignedShard:
     alive: int
     sources: dict[str, int]  # surviving files
     languages: dict[str, int]
+    known: Artifact | None = None  # remembered: its files are in the corpus already, and its arrays are there
+
+    def home(self, output: ArtifactWriter) -> Artifact | ArtifactWriter:
+        """Where its arrays are."""
+        return self.known or output
 
 
 def bases_of(shards: Sequence[SignedShard]) -> np.ndarray:
@@ -39,7 +44,7 @@ def sign_shards(
     names: Sequence[str],
     collected: Artifact,
     earlier: Sequence[Artifact],
-    config: DeduplicateConfig,
+    config: SketchConfig,
     output: ArtifactWriter,
 ) -> list[SignedShard]:
     """Sign every shard in a task of its own; a finished one is left as it is."""
@@ -54,13 +59,13 @@ def read_fields(
     shards: Sequence[SignedShard], fields: Sequence[int], output: ArtifactWriter
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """File numbers of all signed rows, ascending, and the wanted fields (uint64) in the same order."""
-    parts = [load_rows(f"{FOLDER}/{shard.name}.npy", [ROW, *fields], output) for shard in shards]
+    parts = [load_rows(f"{FOLDER}/{shard.name}.npy", [ROW, *fields], shard.home(output)) for shard in shards]
     numbers = [part[0].astype(np.int64) + base for part, base in zip(parts, bases_of(shards), strict=False)]
     return np.concatenate(numbers), [np.concatenate([part[n + 1] for part in parts]) for n in range(len(fields))]
 
 
 def _sign_shard(
-    name: str, collected: Artifact, earlier: Sequence[Artifact], config: DeduplicateConfig, output: ArtifactWriter
+    name: str, collected: Artifact, earlier: Sequence[Artifact], config: SketchConfig, output: ArtifactWriter
 ) -> SignedShard:
     written = f"{FOLDER}/{name}.npy"
     done = output.exists(written)
@@ -69,13 +74,15 @@ def _sign_shard(
     alive = np.flatnonzero(surviving(name, rows, earlier))
     if len(alive) < rows:
         table = table.take(pa.array(alive))
-    counts = [Counter(value or "" for value in table[column].to_pylist()) for column in ("source", "language")]
+    sources, languages = (
+        dict(Counter(value or "" for value in table[column].to_pylist())) for column in ("source", "language")
+    )
     if not done:
         save_array(_signatures(table, alive, config), written, output)
-    return SignedShard(name, rows, len(alive), *map(dict, counts))
+    return SignedShard(name, rows, len(alive), sources, languages)
 
 
-def _signatures(table: pa.Table, alive: np.ndarray, config: DeduplicateConfig) -> np.ndarray:
+def _signatures(table: pa.Table, alive: np.ndarray, config: SketchConfig) -> np.ndarray:
     """uint64 [fields and bands, files]; hashes do not compress, so they are stored as they are."""
     bands = choose_bands(config.permutations, config.threshold, config.recall)
     signatures = sign(

@@ -10,7 +10,7 @@ from data_jobs.near_duplicates.signing import SignedShard, bases_of
 from data_jobs.shards import map_shards
 from starloom.artifact import Artifact, ArtifactWriter
 
-SHINGLES = ".shingles"
+SHINGLES = "ngrams"
 FACTS = ("id", "repo_name", "path", "licenses", "stars", "source", "language")
 
 
@@ -36,13 +36,13 @@ def prepare_shingles(
         with output.create(name) as file, pa.ipc.new_file(file, written.schema) as writer:
             writer.write_table(written)
 
-    concerned = np.unique(np.searchsorted(bases, wanted, side="right") - 1)
-    map_shards(concerned.tolist(), work, name="shingle")
+    concerned = np.unique(np.searchsorted(bases, wanted, side="right") - 1).tolist()
+    map_shards([number for number in concerned if shards[number].known is None], work, name="shingle")
 
 
 def prepared(shard: SignedShard, columns: Sequence[str], output: ArtifactWriter) -> pa.Table:
     """Some columns of what `prepare_shingles` wrote for a shard."""
-    with output.open_file(f"{SHINGLES}/{shard.name}.arrow") as file:
+    with shard.home(output).open_file(f"{SHINGLES}/{shard.name}.arrow") as file:
         fields = pa.ipc.open_file(file).schema
         wanted = [fields.get_field_index(name) for name in columns]
         return pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(included_fields=wanted)).read_all()

@@ -79,7 +79,7 @@ def test_run_that_stops_in_any_stage_is_resumed_without_signing_again(
         patch.setattr(STAGES[stage], "map_shards", stopped)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "again", collected)
-    signatures = sorted((tmp_path / "again").rglob(".signatures/*.npy"))
+    signatures = sorted((tmp_path / "again").rglob("signatures/*.npy"))
     assert len(signatures) == 4
     written = [path.stat().st_mtime_ns for path in signatures]
     seen: list[int] = []

@@ -1,0 +1,50 @@
+"""Signatures of corpora that stay: written by `data_jobs.remember`, read by `data_jobs.deduplicate` for a new batch."""
+
+from collections.abc import Sequence
+
+from data_jobs.deduplicate import SketchConfig
+from data_jobs.near_duplicates.banding import choose_bands
+from data_jobs.near_duplicates.signing import SignedShard, read_fields, sign_shards
+from data_jobs.near_duplicates.verification import prepare_shingles
+from data_jobs.shards import shard_names
+from starloom.artifact import Artifact
+from starloom.errors import UserError
+from starloom.step import Outcome, StepContext
+
+
+def remember(config: SketchConfig, context: StepContext) -> Outcome:
+    """Run the step; see `data_jobs.remember`."""
+    collected, output = context.only("collected"), context.output
+    shards = sign_shards(shard_names(collected), collected, context.every("decisions"), config, output)
+    files, _ = read_fields(shards, [], output)
+    prepare_shingles(files, shards, collected, config.ngram, output)
+    rows = {shard.name: shard.rows for shard in shards if shard.alive}
+    return Outcome(len(files), len(files), details={"sketch": sketch_of(config), "shards": rows})
+
+
+def sketch_of(config: SketchConfig) -> dict[str, int]:
+    """What two sketches must have in common to be compared."""
+    bands = choose_bands(config.permutations, config.threshold, config.recall)
+    settings = {"ngram": config.ngram, "permutations": config.permutations, "seed": config.seed}
+    return {**settings, "bands": bands.count, "rows": bands.rows}
+
+
+def recall_shards(remembered: Sequence[Artifact], config: SketchConfig) -> list[SignedShard]:
+    """The shards of remembered corpora, in the order of the artifacts.
+
+    Raises:
+        UserError: one was made with other settings.
+    """
+    wanted = sketch_of(config)
+    shards = []
+    for artifact in remembered:
+        found = artifact.manifest.details["sketch"]
+        for name, value in wanted.items():
+            if found[name] != value:
+                raise UserError(
+                    f"needs: {artifact.name} was made with {name} = {found[name]}, this step has {value}; "
+                    "give both the same ngram, permutations, seed, threshold and recall"
+                )
+        rows = artifact.manifest.details["shards"]
+        shards += [SignedShard(name, rows[name], 0, {}, {}, known=artifact) for name in sorted(rows)]
+    return shards

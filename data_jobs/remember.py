@@ -1,0 +1,17 @@
+"""Remember what deduplication needs of a corpus: later batches are compared with it without reading its text again."""
+
+from data_jobs.deduplicate import SketchConfig
+from starloom.step import Outcome, Step, StepContext, main
+
+
+def run(config: SketchConfig, context: StepContext) -> Outcome:
+    """Write signatures, n-gram sets and names of every file that the decisions left in."""
+    from data_jobs.near_duplicates.memory import remember
+
+    return remember(config, context)
+
+
+STEP = Step(config=SketchConfig, run=run, produces="signatures")
+
+if __name__ == "__main__":
+    main(STEP)
