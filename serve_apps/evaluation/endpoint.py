@@ -6,6 +6,7 @@ from typing import Any
 
 from starloom.errors import RunError, UserError
 
+FIRST_PAUSE_SECONDS = 1.0
 RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -85,10 +86,10 @@ class Endpoint:
         problem = ""
         for attempt in range(self._attempts):
             if attempt:
-                time.sleep(min(30.0, 0.5 * 2**attempt))
+                time.sleep(min(30.0, FIRST_PAUSE_SECONDS * 2 ** (attempt - 1)))
             try:
                 response = self._client.request(method, self.url + path, json=body)
-            except httpx.UnsupportedProtocol:
+            except (httpx.UnsupportedProtocol, httpx.InvalidURL):
                 raise UserError(f"{self.url}: is no URL; give one such as http://127.0.0.1:8000") from None
             except httpx.HTTPError as error:
                 problem = f"{type(error).__name__}: {error}"
