@@ -31,7 +31,7 @@ class Options(BaseModel):
     top_k: int | None = Field(None, ge=0, le=1 << 20)
     seed: int | None = Field(None, ge=0, lt=1 << 63)
     stop: StopText | Stop | None = None
-    repeat_penalty: float | None = Field(None, gt=0, le=10)
+    repeat_penalty: float | None = Field(None, ge=0.01, le=10)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
 

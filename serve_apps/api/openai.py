@@ -48,7 +48,7 @@ class SamplingBody(BaseModel):
     seed: int | None = Field(None, ge=0, lt=1 << 63)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    repetition_penalty: float | None = Field(None, gt=0, le=10)
+    repetition_penalty: float | None = Field(None, ge=0.01, le=10)
     ignore_eos: bool = False
 
     def sampled(self, max_tokens: int, **more: Any) -> Sampling:

@@ -27,7 +27,7 @@ class Parameters(BaseModel):
     temperature: float | None = Field(None, gt=0, le=100)
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, gt=0, le=1 << 20)
-    repetition_penalty: float | None = Field(None, gt=0, le=10)
+    repetition_penalty: float | None = Field(None, ge=0.01, le=10)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     do_sample: bool | None = False
     seed: int | None = Field(None, ge=0, lt=1 << 63)

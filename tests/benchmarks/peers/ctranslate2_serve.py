@@ -18,8 +18,8 @@ def main() -> None:
     if not (Path(out) / "model.bin").exists():
         TransformersConverter(model).convert(out, quantization="float32", force=True)
         path = Path(out) / "config.json"  # the benchmark's tokenizer names no unknown token, which CTranslate2 wants
-        values = json.loads(path.read_text())
-        path.write_text(json.dumps({**values, "unk_token": "<|endoftext|>", "layer_norm_epsilon": 1e-5}))
+        tokens = dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>")
+        path.write_text(json.dumps({**json.loads(path.read_text()), **tokens, "layer_norm_epsilon": 1e-5}))
     generator = ctranslate2.Generator(
         out, device="cpu", compute_type="float32", intra_threads=int(threads), inter_threads=1
     )
