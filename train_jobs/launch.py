@@ -76,6 +76,7 @@ def launch(job: Job, name: str) -> None:
         )
     resources = {"CPU": config.cpus_per_worker, **({"GPU": 1} if config.use_gpu else {})}
     environment = {"OMP_NUM_THREADS": str(config.threads_per_worker), "TOKENIZERS_PARALLELISM": "false"}
+    environment["RAY_TRAIN_ENABLE_PRINT_PATCH"] = "0"  # it logs every line a second time
     if not config.use_gpu:
         environment["DS_ACCELERATOR"] = "cpu"
     ray_state = Path(job.output) / ".ray"
