@@ -35,6 +35,22 @@ async def _wrong(request: Request, error: UserError) -> JSONResponse:
     return JSONResponse({"error": {"message": str(error), "type": "invalid_request_error"}}, status)
 
 
+# above the deployment: Serve keeps the routes with the names that are there when it sees them
+def described(run: StoredRun) -> dict[str, Any]:
+    """A run as the API shows it."""
+    state = run.state()
+    progress = {"samples": len(run.samples()), "verdicts": len(run.verdicts()), "total": state["total"]}
+    return {
+        "id": run.id,
+        "object": "evaluation",
+        "state": state["state"],
+        "error": state["error"],
+        "progress": progress if state["state"] in (RUNNING, *ENDED) else None,
+        "request": run.request().model_dump(mode="json"),
+        "result": run.result(),
+    }
+
+
 @serve.deployment(num_replicas=1, max_ongoing_requests=64, ray_actor_options={"num_cpus": 0})
 @serve.ingress(api)
 class Evaluations:
@@ -103,21 +119,6 @@ class Evaluations:
         if run.state()["state"] not in ENDED:
             self._cancelled.setdefault(run.id, threading.Event()).set()
         return JSONResponse(described(run), 202)
-
-
-def described(run: StoredRun) -> dict[str, Any]:
-    """A run as the API shows it."""
-    state = run.state()
-    progress = {"samples": len(run.samples()), "verdicts": len(run.verdicts()), "total": state["total"]}
-    return {
-        "id": run.id,
-        "object": "evaluation",
-        "state": state["state"],
-        "error": state["error"],
-        "progress": progress if state["state"] in (RUNNING, *ENDED) else None,
-        "request": run.request().model_dump(mode="json"),
-        "result": run.result(),
-    }
 
 
 def deploy(root: str | Path, default_url: str | None) -> None:
