@@ -71,20 +71,28 @@ def run(config: EvaluateConfig, context: StepContext) -> Outcome:
     )
 
 
-def evaluate_endpoint(config: EvaluateConfig, url: str, folder: Path | None, say: Callable[[str], None]) -> Any:
-    """HumanEval against a URL; `folder` is the model's, when it is known, and tells how long prompts may be."""
+def evaluate_endpoint(
+    config: EvaluateConfig,
+    url: str,
+    folder: Path | None,
+    say: Callable[[str], None],
+    *,
+    name: str = "humaneval",
+    data: str | None = None,
+) -> Any:
+    """A benchmark against a URL; `folder` is the model's, when it is known, and tells how long prompts may be."""
     from serve_apps.evaluation.benchmarks import benchmark
     from serve_apps.evaluation.endpoint import Endpoint, Generation
     from serve_apps.evaluation.evaluate_benchmark import evaluate_benchmark
     from serve_apps.evaluation.sandbox import Limits
 
-    chosen = benchmark("humaneval")
+    chosen = benchmark(name)
     endpoint = Endpoint(url)
     try:
         scored = evaluate_benchmark(
             chosen,
             endpoint,
-            chosen.tasks(None)[: config.tasks],
+            chosen.tasks(data)[: config.tasks],
             config.n,
             Generation(config.temperature, config.top_p, config.max_tokens, config.seed),
             Limits(cpu_seconds=config.cpu_seconds),
@@ -95,7 +103,7 @@ def evaluate_endpoint(config: EvaluateConfig, url: str, folder: Path | None, say
         )
     finally:
         endpoint.close()
-    say(f"HumanEval pass@1 {100 * scored.summary['pass_at_k']['1']:.1f} % of {scored.summary['tasks']} tasks")
+    say(f"{name} pass@1 {100 * scored.summary['pass_at_k']['1']:.1f} % of {scored.summary['tasks']} tasks")
     return scored
 
 
@@ -154,16 +162,22 @@ def _opening(content: str) -> str:
 
 def command(argv: Sequence[str]) -> int:
     """``starloom evaluate MODEL_OR_URL``."""
-    parser = argparse.ArgumentParser(prog="starloom evaluate", description="HumanEval on a model folder, run or URL.")
+    parser = argparse.ArgumentParser(
+        prog="starloom evaluate", description="A benchmark on a model folder, a run or a URL."
+    )
     parser.add_argument(
         "model", nargs="?", metavar="MODEL_OR_URL", help="a model folder, the root of a run, or an OpenAI URL"
     )
     parser.add_argument("--toolchains", action="store_true", help="list the languages that can be run here, and stop")
+    parser.add_argument(
+        "--benchmark", default="humaneval", help="humaneval, mbpp, multiple-rs, ..., or MODULE:ATTRIBUTE"
+    )
+    parser.add_argument("--data", help="the benchmark's file (default: its package or the Hugging Face hub)")
     parser.add_argument("--tasks", type=int, help="only so many tasks (default: all)")
-    parser.add_argument("--n", type=int, default=1, help="samples a task (default 1)")
+    parser.add_argument("--n", type=int, help="samples a task (default: the benchmark's own, 200 for HumanEval)")
     parser.add_argument("--temperature", type=float, default=0.2)
     parser.add_argument("--top-p", type=float, default=0.95)
-    parser.add_argument("--max-tokens", type=int, default=512)
+    parser.add_argument("--max-tokens", type=int, help="default: the benchmark's own")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cpu-seconds", type=float, default=5.0, help="CPU time of one program")
     parser.add_argument("--workers", type=int, help="sandboxes at once (default: cores)")
@@ -181,12 +195,24 @@ def command(argv: Sequence[str]) -> int:
         return 0
     if arguments.model is None:
         raise UserError("starloom evaluate: name a model folder, the root of a run, or a URL")
-    settings = {k: v for k, v in vars(arguments).items() if k not in ("model", "output", "toolchains")}
+    from serve_apps.evaluation.benchmarks import benchmark
     from starloom.config import validate
 
+    chosen = benchmark(arguments.benchmark)
+    apart = ("model", "output", "toolchains", "benchmark", "data")
+    settings = {key: value for key, value in vars(arguments).items() if key not in apart}
+    settings["n"] = chosen.samples if arguments.n is None else arguments.n
+    settings["max_tokens"] = chosen.max_tokens if arguments.max_tokens is None else arguments.max_tokens
     config = validate(EvaluateConfig, settings, where="starloom evaluate")
     with _url_of(arguments.model) as target:
-        scored = evaluate_endpoint(config, target.url, target.folder, lambda line: print(line, flush=True))
+        scored = evaluate_endpoint(
+            config,
+            target.url,
+            target.folder,
+            lambda line: print(line, flush=True),
+            name=arguments.benchmark,
+            data=arguments.data,
+        )
     if arguments.output:
         arguments.output.mkdir(parents=True, exist_ok=True)
         lines = [json.dumps(row, sort_keys=True) + "\n" for row in scored.rows]

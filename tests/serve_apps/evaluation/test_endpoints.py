@@ -34,7 +34,7 @@ def test_canonical_solutions_score_one_and_broken_ones_zero(tmp_path: Path) -> N
     results = []
     for name, answer in (("right", canonical), ("wrong", lambda body: "    return None\n")):
         with stand_in(answer) as model:
-            assert command([model.url, "--output", str(tmp_path / name), "--tasks", "164"]) == 0
+            assert command([model.url, "--output", str(tmp_path / name), "--n", "1"]) == 0
         results.append(json.loads((tmp_path / name / "results.json").read_text()))
     assert [result["pass_at_k"] for result in results] == [{"1": 1.0}, {"1": 0.0}]
     assert results[0]["interval_95"]["1"] == [1.0, 1.0]
@@ -122,3 +122,13 @@ def test_seeds_differ_by_task_and_sample_and_not_by_order() -> None:
     seeds = {sample_seed(0, task, number) for task in ("a", "b") for number in range(50)}
     assert len(seeds) == 100
     assert sample_seed(0, "a", 7) == sample_seed(0, "a", 7) != sample_seed(1, "a", 7)
+
+
+def test_any_benchmark_runs_from_its_file(tmp_path: Path) -> None:
+    record = {"task_id": 11, "text": "Add.", "test_list": ["assert add(1, 2) == 3"]}
+    (tmp_path / "mbpp.jsonl").write_text(json.dumps(record))
+    with stand_in(lambda body: "def add(a, b):\n    return a + b\n") as model:
+        words = ["--benchmark", "mbpp", "--data", str(tmp_path / "mbpp.jsonl"), "--output", str(tmp_path / "out")]
+        assert command([model.url, *words]) == 0
+    summary = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert (summary["pass_at_k"], summary["n"], summary["settings"]["max_tokens"]) == ({"1": 1.0, "10": 1.0}, 15, 512)
