@@ -44,6 +44,7 @@ def main() -> None:
     gc.disable()  # a collection would touch, and so copy, every page that a fork shares with this process
     gc.collect()
     gc.freeze()
+    gc.set_threshold(50_000, 20, 50)  # programs are short: the usual 700 makes them collect hundreds of times
     _send(1, {"ready": os.getpid()})
     while (request := _receive(0)) is not None:
         _send(1, _answer(request))
