@@ -19,7 +19,9 @@ MODEL_KIND = "model"
 def main(argv: Sequence[str]) -> int:
     """Serve until interrupted."""
     parser = argparse.ArgumentParser(prog="starloom serve", description="Serve a model over HTTP.")
-    parser.add_argument("model", metavar="RUN_OR_MODEL", nargs="+", help="roots of runs, or model folders")
+    parser.add_argument(
+        "model", metavar="RUN_OR_MODEL", nargs="+", help="run roots or model folders; NAME=... names one"
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--api-keys", metavar="FILE", help="lines of name:key; requests must carry one of the keys")
@@ -27,15 +29,27 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--weights", choices=("float32", "int8"), default="float32", help="int8 is faster and less exact"
     )
+    parser.add_argument(
+        "--evaluations", metavar="FOLDER", help="serve /v1/evaluations and /leaderboard, kept in FOLDER"
+    )
     arguments = parser.parse_args(list(argv))
-    folders = [model_folder(location) for location in arguments.model]
+    named = [_named(location) for location in arguments.model]
+    folders = [folder for _, folder in named]
     values: dict[str, Any] = {
-        "models": [{"folder": str(folder.resolve()), "engine": {"weights": arguments.weights}} for folder in folders],
+        "models": [
+            {"name": name, "folder": str(folder.resolve()), "engine": {"weights": arguments.weights}}
+            for name, folder in named
+        ],
         "gate": {"requests_per_minute": arguments.requests_per_minute, "keys": _keys(arguments.api_keys)},
     }
     with serving_config(values, host=arguments.host, port=arguments.port) as url:
         body = '{"prompt": "def fibonacci(n):", "max_tokens": 32}'
         print(f"serving {', '.join(map(str, folders))} at {url} (a page to try it: {url}/)")
+        if arguments.evaluations:
+            from serve_apps.evaluation.service import deploy
+
+            deploy(arguments.evaluations, url)
+            print(f"evaluations at {url}/v1/evaluations, leaderboard at {url}/leaderboard")
         print(f"curl {url}/v1/completions -H 'Content-Type: application/json' -d '{body}'", flush=True)
         # Ray's own handler of SIGTERM aborts the process: ours replaces it once Ray has started
         asked = threading.Event()
@@ -43,6 +57,11 @@ def main(argv: Sequence[str]) -> int:
             signal.signal(number, lambda *_: asked.set())
         asked.wait()
     return 0
+
+
+def _named(text: str) -> tuple[str | None, Path]:
+    name, equals, location = text.partition("=")
+    return (name, model_folder(location)) if equals else (None, model_folder(text))
 
 
 def _keys(path: str | None) -> dict[str, str]:

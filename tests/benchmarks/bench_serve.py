@@ -195,10 +195,17 @@ def engine_rate(engine: LocalEngine, new: int) -> float:
     return best
 
 
+def told(name: str, value: Any) -> Any:
+    """A result as soon as it is there: the whole takes minutes."""
+    print(f"{name}: {value}", flush=True)
+    return value
+
+
 def main() -> None:
     """Measure all, print the tables and the figures."""
     folder, circles = (model_folder(BENCH / "serve", circles=flag) for flag in (False, True))
-    theirs = {"CTranslate2": ctranslate2_rates(folder), "transformers": transformers_rates(folder)}
+    theirs = {"CTranslate2": told("CTranslate2", ctranslate2_rates(folder))}
+    theirs["transformers"] = told("transformers", transformers_rates(folder))
     limit = measured_bandwidth() / (4 * SHAPE.parameters)
     engine = started(folder, drafts=0)
     work: dict[str, Callable[[], float]] = {
@@ -206,14 +213,14 @@ def main() -> None:
         "decode_b8": lambda: decode_rate(engine, 8),
         "prefill": lambda: prefill_rate(engine),
     }
-    ours = {name: measure() for name, measure in work.items()}
+    ours = {name: told(name, measure()) for name, measure in work.items()}
     same = Timed(engine, random_prompt(PROMPT), GREEDY).wait().ids == theirs["CTranslate2"]["answer"]
     share, bare = cached_share(engine), engine_rate(engine, NEW)
     engine.close()
     small = started(folder, drafts=0, weights="int8")
     int8 = {name: decode_rate(small, batch) for name, batch in (("decode_b1", 1), ("decode_b8", 8))}
     small.close()
-    without, drafted = speculation(circles)
+    without, drafted = told("speculation", speculation(circles))
     settings = {"models": [{"folder": str(folder), "engine": {"drafts": 0}}]}
     with serving_config(settings) as url:
         http = http_rate(url, NEW)
