@@ -11,11 +11,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from serve_apps.evaluation.control_groups import ControlGroup, make_group
 from serve_apps.evaluation.inside.limits import CellLimits
 from serve_apps.evaluation.inside.usage import descendants
 from starloom.errors import RunError, UserError
@@ -164,6 +165,7 @@ class Sandbox:
     isolated: bool = True
     folders: Sequence[str] = ()  # toolchains outside the system's folders
     _process: subprocess.Popen[bytes] | None = None
+    _group: ControlGroup = field(default_factory=ControlGroup)
 
     def __enter__(self) -> "Sandbox":
         self._start()
@@ -193,12 +195,14 @@ class Sandbox:
             process.stdin = None
             process.communicate()
             _wait_until_gone(below)
+            self._group.remove()
 
     def _start(self) -> None:
         python = str(Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}")
         here = INSIDE if self.isolated else str(SCRIPTS)
         walls = bubblewrap_command([sys.base_prefix, *self.folders]) if self.isolated else []
-        command = [*walls, python, "-s", "-P", f"{here}/zygote.py"]
+        self._group = make_group() if self.isolated else ControlGroup()
+        command = [*self._group.entrance, *walls, python, "-s", "-P", f"{here}/zygote.py"]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -209,6 +213,7 @@ class Sandbox:
         )
         if self._receive() is None:
             reason = " ".join(self._failure().split())[:300]
+            self.close()
             raise UserError(_refusal(f"this system lets no sandbox start ({reason}); allow user namespaces"))
 
     def run_python(self, source: str, *, stdin: str = "", limits: Limits | None = None) -> Verdict:
@@ -225,6 +230,7 @@ class Sandbox:
         return self._ask([self._request(limits or self.limits, stdin=stdin, **asdict(command))])
 
     def _request(self, limits: Limits, **more: Any) -> dict[str, Any]:
+        self._group.limit(limits.memory_megabytes, limits.processes)
         return {
             "cell": asdict(limits.cell(self.isolated)),
             "cpu_seconds": limits.cpu_seconds,
@@ -238,6 +244,7 @@ class Sandbox:
     def _ask(self, messages: Sequence[dict[str, Any]]) -> Verdict:
         if self._process is None:
             raise RunError("the sandbox is closed")
+        kills = self._group.memory_kills()
         try:
             for message in messages:
                 self._send(message)
@@ -249,7 +256,10 @@ class Sandbox:
             self.close()
             self._start()  # the next program finds a sandbox again
             return Verdict("sandbox_error", f"the sandbox ended: {reason}")
-        return Verdict(**answer)
+        verdict = Verdict(**answer)
+        if verdict.status == "failed" and self._group.memory_kills() > kills:
+            return replace(verdict, status="memory")
+        return verdict
 
     def _failure(self) -> str:
         process = self._process
