@@ -214,7 +214,8 @@ class Metrics:
         """Record one update."""
         self._append(self.path, row)
         tokens = config.global_batch * config.model.context
-        self._append(self.times, {"step": row["step"], "seconds": seconds, "tokens_per_second": tokens / seconds})
+        timing = {"step": row["step"], "at": time.time(), "seconds": seconds, "tokens_per_second": tokens / seconds}
+        self._append(self.times, timing)
         self.window.append(seconds)
         if row["step"] % config.log_every == 0 or row["step"] == config.steps:
             speed = len(self.window) * tokens / sum(self.window)

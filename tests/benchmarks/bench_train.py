@@ -1,0 +1,191 @@
+"""Training on the CPU: our step beside transformers' model in a plain loop, data parallel scaling, checkpoint stalls.
+
+Each run is a process group of its own with the real worker loop (`train_jobs.worker.work`) on synthetic tokens; the
+speed is the median over its steps after the first three.
+"""
+
+import json
+import os
+import shutil
+import socket
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch.multiprocessing as multiprocessing
+
+from starloom.artifact import ArtifactWriter
+from starloom.model.config import ModelConfig
+from starloom.tokens import FimConfig, TokenShardWriter
+from tests.benchmarks.harness import cores, finish, measured_matmul, table
+from train_jobs.layout import Layout
+from train_jobs.pretrain import OptimizerConfig, PretrainConfig, ShapeConfig
+
+VOCABULARY, BATCH, STEPS, WARM_STEPS = 16384, 8, 12, 3
+SHAPE = ShapeConfig(layers=6, hidden=384, heads=6, context=512)
+MODEL = ModelConfig(vocabulary=VOCABULARY, **SHAPE.model_dump())
+OPTIMIZER = OptimizerConfig(rate=3e-4, final_rate=3e-5, warmup_steps=4)
+
+
+def main() -> None:
+    """Run everything, print the table and the figures."""
+    folder = Path(tempfile.mkdtemp(prefix="bench-train-"))
+    try:
+        prepare(folder)
+        threads = cores()
+        matmul = measured_matmul()
+        ours = run(folder, "one", settings(threads=threads))
+        theirs = transformers_loop(folder, threads)
+        single = run(folder, "single", settings(threads=1))
+        double = run(folder, "double", settings(threads=1, data=2))
+        stall = checkpoint_stall(folder, threads)
+    finally:
+        shutil.rmtree(folder)
+    tokens = BATCH * SHAPE.context
+    flops = MODEL.flops_per_token(SHAPE.context)
+    rows = [
+        ("starloom, one process", threads, tokens / ours, tokens / ours * flops / 1e9),
+        ("transformers, plain loop", threads, tokens / theirs, tokens / theirs * flops / 1e9),
+        ("starloom, one process", 1, tokens / single, tokens / single * flops / 1e9),
+        ("starloom, two data-parallel processes", 1, tokens / double, tokens / double * flops / 1e9),
+    ]
+    title = f"{MODEL.parameters / 1e6:.1f} M parameters, batch {BATCH} × {SHAPE.context}, fp32"
+    print(table(title, ("run", "threads a process", "tokens/s", "GFLOP/s"), rows))
+    print(f"matrix products of this machine: {matmul / 1e9:.0f} GFLOP/s")
+    print(f"a checkpoint holds training up for {stall:.2f} s\n")
+    finish(
+        "train",
+        {
+            "tokens_over_transformers": theirs / ours,
+            "matmul_share": tokens / ours * flops / matmul,
+            "two_process_speedup": single / double,
+            "checkpoint_stall_share": stall / 60,  # at one checkpoint a minute
+            "tokens_per_s": tokens / ours,
+        },
+    )
+
+
+def settings(*, threads: int, data: int = 1, checkpoint_every: int = 1000, steps: int = STEPS) -> PretrainConfig:
+    """One run's config: the same global batch whatever the layout."""
+    return PretrainConfig(
+        model=SHAPE,
+        steps=steps,
+        global_batch=BATCH,
+        micro_batch=BATCH // data,
+        optimizer=OPTIMIZER,
+        fim=FimConfig(rate=0.0),
+        heldout_every=1000,
+        checkpoint_every=checkpoint_every,
+        layout=Layout(data=data),
+        threads_per_worker=threads,
+    )
+
+
+def prepare(folder: Path) -> None:
+    """A shard of random tokens and a tokenizer of the right size."""
+    from data_jobs.tokenization import train_bpe
+
+    generator = np.random.default_rng(0)
+    documents = [generator.integers(300, VOCABULARY, 700, dtype="uint16") for _ in range(400)]
+    TokenShardWriter("uint16").write(ArtifactWriter(str(folder)), "train", documents)
+    (folder / "tokenizer.json").write_text(train_bpe(iter(["def a(b): return b\n"] * 9), 280).json_text)
+
+
+def run(folder: Path, name: str, config: PretrainConfig) -> float:
+    """Median seconds of a step."""
+    return statistics.median(step_seconds(folder, name, config)[WARM_STEPS:])
+
+
+def step_seconds(folder: Path, name: str, config: PretrainConfig) -> list[float]:
+    """Seconds of each step of a run in processes of its own."""
+    output = folder / name
+    output.mkdir()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    arguments = (config.layout.ranks, port, str(folder), str(output), config.model_dump_json())
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_process, args=(rank, *arguments)) for rank in range(config.layout.ranks)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        if process.exitcode != 0:
+            raise RuntimeError(f"a worker of run {name} ended with {process.exitcode}")
+    rows = [json.loads(line) for line in (output / "logs" / "timings.jsonl").read_text().splitlines()]
+    return [row["seconds"] for row in rows]
+
+
+def _process(rank: int, world: int, port: int, data: str, output: str, config: str) -> None:
+    chosen = PretrainConfig.model_validate_json(config)
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world), DS_ACCELERATOR="cpu"
+    )
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS=str(chosen.threads_per_worker))
+    import torch.distributed as dist
+
+    from train_jobs.job import Job
+    from train_jobs.worker import work
+
+    dist.init_process_group("gloo", rank=rank, world_size=world)
+    job = Job(
+        config=chosen,
+        train=(f"{data}/train",),
+        heldout=(),
+        dtype="uint16",
+        vocabulary=VOCABULARY,
+        tokenizer=f"{data}/tokenizer.json",
+        output=output,
+    )
+    work(job)
+    os._exit(0)
+
+
+def checkpoint_stall(folder: Path, threads: int) -> float:
+    """Seconds that a run loses to one checkpoint: its whole time with some against without any, over their number."""
+    plain = _whole_seconds(folder, "plain", settings(threads=threads, steps=16))
+    saving = _whole_seconds(folder, "saving", settings(threads=threads, steps=16, checkpoint_every=5))
+    return max(0.0, saving - plain) / 3
+
+
+def _whole_seconds(folder: Path, name: str, config: PretrainConfig) -> float:
+    """Wall-clock seconds from the end of step 3 to the end of the last one, checkpoints between them included."""
+    step_seconds(folder, name, config)
+    rows = [json.loads(line) for line in (folder / name / "logs" / "timings.jsonl").read_text().splitlines()]
+    return float(rows[-1]["at"] - rows[WARM_STEPS - 1]["at"])
+
+
+def transformers_loop(folder: Path, threads: int) -> float:
+    """Median seconds of a step of transformers' model on the same weights and tokens, with fused AdamW."""
+    import torch
+    from transformers import GPTBigCodeConfig, GPTBigCodeForCausalLM
+
+    from starloom.model.model import initial_state
+    from starloom.tokens import Part, TokenDataset, TokenShard
+
+    torch.set_num_threads(threads)
+    model = GPTBigCodeForCausalLM(GPTBigCodeConfig(**MODEL.to_transformers(end_of_text=0)))
+    model.load_state_dict(initial_state(MODEL, 0), strict=False)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=OPTIMIZER.rate, betas=(0.9, 0.95), weight_decay=0.1, fused=True
+    )
+    data = TokenDataset([Part((TokenShard(folder / "train", "uint16"),))], context=SHAPE.context, seed=0)
+    times = []
+    for step in range(STEPS):
+        started = time.perf_counter()
+        rows = np.stack([data[step * BATCH + n].tokens for n in range(BATCH)]).astype("int64")
+        batch = torch.from_numpy(rows)
+        output = model(input_ids=batch[:, :-1]).logits
+        loss = torch.nn.functional.cross_entropy(output.flatten(0, 1), batch[:, 1:].flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), OPTIMIZER.clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times[WARM_STEPS:])
+
+
+if __name__ == "__main__":
+    main()
