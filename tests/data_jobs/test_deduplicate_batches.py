@@ -42,7 +42,8 @@ def test_batch_loses_every_copy_of_remembered_files_without_their_text(tmp_path:
         [{"content": text(1), "stars": 10_000, "licenses": ["MIT"]}, {"content": text(7)}],
         [{"content": changed(text(3), 3)}, {"content": changed(text(7), 2)}, {"content": SHORT + "\n"}],
     ]
-    batch = artifact(tmp_path, "collected", new, name="second")
+    named = [[{**row, "repo_name": f"new/{s}-{n}"} for n, row in enumerate(shard)] for s, shard in enumerate(new)]
+    batch = artifact(tmp_path, "collected", named, name="second")
     made = dedup(tmp_path, batch, known, name="duplicates2")
     reasons = dropped(made)
     assert set(reasons) == {(0, 0), (1, 0), (1, 1), (1, 2)}
@@ -51,7 +52,8 @@ def test_batch_loses_every_copy_of_remembered_files_without_their_text(tmp_path:
     assert (made.manifest.counts.rows_in, made.manifest.counts.rows_out) == (5, 1)
     assert made.files("decisions/") == ["decisions/part-00000.parquet", "decisions/part-00001.parquet"]
     clusters = made.read_table("clusters.parquet").to_pylist()
-    assert {row["kept"] for row in clusters if row["path"] == row["survivor_path"]} == {True}
+    survivors = {row["repo_name"]: row["survivor_repo"] for row in clusters if not row["kept"]}
+    assert survivors == {"new/0-0": "team/0-0", "new/1-0": "team/0-2", "new/1-1": "new/0-1", "new/1-2": "team/1-1"}
 
 
 def test_batch_as_one_corpus_and_in_two_parts_keeps_the_same_number_of_texts(tmp_path: Path) -> None:
