@@ -159,7 +159,7 @@ def test_killed_actors_programs_run_again_and_count_once(ray_cluster: str) -> No
         deadline = time.monotonic() + 60
         while not counted and time.monotonic() < deadline:
             time.sleep(0.05)
-        for process in descendants(1):
+        for process in descendants(os.getpid()):
             try:
                 words = Path(f"/proc/{process}/cmdline").read_bytes()
             except OSError:
