@@ -5,9 +5,10 @@ and stars stands before a file with probability 0.2, each on its own draw; stars
 notebooks have tokens of their own; a repository's files as one document are StarCoder2's.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import groupby
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -21,9 +22,10 @@ REPOSITORY_METADATA_RATE = 0.5
 
 
 class DocumentConfig(Config):
-    """What stands before a file's text."""
+    """What is a document, and what stands before a file's text."""
 
-    metadata_rate: float = Field(0.2, ge=0, le=1)
+    layout: Literal["files", "repositories"] = "files"  # repositories: StarCoder2's, as far as one shard holds them
+    metadata_rate: float = Field(0.2, ge=0, le=1)  # of files
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,39 @@ class Special:
 
 
 Piece = str | Special
+REPOSITORY_TOKENS = (Special("<repo_name>"), Special("<file_sep>"))
+
+
+@dataclass(frozen=True)
+class Section:
+    """Some of a document's pieces, all of one language."""
+
+    language: str
+    pieces: tuple[Piece, ...]
+
+
+@dataclass(frozen=True)
+class Document:
+    """What is encoded as one: `key` decides its place among the others."""
+
+    key: str
+    rows: tuple[int, ...]  # numbers of its rows
+    sections: tuple[Section, ...]
+
+
+def documents_of(rows: Sequence[Mapping[str, Any]], seed: int, options: DocumentConfig) -> Iterator[Document]:
+    """The documents of a shard's rows, which come repository by repository."""
+    names = [(row["repo_name"], options.layout == "repositories" and row.get("kind", "file") == "file") for row in rows]
+    for (repo_name, together), group in groupby(range(len(rows)), key=lambda number: names[number]):
+        numbers = tuple(group)
+        if together:
+            sections = _repository([rows[number] for number in numbers], seed)
+            yield Document(f"{repo_name}/", numbers, tuple(sections))
+            continue
+        for number in numbers:
+            row = rows[number]
+            section = Section(row["language"] or "", tuple(render(row, seed, options)))
+            yield Document(f"{repo_name}/{row['path']}", (number,), (section,))
 
 
 def render(row: Mapping[str, Any], seed: int, options: DocumentConfig) -> list[Piece]:
@@ -55,13 +90,18 @@ def render_repository(rows: Sequence[Mapping[str, Any]], seed: int) -> list[Piec
 
     The tokenizer must know ``<repo_name>`` and ``<file_sep>``; all rows are of one repository.
     """
+    return [piece for section in _repository(rows, seed) for piece in section.pieces]
+
+
+def _repository(rows: Sequence[Mapping[str, Any]], seed: int) -> Iterator[Section]:
     repo_name = rows[0]["repo_name"]
     named = draw(seed, repo_name, "repository metadata") < REPOSITORY_METADATA_RATE
     ordered = sorted(rows, key=lambda row: (draw(seed, f"{repo_name}/{row['path']}", "order"), row["path"]))
-    pieces: list[Piece] = [Special("<repo_name>"), repo_name] if named else []
-    for row in ordered:
-        pieces += [Special("<file_sep>"), f"{row['path']}\n{row['content']}" if named else row["content"]]
-    return [*pieces, Special(END_OF_TEXT)]
+    for number, row in enumerate(ordered):
+        opening = [*REPOSITORY_TOKENS[:1], repo_name] if named and number == 0 else []
+        text = f"{row['path']}\n{row['content']}" if named else row["content"]
+        closing = [Special(END_OF_TEXT)] if number == len(ordered) - 1 else []
+        yield Section(row.get("language") or "", (*opening, REPOSITORY_TOKENS[1], text, *closing))
 
 
 def star_bucket(stars: int) -> str:

@@ -16,6 +16,7 @@ class PackConfig(Config):
     heldout_share: float = Field(0.05, ge=0, lt=1)  # of repositories
     dtype: Literal["auto", "uint16", "uint32"] = "auto"
     documents: DocumentConfig = DocumentConfig()
+    groups: Literal["none", "language", "source"] = "none"  # shards apart, so that training can weigh them
 
 
 def run(config: PackConfig, context: StepContext) -> Outcome:

@@ -1,16 +1,19 @@
 """The work of `data_jobs.pack`."""
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import PurePosixPath
+from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_jobs.documents import Special, draw, render
+from data_jobs.documents import REPOSITORY_TOKENS, Document, Piece, Special, documents_of
+from data_jobs.draws import draw
 from data_jobs.filtering import rows
 from data_jobs.pack import PackConfig
 from data_jobs.shards import map_shards, shard_names
@@ -30,7 +33,7 @@ _HELDOUT = pa.schema([CORPUS.field(name) for name in ("id", "repo_name", "path",
 
 @dataclass(frozen=True)
 class Packed:
-    """Counts of one shard of one split."""
+    """Counts of one token shard."""
 
     documents: int
     tokens: int
@@ -41,6 +44,13 @@ def pack(config: PackConfig, context: StepContext) -> Outcome:
     """Run the step; see `data_jobs.pack`."""
     corpus, trained = context.only("corpus"), context.only("tokenizer")
     tokenizer = load_tokenizer(trained.local("tokenizer.json"))
+    if config.documents.layout == "repositories":
+        for needed in REPOSITORY_TOKENS:
+            if needed.token not in tokenizer.special_ids:
+                raise UserError(
+                    f"documents.layout = 'repositories': the tokenizer lacks {needed.token}; "
+                    "train it with extra_special_tokens = ['<repo_name>', '<file_sep>']"
+                )
     dtype = token_dtype(config.dtype, tokenizer.size)
     names = shard_names(corpus)
     fast = _fast_route_agrees(tokenizer, corpus, names[0])
@@ -55,15 +65,11 @@ def pack(config: PackConfig, context: StepContext) -> Outcome:
         return _pack_shard(shard, corpus, encoder, dtype, config, context.output)
 
     packed = map_shards(names, work, name="pack")
-    if not sum(shard["train"].tokens for shard in packed):
+    shards = {name: vars(counts) for made in packed for name, counts in sorted(made.items())}
+    if not sum(counts["tokens"] for name, counts in shards.items() if name.startswith("train/")):
         raise UserError("heldout_share: every repository was held out; lower it or change the seed")
     heldout = _merge_heldout(names, context.output)
     context.output.remove(_WORK)
-    shards = {
-        f"{split}/{PurePosixPath(name).stem}": vars(shard[split])
-        for split in SPLITS
-        for name, shard in zip(names, packed, strict=True)
-    }
     details = {
         "tokenizer": trained.fingerprint,
         "vocabulary": tokenizer.size,
@@ -131,33 +137,61 @@ def _pack_shard(
 ) -> dict[str, Packed]:
     stem, done = PurePosixPath(shard).stem, f"{_WORK}/{shard}.json"
     if output.exists(done):
-        return {split: Packed(**counts) for split, counts in output.read_json(done).items()}
+        return {name: Packed(**counts) for name, counts in output.read_json(done).items()}
     table = list(rows(corpus.read_table(f"data/{shard}")))
-    rendered = [render(row, config.seed, config.documents) for row in table]
-    texts = encoder.encode([piece for pieces in rendered for piece in pieces if isinstance(piece, str)])
+    documents = list(documents_of(table, config.seed, config.documents))
+    texts = [piece for document in documents for piece in _pieces(document) if isinstance(piece, str)]
+    waiting = iter(encoder.encode(texts))
     specials = {token: np.array([number], dtype=np.uint32) for token, number in encoder.tokenizer.special_ids.items()}
-    waiting = iter(texts)
-    documents: dict[str, list[tuple[float, np.ndarray]]] = {split: [] for split in SPLITS}
-    languages: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
+    bins: dict[str, _Bin] = {f"{split}/{stem}": _Bin() for split in SPLITS if config.groups == "none"}
     heldout = []
-    for row, pieces in zip(table, rendered, strict=True):
-        split = "heldout" if is_heldout(row["repo_name"], config.seed, config.heldout_share) else "train"
-        parts = [_special(piece, specials) if isinstance(piece, Special) else next(waiting) for piece in pieces]
-        ids = np.concatenate(parts).astype(dtype)
+    for document in documents:
+        rows_of_it = [table[number] for number in document.rows]
+        repo_name = rows_of_it[0]["repo_name"]
+        split = "heldout" if is_heldout(repo_name, config.seed, config.heldout_share) else "train"
+        parts: list[np.ndarray] = []
+        target = bins.setdefault(f"{split}/{_group(rows_of_it, config.groups)}{stem}", _Bin())
+        for section in document.sections:
+            begun = len(parts)
+            parts += [_special(p, specials) if isinstance(p, Special) else next(waiting) for p in section.pieces]
+            target.languages[section.language] += sum(len(part) for part in parts[begun:])
         # neighbours in a repository are spread over the shard; the windows' own order mixes the shards
-        documents[split].append((draw(config.seed, f"{row['repo_name']}/{row['path']}", "order"), ids))
-        languages[split][row["language"] or ""] += len(ids)
+        place = draw(config.seed, document.key, "order")
+        target.documents.append((place, np.concatenate(parts).astype(dtype)))
         if split == "heldout":
-            heldout.append({name: row[name] for name in _HELDOUT.names})
+            heldout += [{name: row[name] for name in _HELDOUT.names} for row in rows_of_it]
     packed = {}
-    for split, written in documents.items():
-        ordered = [ids for _, ids in sorted(written, key=lambda document: document[0])]
-        TokenShardWriter(dtype).write(output, f"{split}/{stem}", ordered)
-        counts = dict(sorted(languages[split].items()))
-        packed[split] = Packed(len(ordered), sum(len(ids) for ids in ordered), counts)
+    for name, written in sorted(bins.items()):
+        ordered = [ids for _, ids in sorted(written.documents, key=lambda placed: placed[0])]
+        TokenShardWriter(dtype).write(output, name, ordered)
+        packed[name] = Packed(len(ordered), sum(map(len, ordered)), dict(sorted(written.languages.items())))
     output.write_table(f"{_WORK}/{shard}", pa.Table.from_pylist(heldout, schema=_HELDOUT))
-    output.write_json(done, {split: vars(counts) for split, counts in packed.items()})
+    output.write_json(done, {name: vars(counts) for name, counts in packed.items()})
     return packed
+
+
+@dataclass
+class _Bin:
+    """What goes into one token shard: documents with their drawn places."""
+
+    documents: list[tuple[float, np.ndarray]] = field(default_factory=list)
+    languages: Counter[str] = field(default_factory=Counter)
+
+
+def _pieces(document: Document) -> Iterator[Piece]:
+    for section in document.sections:
+        yield from section.pieces
+
+
+def _group(rows_of_it: Sequence[Mapping[str, Any]], groups: str) -> str:
+    """The folder of a document's shard, with a slash: the language or source that has most of its text."""
+    if groups == "none":
+        return ""
+    sizes: Counter[str] = Counter()
+    for row in rows_of_it:
+        sizes[row[groups] or ""] += len(row["content"])
+    largest = min(sizes, key=lambda name: (-sizes[name], name))
+    return quote(largest or "none", safe="") + "/"
 
 
 def _special(piece: Special, ids: dict[str, np.ndarray]) -> np.ndarray:

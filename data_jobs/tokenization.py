@@ -1,7 +1,7 @@
 """The work of `data_jobs.train_tokenizer`: a sample stratified by language, in bounded memory, then BPE."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow.compute as pc
@@ -20,7 +20,7 @@ def train(config: TrainTokenizerConfig, context: StepContext) -> Outcome:
     limit = int(config.language_megabytes * 1e6)
     context.say(f"training {config.vocabulary:,} tokens on at most {config.language_megabytes:g} MB a language")
     counts: Counter[str] = Counter()
-    tokenizer = train_bpe(sample(corpus, limit, counts), config.vocabulary)
+    tokenizer = train_bpe(sample(corpus, limit, counts), config.vocabulary, config.extra_special_tokens)
     if tokenizer.size < config.vocabulary:
         raise UserError(
             f"vocabulary = {config.vocabulary}: the corpus yields only {tokenizer.size} tokens; lower it or add text"
@@ -31,7 +31,7 @@ def train(config: TrainTokenizerConfig, context: StepContext) -> Outcome:
         "bos_token": END_OF_TEXT,
         "eos_token": END_OF_TEXT,
         "unk_token": END_OF_TEXT,
-        "additional_special_tokens": list(SPECIAL_TOKENS),
+        "additional_special_tokens": [*SPECIAL_TOKENS, *config.extra_special_tokens],
         "clean_up_tokenization_spaces": False,
     }
     context.output.write_json("tokenizer_config.json", settings)
@@ -63,7 +63,7 @@ def sample(corpus: Artifact, limit_bytes: int, counts: Counter[str]) -> Iterator
                     yield row["content"]
 
 
-def train_bpe(texts: Iterator[str], vocabulary: int) -> CodeTokenizer:
+def train_bpe(texts: Iterator[str], vocabulary: int, extra_special_tokens: Sequence[str] = ()) -> CodeTokenizer:
     """Byte-level BPE: no normalizer, digits one by one, GPT-2's split; the special tokens have the first ids."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
@@ -78,7 +78,7 @@ def train_bpe(texts: Iterator[str], vocabulary: int) -> CodeTokenizer:
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
-        special_tokens=list(SPECIAL_TOKENS),
+        special_tokens=[*SPECIAL_TOKENS, *extra_special_tokens],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )

@@ -13,6 +13,7 @@ class TrainTokenizerConfig(Config):
     """Size of the vocabulary, and how much text of each language it is trained on."""
 
     vocabulary: int = Field(49_152, ge=BYTES + len(SPECIAL_TOKENS), le=1 << 31)
+    extra_special_tokens: tuple[str, ...] = ()  # after StarCoder's: <repo_name> and <file_sep> for repository documents
     language_megabytes: float = Field(100.0, gt=0)  # at most this much of each language, spread over all shards
 
 

@@ -174,3 +174,42 @@ def test_document_metadata_appears_at_its_rate_and_depends_on_the_id_alone() -> 
         assert share == pytest.approx(0.2, abs=0.03)
     assert rendered == [render(row, 0, DocumentConfig()) for row in rows]
     assert [star_bucket(n) for n in (0, 1, 10, 11, 1000, 1001)] == ["0", "1-10", "1-10", "10-100", "100-1000", "1000+"]
+
+
+def test_groups_have_shards_of_their_own_and_hold_every_document(tmp_path: Path) -> None:
+    rows = [[{"content": text(n), "language": ("Python", "C++")[n % 2]} for n in range(s, s + 8)] for s in (0, 8)]
+    source = artifact(tmp_path, "corpus", rows)
+    made = trained(tmp_path, source)
+    tokens = packed(tmp_path, source, made, groups="language", heldout_share=0.0)
+    shards = tokens.manifest.details["shards"]
+    assert sorted(shards) == [f"train/{group}/part-0000{n}" for group in ("C%2B%2B", "Python") for n in (0, 1)]
+    assert {name: list(counts["languages"]) for name, counts in shards.items() if "C%" in name} == {
+        "train/C%2B%2B/part-00000": ["C++"],
+        "train/C%2B%2B/part-00001": ["C++"],
+    }
+    assert sum(counts["documents"] for counts in shards.values()) == 16
+    assert len(shards_of(tokens)["train/Python/part-00000"].document(0)) > 100
+
+
+def test_repository_layout_packs_each_repository_as_one_document(tmp_path: Path) -> None:
+    rows = [{"content": f"x{n} = {n}\n", "repo_name": f"o/{n // 3}", "path": f"{n}.py"} for n in range(300)]
+    source = artifact(tmp_path, "corpus", [[*rows, {"content": text(1), "repo_name": "z/z"}]])
+    config = train_tokenizer.TrainTokenizerConfig(vocabulary=300, extra_special_tokens=("<repo_name>", "<file_sep>"))
+    made = run_step(train_tokenizer.STEP, config, root=str(tmp_path), name="tokenizer", needs=[source])
+    whole = DocumentConfig(layout="repositories")
+    tokens = packed(tmp_path, source, made, documents=whole, heldout_share=0.0)
+    tokenizer = load_tokenizer(made.local())
+    shard = shards_of(tokens)["train/part-00000"]
+    assert shard.documents == 101
+    documents = [tokenizer.decode(shard.document(n).tolist(), skip_special=False) for n in range(101)]
+    assert all(document.endswith(END_OF_TEXT) for document in documents)
+    assert sorted(document.count("<file_sep>") for document in documents) == [1, *[3] * 100]
+    assert 30 < sum(document.startswith("<repo_name>o/") for document in documents) < 70
+    counts = tokens.manifest.details["shards"]["train/part-00000"]
+    assert counts["languages"] == {"Python": counts["tokens"]}
+
+
+def test_repository_layout_without_its_tokens_is_refused_in_one_line(tmp_path: Path) -> None:
+    source = corpus(tmp_path, 1)
+    with pytest.raises(UserError, match="the tokenizer lacks <repo_name>; train it with extra_special_tokens"):
+        packed(tmp_path, source, trained(tmp_path, source), documents=DocumentConfig(layout="repositories"))

@@ -7,7 +7,7 @@ import pytest
 from starloom.artifact import ArtifactWriter
 from starloom.errors import RunError, UserError
 from starloom.tokenizer import CodeTokenizer
-from starloom.tokens import FimConfig, Part, TokenDataset, TokenShard, TokenShardWriter
+from starloom.tokens import FimConfig, Part, TokenDataset, TokenShard, TokenShardWriter, weighted_parts
 from starloom.tokens.fim import rearrange
 from starloom.tokens.permutation import Permutation
 
@@ -164,3 +164,22 @@ def test_hundred_billion_tokens_open_in_under_a_second_and_a_sample_takes_micros
     assert time.perf_counter() - started < 1.0
     assert len(sample) == 8193
     assert dataset.windows == pytest.approx(10**11 / 8192, rel=1e-3)
+
+
+def test_weights_of_groups_change_their_share_of_the_samples_and_zero_leaves_one_out(tmp_path: Path) -> None:
+    names = {"Python": 0, "C%2B%2B": 100_000, "HTML": 200_000}
+    for name in names:
+        (tmp_path / "train" / name).mkdir(parents=True)
+    shards = [numbered(tmp_path / "train" / name, "part-00000", 4001, first) for name, first in names.items()]
+
+    def shares(factors: dict[str, float]) -> list[float]:
+        dataset = TokenDataset(weighted_parts(shards, factors, 40), context=40, seed=0)
+        firsts = [int(dataset[n].tokens[0]) // 100_000 for n in range(1000)]
+        return [firsts.count(group) / 1000 for group in range(3)]
+
+    assert shares({}) == pytest.approx([1 / 3] * 3, abs=0.01)
+    assert shares({"C++": 2.0, "HTML": 0.0}) == pytest.approx([1 / 3, 2 / 3, 0], abs=0.01)
+    with pytest.raises(UserError, match=r"weights.Rust: no tokens of that group; there are C\+\+, HTML, Python"):
+        weighted_parts(shards, {"Rust": 1.0}, 40)
+    with pytest.raises(UserError, match="must not be negative"):
+        weighted_parts(shards, {"HTML": -1.0}, 40)
