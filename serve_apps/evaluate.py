@@ -38,7 +38,10 @@ class EvaluateConfig(Config):
 
 
 def run(config: EvaluateConfig, context: StepContext) -> Outcome:
-    """Write results.json and humaneval/samples.jsonl for the model and the held-out files of the tokens."""
+    """Write results.json and humaneval/samples.jsonl for the model and the held-out files of the tokens.
+
+    With the corpus among its inputs, the result also tells what decontamination found of HumanEval in it.
+    """
     from serve_apps.evaluation.heldout import choose, measure
     from serve_apps.serve import serving
 
@@ -53,6 +56,12 @@ def run(config: EvaluateConfig, context: StepContext) -> Outcome:
     with serving(folder) as url:
         measured = evaluate_endpoint(config, url, folder, context.say)
         completions = sample_completions(config, url, folder, documents)
+    corpus = context.optional("corpus")
+    if corpus is not None:
+        from serve_apps.evaluation.benchmarks import benchmark
+        from serve_apps.evaluation.contamination import contamination
+
+        measured.summary["contamination"] = contamination(corpus, benchmark("humaneval").tasks(None))
     results = {
         "model": model.fingerprint,
         "humaneval": measured.summary,

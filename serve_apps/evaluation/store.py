@@ -47,6 +47,7 @@ class EvaluationRequest(Config):
     seed: int = Field(0, ge=0)
     cpu_seconds: float = Field(5.0, gt=0, le=600)
     throughput: bool = False
+    corpus: str | None = None  # folder or URL of the corpus that the model was trained on
     about: About = About()
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 from serve_apps.evaluation.benchmarks import benchmark
 from serve_apps.evaluation.benchmarks.benchmark import Benchmark, Task
+from serve_apps.evaluation.contamination import contamination
 from serve_apps.evaluation.endpoint import Endpoint, Generation
 from serve_apps.evaluation.evaluate_benchmark import row, settings_of, summarize
 from serve_apps.evaluation.pool import run_on_actors
@@ -11,6 +12,7 @@ from serve_apps.evaluation.sampling import Sample, places, samples
 from serve_apps.evaluation.sandbox import Limits, Verdict
 from serve_apps.evaluation.store import CANCELLED, DONE, FAILED, RUNNING, EvaluationRequest, StoredRun
 from serve_apps.evaluation.throughput import measure_throughput
+from starloom.artifact import Artifact
 from starloom.errors import RunError, StarloomError
 
 
@@ -58,6 +60,8 @@ def _advance(run: StoredRun, request: EvaluationRequest, default_url: str | None
     summary = summarize(tasks, rows, count)
     settings = settings_of(generation, limits, isolated=True)
     result = {"model": model, "benchmark": chosen.name, **summary, "settings": settings}
+    if request.corpus is not None:
+        result["contamination"] = contamination(Artifact.open(request.corpus), tasks)
     run.write("results.json", result)
     if speed is not None:  # a measurement differs from run to run: it stays out of the result
         run.write("throughput.json", speed)

@@ -19,6 +19,7 @@ class Cell:
     tasks: int
     n: int
     run: str
+    contaminated: str = ""  # what decontamination found, in words
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def build(runs: Iterable[StoredRun]) -> Board:
         model = str(result["model"])
         low, high = result["interval_95"]["1"]
         cells.setdefault(model, {})[result["benchmark"]] = Cell(
-            result["pass_at_k"]["1"], low, high, result["tasks"], result["n"], run.id
+            result["pass_at_k"]["1"], low, high, result["tasks"], result["n"], run.id, _words(result)
         )
         about = run.request().about.model_dump(exclude_none=True)
         speed = run.throughput()
@@ -68,6 +69,15 @@ def build(runs: Iterable[StoredRun]) -> Board:
         for model, found in cells.items()
     ]
     return Board(tuple(sorted(rows, key=lambda row: (-row.win_rate, -row.average, row.model))), benchmarks)
+
+
+def _words(result: Mapping[str, Any]) -> str:
+    found = result.get("contamination")
+    if found is None:
+        return ""
+    if not found["checked"]:
+        return "corpus not checked"
+    return f"{found['tasks_found']} tasks in the corpus, {found['files_removed']} files removed"
 
 
 def win_rates(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

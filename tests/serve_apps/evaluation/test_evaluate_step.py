@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from serve_apps.evaluate import STEP, EvaluateConfig
+from serve_apps.evaluation.benchmarks import benchmark
+from serve_apps.evaluation.contamination import contamination
 from serve_apps.evaluation.heldout import Document, bits, choose, windows
 from starloom.artifact import Artifact
 from starloom.config import Config
@@ -119,3 +121,22 @@ def test_choice_of_heldout_files_keeps_to_the_budget_whatever_the_order() -> Non
     assert len(chosen) == 10
     assert choose(documents[::-1], 1000) == chosen
     assert len(choose(documents, 1)) == 1
+
+
+def test_contamination_is_counted_from_what_was_dropped(root: Path) -> None:
+    def work(config: NoConfig, context: StepContext) -> Outcome:
+        drops = [
+            ("benchmark_text", "HumanEval HumanEval/3"),
+            ("benchmark_solution", "HumanEval HumanEval/3, 0.91 of its 5-grams"),
+            ("benchmark_text", "Mine 7"),
+            ("near_duplicate", "HumanEval/4"),
+        ]
+        rows = [{"reason": reason, "detail": detail} for reason, detail in drops]
+        context.output.write_table("dropped.parquet", pa.Table.from_pylist(rows))
+        context.output.write_json("funnel.json", [{"stage": "decontaminate"}])
+        return Outcome()
+
+    corpus = run_step(Step(NoConfig, work, "corpus"), NoConfig(), root=str(root), name="corpus")
+    tasks = benchmark("humaneval").tasks(None)
+    assert contamination(corpus, tasks) == {"checked": True, "files_removed": 2, "tasks_found": 1}
+    assert contamination(corpus, tasks[10:])["tasks_found"] == 0
