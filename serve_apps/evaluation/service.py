@@ -5,6 +5,7 @@
 
 import argparse
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -133,9 +134,19 @@ def deploy(root: str | Path, default_url: str | None) -> None:
 def evaluating(
     root: str | Path, default_url: str | None = None, host: str = "127.0.0.1", port: int = 8001
 ) -> Iterator[str]:
-    """Start Serve with the evaluations and the leaderboard, yield the URL, take it all down."""
+    """Start Serve with the evaluations and the leaderboard, yield the URL, take it all down.
+
+    Raises:
+        UserError: the port is in use.
+    """
     from starloom.cluster import connect
 
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise UserError(f"port {port} on {host}: {error.strerror}; choose another with --port") from None
     connect()
     serve.start(http_options={"host": host, "port": port})
     try:

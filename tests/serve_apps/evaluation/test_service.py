@@ -1,6 +1,10 @@
 """The evaluation service on Ray Serve: progress, results, killed actors, a restarted service, cancelling."""
 
 import json
+import os
+import signal
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +14,7 @@ import httpx
 import pytest
 
 from serve_apps.evaluation.benchmarks import benchmark
+from serve_apps.evaluation.inside.usage import descendants
 from serve_apps.evaluation.jobs import Program
 from serve_apps.evaluation.pool import run_on_actors
 from serve_apps.evaluation.sandbox import Limits
@@ -18,7 +23,6 @@ from serve_apps.evaluation.store import DONE, RUNNING, EvaluationRequest, Store
 from tests.serve_apps.evaluation.stand_in import StandIn, stand_in
 
 CANONICAL = {task.prompt: str(task.record["canonical_solution"]) for task in benchmark("humaneval").tasks(None)}
-PORT = 18731
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +54,10 @@ def root(tmp_path_factory: pytest.TempPathFactory, model: StandIn) -> Path:
 
 @pytest.fixture(scope="module")
 def client(ray_cluster: str, root: Path, model: StandIn) -> Iterator[httpx.Client]:
-    with evaluating(root, model.url, port=PORT) as url:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with evaluating(root, model.url, port=port) as url:
         with httpx.Client(base_url=url, timeout=30, follow_redirects=True) as opened:
             yield opened
 
@@ -144,12 +151,6 @@ def test_evaluation_can_be_cancelled(client: httpx.Client) -> None:
 
 
 def test_killed_actors_programs_run_again_and_count_once(ray_cluster: str) -> None:
-    import os
-    import signal
-    import threading
-
-    from serve_apps.evaluation.inside.usage import descendants
-
     source = "import time\ntime.sleep(0.15)\nprint({})"
     jobs = [Program("python", source.format(n)) for n in range(12)]
     counted: list[int] = []
