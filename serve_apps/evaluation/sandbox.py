@@ -27,6 +27,7 @@ HIDDEN_FOLDERS = ("/etc/ssh", "/etc/ssl/private", "/etc/sudoers.d", "/etc/kubern
 INSIDE = "/run/starloom"  # where the scripts are bound
 SCRIPTS = Path(__file__).parent / "inside"
 UNSAFE_FLAG = "--run-model-code-without-isolation"
+UNSAFE_KEY = "run_model_code_without_isolation"
 CLOSE_SECONDS = 2.0
 GONE_SECONDS = 60.0
 
@@ -116,7 +117,7 @@ def bubblewrap() -> Path:
 def _refusal(reason: str) -> str:
     return (
         f"model-written programs are not run without isolation: {reason}, or pass {UNSAFE_FLAG} "
-        "to run them with your own rights, files and network"
+        f"(in a recipe: {UNSAFE_KEY} = true) to run them with your own rights, files and network"
     )
 
 
