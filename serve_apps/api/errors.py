@@ -1,7 +1,6 @@
 """Errors, each in the shape of the dialect that the path belongs to."""
 
-import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import HTTPException
@@ -45,16 +44,6 @@ def shaped(path: str, problem: Problem) -> tuple[int, Mapping[str, Any]]:
     error = {"message": message, "type": kind, "param": _field(message), "code": None}
     # llm-ls parses `detail` only, with a scalar `loc`
     return status, {"error": error, "detail": [{"loc": _field(message) or "body", "msg": message, "type": kind}]}
-
-
-async def ending_with_error(path: str, lines: AsyncIterator[str]) -> AsyncIterator[str]:
-    """The lines of a stream whose head has been sent; a failure becomes its last line, in the path's dialect."""
-    try:
-        async for line in lines:
-            yield line
-    except Problem as problem:
-        text = json.dumps(shaped(path, problem)[1], ensure_ascii=False)
-        yield f"{text}\n" if path.startswith("/api/") else f"data: {text}\n\n"
 
 
 def _field(message: str) -> str | None:

@@ -7,13 +7,14 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import PlainTextResponse, Response, StreamingResponse
+from fastapi.responses import PlainTextResponse, Response
 from pydantic import BaseModel, Field
 
-from serve_apps.api.errors import Problem, ending_with_error
-from serve_apps.api.openai import Stop, sse
+from serve_apps.api.errors import Problem
+from serve_apps.api.openai import Stop
 from serve_apps.api.prompts import infilling_prompt, prompt_ids
 from serve_apps.api.service import Served, Service, started, while_connected
+from serve_apps.api.streaming import sse, streamed
 from serve_apps.engine.request import Sampling
 
 EXTRA_SHARE = 2  # text of other files takes at most half of the window
@@ -101,7 +102,7 @@ def router(service: Service) -> APIRouter:
                 elif event.text:
                     yield sse({"content": event.text, "stop": False})
 
-        return StreamingResponse(ending_with_error(request.url.path, lines()), media_type="text/event-stream")
+        return streamed(request.url.path, served.engine, lines())
 
     @api.post("/tokenize", response_model=None)
     async def tokenize(body: TokenizeBody) -> Any:

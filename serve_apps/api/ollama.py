@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
-from serve_apps.api.errors import ending_with_error
 from serve_apps.api.openai import Stop, StopText
 from serve_apps.api.prompts import infilling_prompt, prompt_ids
 from serve_apps.api.service import Served, Service, started, while_connected
+from serve_apps.api.streaming import streamed
 from serve_apps.engine.request import Sampling
 from starloom.tokenizer import END_OF_TEXT
 
@@ -108,7 +108,7 @@ def router(service: Service) -> APIRouter:
                     head = {"model": served.name, "created_at": _now()}
                     yield json.dumps({**head, "response": event.text, "done": False}) + "\n"
 
-        return StreamingResponse(ending_with_error(request.url.path, lines()), media_type="application/x-ndjson")
+        return streamed(request.url.path, served.engine, lines(), "application/x-ndjson")
 
     return api
 

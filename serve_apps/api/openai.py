@@ -2,7 +2,6 @@
 
 import asyncio
 import dataclasses
-import json
 import secrets
 import time
 import uuid
@@ -10,12 +9,13 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
-from serve_apps.api.errors import Problem, ending_with_error
+from serve_apps.api.errors import Problem
 from serve_apps.api.prompts import PLAIN_DIALOGUE, PLAIN_STOP, conversation, infilling_prompt, prompt_ids
 from serve_apps.api.service import Caller, Completion, Served, Service, merged, started, while_connected
+from serve_apps.api.streaming import sse, streamed
 from serve_apps.api.tabby import Segments, tabby_completion
 from serve_apps.engine.request import Event, Sampling, Scored
 from starloom.tokenizer import END_OF_TEXT
@@ -115,11 +115,6 @@ class ChatBody(SamplingBody):
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool | None = False
     top_logprobs: int | None = Field(None, ge=0, le=20)
-
-
-def sse(value: Any) -> str:
-    """One server-sent event."""
-    return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
 
 
 def router(service: Service) -> APIRouter:
@@ -324,7 +319,7 @@ async def _stream(
             yield sse({**chunks.head, "choices": [], "usage": _usage(used, made)})
         yield "data: [DONE]\n\n"
 
-    return StreamingResponse(ending_with_error(OPENAI_PATH, lines()), media_type="text/event-stream")
+    return streamed(OPENAI_PATH, served.engine, lines())
 
 
 async def _chat(

@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import Response
 from pydantic import BaseModel, Field, model_validator
 
-from serve_apps.api.errors import ending_with_error
-from serve_apps.api.openai import Stop, sse
+from serve_apps.api.openai import Stop
 from serve_apps.api.prompts import prompt_ids
 from serve_apps.api.service import Caller, Completion, Served, Service, started, while_connected
+from serve_apps.api.streaming import sse, streamed
 from serve_apps.engine.request import Event, Sampling, Scored
 
 FINISH = {"length": "length", "stop": "stop_sequence", "end": "eos_token", "deadline": "length"}
@@ -94,8 +94,7 @@ def router(service: Service) -> APIRouter:
         if sampling.prompt_logprobs:
             raise ValueError("decoder_input_details: goes not with a stream; ask for the whole answer")
         events = await started(service.events(served, prompt, sampling, caller))
-        lines = ending_with_error(request.url.path, _lines(served, body, prompt, sampling, events))
-        return StreamingResponse(lines, media_type="text/event-stream")
+        return streamed(request.url.path, served.engine, _lines(served, body, prompt, sampling, events))
 
     @api.post("/", response_model=None)
     async def either(body: GenerateBody, request: Request) -> Response | list[dict[str, Any]]:

@@ -5,6 +5,9 @@
 // Weights are packed into panels of 16 outputs, [outputs / 16][inputs][16]: a panel is read once, front to back, for all
 // rows, which makes small batches as fast as memory allows. Vectors are GCC's: AVX-512, AVX2 or NEON by -march=native.
 #include <omp.h>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 
 #include <cmath>
 #include <cstdint>
@@ -18,7 +21,15 @@ constexpr int HEADS_AT_ONCE = 8;
 
 static inline vec splat(float value) { return value - vec{}; }
 static inline vec load(const float* at) { return *(const vec*)at; }
-static inline vec load(const int8_t* at) { return __builtin_convertvector(*(const bytes16*)at, vec); }
+#ifdef __AVX512F__  // GCC takes the bytes one by one when left to itself
+static inline vec load(const int8_t* at) {
+    return (vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)at)));
+}
+#else
+static inline vec load(const int8_t* at) {
+    return __builtin_convertvector(__builtin_convertvector(*(const bytes16*)at, ints), vec);
+}
+#endif
 static inline void store(float* at, vec value) { *(vec*)at = value; }
 static inline vec larger(vec a, vec b) { return a > b ? a : b; }
 
