@@ -21,9 +21,12 @@ from serve_apps.evaluation.inside.limits import CellLimits
 from serve_apps.evaluation.inside.usage import descendants
 from starloom.errors import RunError, UserError
 
-SYSTEM_FOLDERS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/etc")
-HIDDEN_FILES = ("/etc/shadow", "/etc/shadow-", "/etc/gshadow", "/etc/gshadow-", "/etc/sudoers", "/etc/krb5.keytab")
-HIDDEN_FOLDERS = ("/etc/ssh", "/etc/ssl/private", "/etc/sudoers.d", "/etc/kubernetes")
+SYSTEM_FOLDERS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt")
+# what toolchains read of /etc; the rest of it is nobody's business, least of all where this runs as root
+CONFIGURATION = (
+    "alternatives", "erlang", "gai.conf", "ghc", "group", "java*", "ld.so.cache", "ld.so.conf", "ld.so.conf.d",
+    "localtime", "mime.types", "mono", "nsswitch.conf", "passwd", "perl", "php", "R", "ssl/openssl.cnf", "timezone",
+)  # fmt: skip
 INSIDE = "/run/starloom"  # where the scripts are bound
 SCRIPTS = Path(__file__).parent / "inside"
 UNSAFE_FLAG = "--run-model-code-without-isolation"
@@ -133,12 +136,9 @@ def bubblewrap_command(folders: Sequence[str] = ()) -> list[str]:
             command += ["--symlink", str(Path(folder).readlink()), folder]
         elif Path(folder).is_dir():
             command += ["--ro-bind", folder, folder]
-    for folder in HIDDEN_FOLDERS:
-        if Path(folder).is_dir():
-            command += ["--tmpfs", folder]
-    for file in HIDDEN_FILES:
-        if Path(file).is_file():
-            command += ["--ro-bind", "/dev/null", file]
+    for pattern in CONFIGURATION:
+        for path in sorted(Path("/etc").glob(pattern)):
+            command += ["--ro-bind", str(path), str(path)]
     command += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--dir", "/run"]
     for folder in folders:
         command += ["--ro-bind", folder, folder]

@@ -89,7 +89,14 @@ ATTACKS = (
         ANY,
     ),
     Attack("read a file of the host", "print(open('{secret}').read(), 'ESCAPED')", ("failed",)),
-    Attack("read password hashes", "print('ESCAPED' if open('/etc/shadow').read() else '')", ANY),
+    Attack(
+        "read what only root may",
+        "import os\nfor place, _, files in os.walk('/etc'):\n    for f in files:\n"
+        "        path = os.path.join(place, f)\n"
+        "        if not os.path.exists(path): continue\n"
+        "        if 'shadow' in f or '/ssh' in place or os.stat(path).st_mode & 0o077 == 0: print('ESCAPED', path)",
+        ANY,
+    ),
     Attack(
         "read home folders",
         "import os\nfor folder in ('/root', '/home'):\n    for place, _, files in os.walk(folder):\n"
