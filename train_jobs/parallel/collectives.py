@@ -1,4 +1,4 @@
-"""The two conjugate operators of tensor parallelism (Shoeybi et al. 2019, figure 3) and vocabulary-parallel loss."""
+"""The two conjugate operators of tensor parallelism (Shoeybi et al. 2019, figure 3)."""
 
 from typing import Any
 
@@ -46,25 +46,3 @@ def copy_to_group(x: Tensor, group: Group) -> Tensor:
 def reduce_from_group(x: Tensor, group: Group) -> Tensor:
     """Leave a tensor-parallel region: the ranks' partial results are summed."""
     return x if group is None else _Reduce.apply(x, group)  # type: ignore[no-any-return, no-untyped-call]
-
-
-def vocabulary_parallel_loss(logits: Tensor, targets: Tensor, *, first: int, real: int, group: Group) -> Tensor:
-    """Mean cross-entropy, nats, over logits whose last axis is this rank's slice of the vocabulary.
-
-    `first` is the slice's first id, `real` the number of ids that exist: the padding after them is left out.
-    """
-    logits = logits.float()
-    width = logits.shape[-1]
-    if first + width > real:
-        padding = torch.arange(first, first + width, device=logits.device) >= real
-        logits = logits.masked_fill(padding, float("-inf"))
-    top = logits.detach().amax(dim=-1)
-    if group is not None:
-        dist.all_reduce(top, op=dist.ReduceOp.MAX, group=group)
-    shifted = logits - top.unsqueeze(-1)
-    total = reduce_from_group(shifted.exp().sum(dim=-1), group)
-    local = targets - first
-    inside = (local >= 0) & (local < width)
-    chosen = shifted.gather(-1, local.clamp(0, width - 1).unsqueeze(-1)).squeeze(-1)
-    target = reduce_from_group(torch.where(inside, chosen, torch.zeros_like(chosen)), group)
-    return (total.log() - target).mean()

@@ -15,6 +15,7 @@ from starloom.model.config import ModelConfig
 from starloom.model.model import attend
 from train_jobs.layout import padded_vocabulary
 from train_jobs.parallel.collectives import Group, copy_to_group, reduce_from_group
+from train_jobs.parallel.output_loss import output_loss
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,23 @@ class TokenEmbedding(nn.Module):
         return reduce_from_group(found, self.place.group)
 
 
-def logits(embedding: TokenEmbedding, x: Tensor) -> Tensor:
-    """[batch, sequence, hidden] to this rank's slice of the logits."""
-    return F.linear(copy_to_group(x, embedding.place.group), embedding.weight)
+class Output:
+    """The last stage's end: remembers the tied embedding, whose weight `loss` multiplies the states with."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        self.vocabulary = config.vocabulary
+        self.embedding: TokenEmbedding | None = None
+
+    def enter(self, embedding: TokenEmbedding, x: Tensor) -> Tensor:
+        """The forward function of the tied layer: [batch, sequence, hidden] states pass through."""
+        self.embedding = embedding
+        return copy_to_group(x, embedding.place.group)
+
+    def loss(self, x: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross-entropy, nats, of the states that `enter` returned."""
+        assert self.embedding is not None
+        held = self.embedding
+        return output_loss(x, held.weight, targets, first=held.first, real=self.vocabulary, group=held.place.group)
 
 
 class PositionEmbedding(nn.Module):

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from starloom.model.config import ModelConfig
 from train_jobs.layout import Layout
-from train_jobs.parallel.collectives import vocabulary_parallel_loss
-from train_jobs.parallel.layers import Norm, ParallelBlock, PositionEmbedding, TensorSlice, TokenEmbedding, logits
+from train_jobs.parallel.layers import Norm, Output, ParallelBlock, PositionEmbedding, TensorSlice, TokenEmbedding
 
 
 def build_pipeline(config: ModelConfig, layout: Layout, checkpoint_interval: int = 0) -> PipelineModule:
@@ -20,23 +19,18 @@ def build_pipeline(config: ModelConfig, layout: Layout, checkpoint_interval: int
     topology = PipeModelDataParallelTopology(num_pp=layout.pipeline, num_mp=layout.tensor, num_dp=layout.data)
     place = tensor_slice(topology, layout)
 
-    def loss(output: Tensor, targets: Tensor) -> Tensor:
-        width = output.shape[-1]
-        return vocabulary_parallel_loss(
-            output, targets, first=place.rank * width, real=config.vocabulary, group=place.group
-        )
-
+    output = Output(config)
     layers: list[Any] = [
         TiedLayerSpec("embedding", TokenEmbedding, config, place, tied_weight_attr="weight"),
         LayerSpec(PositionEmbedding, config, place),
         *(LayerSpec(ParallelBlock, config, place, number) for number in range(config.layers)),
         LayerSpec(Norm, config, place, "transformer.ln_f"),
-        TiedLayerSpec("embedding", TokenEmbedding, config, place, forward_fn=logits, tied_weight_attr="weight"),
+        TiedLayerSpec("embedding", TokenEmbedding, config, place, forward_fn=output.enter, tied_weight_attr="weight"),
     ]
     return PipelineModule(
         layers=layers,
         topology=topology,
-        loss_fn=loss,
+        loss_fn=output.loss,
         partition_method="type:ParallelBlock",
         activation_checkpoint_interval=checkpoint_interval,
         checkpointable_layers=["ParallelBlock"],
