@@ -1,11 +1,13 @@
 """The served API with the clients that people use."""
 
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import openai
+import psutil
 import pytest
 
 from data_jobs.tokenization import train_bpe
@@ -109,3 +111,47 @@ def test_run_root_serves_its_newest_model(folder: Path, tmp_path: Path) -> None:
 
     made = run_step(Step(config=Empty, run=copy, produces="model"), Empty(), root=str(tmp_path), name="first")
     assert model_folder(str(tmp_path)) == made.local("model")
+
+
+def test_client_that_goes_away_from_serve_is_cancelled_in_the_engine(url: str) -> None:
+    def running() -> float:
+        lines = httpx.get(f"{url}/metrics").text.splitlines()
+        return float(next(line for line in lines if line.startswith("vllm:num_requests_running")).split()[-1])
+
+    def cancelled() -> float:
+        lines = httpx.get(f"{url}/metrics").text.splitlines()
+        return float(next(line for line in lines if line.startswith("starloom:cancelled_requests_total")).split()[-1])
+
+    before = cancelled()
+    body = {"prompt": "def f", "max_tokens": 100, "ignore_eos": True, "stream": True, "logprobs": 0}
+    for _ in range(20):  # an answer of 100 tokens may be over before the client is gone
+        with httpx.stream("POST", f"{url}/v1/completions", json=body) as answer:
+            next(answer.iter_bytes())
+        if cancelled() > before:
+            break
+    assert cancelled() > before
+    assert running() == 0
+
+
+@pytest.mark.slow
+def test_killed_replica_comes_back_and_serves(url: str) -> None:
+    killed = [
+        p for p in psutil.process_iter(["cmdline"]) if "ServeReplica:starloom" in " ".join(p.info["cmdline"] or ())
+    ]
+    mine = {child.pid for child in psutil.Process().children(recursive=True)}
+    victims = [process for process in killed if process.pid in mine]
+    assert victims, "no replica of this session found"
+    for process in victims:
+        process.kill()
+    until = time.monotonic() + 60
+    while True:
+        try:
+            if (
+                httpx.post(f"{url}/v1/completions", json={"prompt": "x", "max_tokens": 2}, timeout=30).status_code
+                == 200
+            ):
+                break
+        except httpx.TransportError:
+            pass
+        assert time.monotonic() < until
+        time.sleep(0.5)
