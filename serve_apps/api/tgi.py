@@ -107,7 +107,13 @@ def router(service: Service) -> APIRouter:
         served = service.model(None)
         window = served.engine.context
         sizes = dict.fromkeys(("max_input_length", "max_input_tokens"), window - 1)
-        return {"model_id": served.name, "max_total_tokens": window, **sizes, "version": "starloom"}
+        return {
+            "model_id": served.name,
+            "max_total_tokens": window,
+            **sizes,
+            "version": "starloom",
+            "kernels": served.engine.kernels,
+        }
 
     return api
 

@@ -83,6 +83,8 @@ class LocalEngine:
         self.context, self.counters = model.config.context, Counters()
         self._config, self._tokenizer = config, tokenizer
         self._runner, self.blocks = make_runner(model, config)
+        native = isinstance(self._runner, NativeRunner)
+        self.kernels = f"native, {config.weights} weights" if native else "torch"
         self._pool = BlockPool(self.blocks, self._runner.block_size)
         self._end = tokenizer.special(END_OF_TEXT)
         self._bytes = tokenizer.token_bytes + [b""] * (model.config.vocabulary - tokenizer.size)

@@ -109,9 +109,10 @@ class Load:
 
 
 class Engine(Protocol):
-    """What the API needs of an engine."""
+    """What the API needs of an engine; `kernels` names its route for those who ask."""
 
     context: int
+    kernels: str
     counters: Counters
 
     @property

@@ -52,6 +52,7 @@ def test_llm_ls_fetches_the_tokenizer(server: Running) -> None:
 def test_continue_reads_the_window_and_the_tgi_stream(server: Running) -> None:
     info = json.loads(_sent(server, "/info", "", "GET")[2])
     assert info["max_input_length"] == info["max_input_tokens"] == 4095
+    assert info["kernels"] in ("native, float32 weights", "torch")
     body = '{"inputs":"def f","parameters":{"max_new_tokens":5,"temperature":0.1,"details":true}}'
     status, kind, text = _sent(server, "/generate_stream", body)
     events = _events(text)
@@ -69,7 +70,7 @@ def test_minuet_sends_suffix_three_times_and_reads_a_stream(server: Running) -> 
     for _ in range(3):
         events = _events(_sent(server, "/v1/completions", body)[2])
         assert events[-1]["choices"][0]["finish_reason"] in ("length", "stop")
-    assert server.engine.counters.prefix_hits >= 0
+    assert server.engine.counters.prefix_hits > 0  # the second and third find the first one's prompt
 
 
 def test_tabby_extensions_find_health_settings_and_segments(server: Running) -> None:
