@@ -12,6 +12,13 @@ from starloom.config import Config, runtime
 from starloom.step import Outcome, Step, StepContext, main
 
 
+class LanguageRule(Config):
+    """What differs for one language; a pair of two languages counts at the lower threshold."""
+
+    ngram: int | None = Field(None, ge=1, le=32)
+    threshold: float | None = Field(None, gt=0, le=1)
+
+
 class SketchConfig(Config):
     """How files are compared; what is remembered of a corpus must have been made with the same."""
 
@@ -20,13 +27,29 @@ class SketchConfig(Config):
     permutations: int = Field(256, ge=16, le=4096)
     seed: int = 1  # of the permutations, as in datasketch
     recall: float = Field(0.99, gt=0, lt=1)  # least chance that a pair at the threshold becomes a candidate
+    languages: dict[str, LanguageRule] = {}
 
     @model_validator(mode="after")
     def _bands_exist(self) -> Self:
         from data_jobs.near_duplicates.banding import choose_bands
 
-        choose_bands(self.permutations, self.threshold, self.recall)
+        choose_bands(self.permutations, self.least_threshold, self.recall)
         return self
+
+    @property
+    def least_threshold(self) -> float:
+        """What candidates are looked for at: the lowest of all thresholds."""
+        return min([self.threshold, *(rule.threshold for rule in self.languages.values() if rule.threshold)])
+
+    def ngram_of(self, language: str | None) -> int:
+        """Words of an n-gram in files of a language."""
+        rule = self.languages.get(language or "")
+        return rule.ngram if rule and rule.ngram else self.ngram
+
+    def threshold_of(self, language: str | None) -> float:
+        """How alike files of a language must be."""
+        rule = self.languages.get(language or "")
+        return rule.threshold if rule and rule.threshold else self.threshold
 
 
 class DeduplicateConfig(SketchConfig):

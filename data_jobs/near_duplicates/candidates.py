@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_jobs.near_duplicates.arrays import load_array, save_array
-from data_jobs.near_duplicates.signing import BANDS, EXACT, NORMAL, WORDS, SignedShard, read_fields
+from data_jobs.near_duplicates.signing import BANDS, EXACT, LONG, NORMAL, SignedShard, read_fields
 from data_jobs.shards import map_shards
 from starloom.artifact import ArtifactWriter
 
@@ -29,7 +29,6 @@ class Candidates:
 def find_candidates(
     shards: Sequence[SignedShard],
     bands: int,
-    ngram: int,
     neighbours: int,
     output: ArtifactWriter,
     *,
@@ -43,10 +42,10 @@ def find_candidates(
         if output.exists(_edges_of(chunk)):
             return
         if not chunk:
-            save_array(with_new(_copies(shards, ngram, output), known), _edges_of(chunk), output)
+            save_array(with_new(_copies(shards, output), known), _edges_of(chunk), output)
             return
-        numbers, (words, *hashes) = read_fields(shards, [WORDS, *(BANDS + band for band in chunk)], output)
-        long_enough = words >= ngram
+        numbers, (long, *hashes) = read_fields(shards, [LONG, *(BANDS + band for band in chunk)], output)
+        long_enough = long > 0
         numbers = numbers[long_enough]
         edges = [with_new(bucket_edges(values[long_enough], numbers, neighbours), known) for values in hashes]
         save_array(distinct_pairs(edges), _edges_of(chunk), output)
@@ -63,14 +62,14 @@ def _edges_of(chunk: range) -> str:
     return f"{EDGES}/bands-{chunk.start}-{chunk.stop}.npy"
 
 
-def _copies(shards: Sequence[SignedShard], ngram: int, output: ArtifactWriter) -> np.ndarray:
+def _copies(shards: Sequence[SignedShard], output: ArtifactWriter) -> np.ndarray:
     """Edges between files of equal bytes, and between short files that are equal but for white space.
 
     Short files (fewer words than an n-gram) have no signature; the longer ones that differ in white space alone have
     equal n-grams and need no rule of their own.
     """
-    numbers, (words, exact, normal) = read_fields(shards, [WORDS, EXACT, NORMAL], output)
-    short = words < ngram
+    numbers, (long, exact, normal) = read_fields(shards, [LONG, EXACT, NORMAL], output)
+    short = long == 0
     return distinct_pairs([group_edges(exact, numbers), group_edges(normal[short], numbers[short])])
 
 

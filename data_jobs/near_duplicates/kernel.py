@@ -134,7 +134,7 @@ def _sketch(shingles, a, b, out):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def _sign(data, offsets, ngram, word, space, a, b, rows, bands, words, normal):  # type: ignore[no-untyped-def]
+def _sign(data, offsets, ngrams, word, space, a, b, rows, bands, words, normal):  # type: ignore[no-untyped-def]
     longest = 0
     for n in range(len(offsets) - 1):
         longest = max(longest, offsets[n + 1] - offsets[n])
@@ -142,9 +142,9 @@ def _sign(data, offsets, ngram, word, space, a, b, rows, bands, words, normal): 
     sketch = np.empty(len(a), dtype=np.uint32)
     for n in range(len(offsets) - 1):
         start, end = offsets[n], offsets[n + 1]
-        count, words[n] = _shingle(data, start, end, ngram, word, scratch)
+        count, words[n] = _shingle(data, start, end, ngrams[n], word, scratch)
         normal[n] = 0
-        if words[n] < ngram:
+        if words[n] < ngrams[n]:
             state = np.uint64(0xCBF29CE484222325)
             for at in range(start, end):
                 if not space[data[at]]:
@@ -167,13 +167,14 @@ class Signatures:
     normal: np.ndarray  # uint64 [files]: hash of the text without white space; 0 unless it has fewer words than n
 
 
-def sign(texts: Texts, *, ngram: int, count: int, seed: int, bands: int, rows: int) -> Signatures:
-    """Band hashes, word counts and white-space-free hashes of every text."""
+def sign(texts: Texts, *, ngram: int | np.ndarray, count: int, seed: int, bands: int, rows: int) -> Signatures:
+    """Band hashes, word counts and white-space-free hashes of every text; `ngram` is one for all or one for each."""
     a, b = permutations(count, seed)
     size = len(texts)
     result = Signatures(np.empty((size, bands), np.uint64), np.empty(size, np.int64), np.empty(size, np.uint64))
     offsets = texts.offsets
-    _sign(texts.data, offsets, ngram, _WORD, _SPACE, a, b, rows, result.bands, result.words, result.normal)
+    ngrams = np.ascontiguousarray(np.broadcast_to(np.asarray(ngram, dtype=np.int64), size))
+    _sign(texts.data, offsets, ngrams, _WORD, _SPACE, a, b, rows, result.bands, result.words, result.normal)
     return result
 
 
@@ -201,13 +202,16 @@ def shingle_hashes(text: bytes, ngram: int) -> np.ndarray:
     return out[:count]
 
 
-def shingle_sets(texts: Texts, wanted: np.ndarray, ngram: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted distinct n-gram hashes of the wanted texts, one after the other, and their int64 offsets."""
+def shingle_sets(texts: Texts, wanted: np.ndarray, ngram: int | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sorted distinct n-gram hashes of the wanted texts, one after the other, and their int64 offsets.
+
+    `ngram` is one for all or one for each of `wanted`.
+    """
     sets = []
-    for number in wanted:
+    for number, words in zip(wanted, np.broadcast_to(np.asarray(ngram), len(wanted)), strict=True):
         start, end = int(texts.offsets[number]), int(texts.offsets[number + 1])
         out = np.empty((end - start) // 2 + 2, dtype=np.uint64)
-        count, _ = _shingle(texts.data, start, end, ngram, _WORD, out)
+        count, _ = _shingle(texts.data, start, end, words, _WORD, out)
         sets.append(np.unique(out[:count]))
     offsets = np.zeros(len(sets) + 1, dtype=np.int64)
     np.cumsum([len(one) for one in sets], out=offsets[1:])

@@ -1,6 +1,7 @@
 """Signatures of corpora that stay: written by `data_jobs.remember`, read by `data_jobs.deduplicate` for a new batch."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from data_jobs.deduplicate import SketchConfig
 from data_jobs.near_duplicates.banding import choose_bands
@@ -17,16 +18,17 @@ def remember(config: SketchConfig, context: StepContext) -> Outcome:
     collected, output = context.only("collected"), context.output
     shards = sign_shards(shard_names(collected), collected, context.every("decisions"), config, output)
     files, _ = read_fields(shards, [], output)
-    prepare_shingles(files, shards, collected, config.ngram, output)
+    prepare_shingles(files, shards, collected, config, output)
     rows = {shard.name: shard.rows for shard in shards if shard.alive}
     return Outcome(len(files), len(files), details={"sketch": sketch_of(config), "shards": rows})
 
 
-def sketch_of(config: SketchConfig) -> dict[str, int]:
+def sketch_of(config: SketchConfig) -> dict[str, Any]:
     """What two sketches must have in common to be compared."""
-    bands = choose_bands(config.permutations, config.threshold, config.recall)
+    bands = choose_bands(config.permutations, config.least_threshold, config.recall)
     settings = {"ngram": config.ngram, "permutations": config.permutations, "seed": config.seed}
-    return {**settings, "bands": bands.count, "rows": bands.rows}
+    languages = {name: rule.ngram for name, rule in sorted(config.languages.items()) if rule.ngram}
+    return {**settings, "bands": bands.count, "rows": bands.rows, "languages": languages}
 
 
 def recall_shards(remembered: Sequence[Artifact], config: SketchConfig) -> list[SignedShard]:

@@ -26,21 +26,21 @@ EXACT, NORMALIZED, NEAR = "exact_duplicate", "normalized_duplicate", "near_dupli
 def deduplicate(config: DeduplicateConfig, context: StepContext) -> Outcome:
     """Run the step; see `data_jobs.deduplicate`."""
     collected, earlier, output = context.only("collected"), context.every("decisions"), context.output
-    bands = choose_bands(config.permutations, config.threshold, config.recall)
+    bands = choose_bands(config.permutations, config.least_threshold, config.recall)
     known = recall_shards(context.every("signatures"), config)
     shards = [*known, *sign_shards(shard_names(collected), collected, earlier, config, output)]
     alive = sum(shard.alive for shard in shards)
     context.say(f"{alive:,} files signed; {bands.count} bands of {bands.rows} rows")
 
     found = candidates.find_candidates(
-        shards, bands.count, config.ngram, config.neighbours, output, bands_per_task=config.bands_per_task
+        shards, bands.count, config.neighbours, output, bands_per_task=config.bands_per_task
     )
     pairs = candidates.distinct_pairs([found.copies, found.similar])
-    verification.prepare_shingles(np.unique(pairs), shards, collected, config.ngram, output)
+    verification.prepare_shingles(np.unique(pairs), shards, collected, config, output)
     scores = verification.similarities(pairs, shards, output, edges_per_task=config.edges_per_task)
     scores[_contained(pairs, found.copies)] = 1.0
-    verified = pairs[scores >= config.threshold]
-    context.say(f"{len(pairs):,} candidate pairs, {len(verified):,} of them at least {config.threshold:g} alike")
+    verified = pairs[scores >= verification.thresholds(pairs, shards, config, output)]
+    context.say(f"{len(pairs):,} candidate pairs, {len(verified):,} of them alike enough")
 
     facts = _facts(np.unique(verified), shards, output)
     clusters = resolve(verified, lambda file: _preference(facts[file]), strict=config.strict)

@@ -16,7 +16,7 @@ from starloom.artifact import Artifact, ArtifactWriter
 from starloom.decisions import surviving
 
 FOLDER = "signatures"
-ROW, WORDS, EXACT, NORMAL, BANDS = range(5)  # the fields before the first band
+ROW, LONG, EXACT, NORMAL, BANDS = range(5)  # the fields before the first band
 
 
 @dataclass(frozen=True)
@@ -84,17 +84,18 @@ def _sign_shard(
 
 def _signatures(table: pa.Table, alive: np.ndarray, config: SketchConfig) -> np.ndarray:
     """uint64 [fields and bands, files]; hashes do not compress, so they are stored as they are."""
-    bands = choose_bands(config.permutations, config.threshold, config.recall)
+    bands = choose_bands(config.permutations, config.least_threshold, config.recall)
+    ngrams = np.array([config.ngram_of(language) for language in table["language"].to_pylist()], dtype=np.int64)
     signatures = sign(
         Texts.of(table["content"]),
-        ngram=config.ngram,
+        ngram=ngrams,
         count=config.permutations,
         seed=config.seed,
         bands=bands.count,
         rows=bands.rows,
     )
     fields = np.empty((BANDS + bands.count, len(alive)), dtype=np.uint64)
-    fields[ROW], fields[WORDS], fields[NORMAL] = alive, signatures.words, signatures.normal
+    fields[ROW], fields[LONG], fields[NORMAL] = alive, signatures.words >= ngrams, signatures.normal
     fields[EXACT] = [int(one[:16], 16) for one in table["id"].to_pylist()]
     fields[BANDS:] = signatures.bands.T
     return fields

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
+from data_jobs.deduplicate import SketchConfig
 from data_jobs.near_duplicates.kernel import Texts, jaccards, shingle_sets
 from data_jobs.near_duplicates.signing import SignedShard, bases_of
 from data_jobs.shards import map_shards
@@ -15,7 +16,11 @@ FACTS = ("id", "repo_name", "path", "licenses", "stars", "source", "language")
 
 
 def prepare_shingles(
-    wanted: np.ndarray, shards: Sequence[SignedShard], collected: Artifact, ngram: int, output: ArtifactWriter
+    wanted: np.ndarray,
+    shards: Sequence[SignedShard],
+    collected: Artifact,
+    config: SketchConfig,
+    output: ArtifactWriter,
 ) -> None:
     """Write facts and n-gram sets of the wanted files, shard by shard; they replace the text from here on.
 
@@ -29,8 +34,9 @@ def prepare_shingles(
             return
         rows = _within(wanted, bases, number)
         table = collected.read_table(f"data/{shards[number].name}", ["content", *FACTS])
-        sets, offsets = shingle_sets(Texts.of(table["content"]), rows, ngram)
         facts = table.select(FACTS).take(pa.array(rows)).combine_chunks()
+        ngrams = np.array([config.ngram_of(language) for language in facts["language"].to_pylist()], dtype=np.int64)
+        sets, offsets = shingle_sets(Texts.of(table["content"]), rows, ngrams)
         shingles = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(sets))
         written = facts.append_column("row", pa.array(rows)).append_column("shingles", shingles)
         with output.create(name) as file, pa.ipc.new_file(file, written.schema) as writer:
@@ -59,6 +65,24 @@ def similarities(
 
     parts = map_shards(starts, work, name="verify")
     return np.concatenate([np.empty(0), *parts])
+
+
+def thresholds(
+    pairs: np.ndarray, shards: Sequence[SignedShard], config: SketchConfig, output: ArtifactWriter
+) -> np.ndarray:
+    """How alike each pair must be, float64: the lower of its two languages' thresholds."""
+    if not any(rule.threshold for rule in config.languages.values()):
+        return np.full(len(pairs), config.threshold)
+    bases = bases_of(shards)
+    files, places = np.unique(pairs, return_inverse=True)
+    limits = [np.empty(0)]
+    for number in np.unique(np.searchsorted(bases, files, side="right") - 1).tolist():
+        table = prepared(shards[number], ["row", "language"], output)
+        at = np.searchsorted(table["row"].to_numpy(), _within(files, bases, number))
+        languages = table["language"].take(pa.array(at)).to_pylist()
+        limits.append(np.array([config.threshold_of(language) for language in languages]))
+    lower: np.ndarray = np.concatenate(limits)[places.reshape(pairs.shape)].min(axis=1, initial=1.0)
+    return lower
 
 
 def _within(files: np.ndarray, bases: np.ndarray, number: int) -> np.ndarray:

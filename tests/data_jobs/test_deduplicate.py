@@ -164,3 +164,19 @@ def test_report_counts_losses_and_warns_of_a_source_that_loses_most(
     assert report["largest"][0]["survivor"].startswith("r/0/")
     assert len(report["alarms"]) == 1
     assert "warning: source copies loses 4 of 5" in capsys.readouterr().out
+
+
+def test_dedup_language_rules_change_threshold_and_ngram_of_that_language_alone(tmp_path: Path) -> None:
+    near = changed(text(1), 6)
+    assert 0.8 < similarity(text(1), near) < 0.95
+    five_words = "one two three four five"
+    rows = [
+        [{"content": one, "language": language, "repo_name": f"r/{n}"} for n, one in enumerate((text(1), near))]
+        + [{"content": five_words + end, "language": language, "repo_name": f"s/{end}"} for end in ("", " six seven")]
+        for language in ("JSON", "Python")
+    ]
+    rows[1] = [{**row, "content": row["content"].replace("e", "y")} for row in rows[1]]
+    collected = artifact(tmp_path, "collected", rows)
+    assert set(dropped(dedup(tmp_path, collected, name="same"))) == {(0, 1), (1, 1)}
+    strict = {"JSON": {"threshold": 0.95}, "Python": {"ngram": 1}}
+    assert set(dropped(dedup(tmp_path, collected, name="rules", languages=strict, threshold=0.7))) == {(1, 1), (1, 3)}

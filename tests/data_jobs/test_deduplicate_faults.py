@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from data_jobs import deduplicate
-from data_jobs.near_duplicates import candidates, signing, verification
+from data_jobs import deduplicate, pack, packing, train_tokenizer
+from data_jobs.near_duplicates import candidates, pipeline, signing, verification
 from data_jobs.shards import map_shards
 from starloom.artifact import Artifact
 from starloom.step import run_step
@@ -96,3 +96,34 @@ def test_run_that_stops_in_any_stage_is_resumed_without_signing_again(
     resumed = run(tmp_path / "again", collected)
     assert seen == written
     assert checksums(resumed) == checksums(calm)
+
+
+def test_run_that_stops_while_it_connects_pairs_ends_with_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collected = corpus(tmp_path)
+    calm = run(tmp_path / "calm", collected)
+
+    def stopped(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "resolve", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "again", collected)
+    assert not list((tmp_path / "again").rglob("clusters.parquet"))
+    assert checksums(run(tmp_path / "again", collected)) == checksums(calm)
+
+
+def test_killed_worker_while_packing_changes_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [[{"content": text(100 * s + n), "repo_name": f"o/{n}"} for n in range(10)] for s in range(4)]
+    source = artifact(tmp_path, "corpus", rows)
+    config = train_tokenizer.TrainTokenizerConfig(vocabulary=300)
+    tokenizer = run_step(train_tokenizer.STEP, config, root=str(tmp_path), name="tokenizer", needs=[source])
+    needs = [source, tokenizer]
+    calm = run_step(pack.STEP, pack.PackConfig(), root=str(tmp_path / "calm"), name="tokens", needs=needs)
+    marker = tmp_path / "killed"
+    monkeypatch.setattr(packing, "map_shards", killing_once(marker, "pack"))
+    disturbed = run_step(pack.STEP, pack.PackConfig(), root=str(tmp_path / "disturbed"), name="tokens", needs=needs)
+    assert marker.exists()
+    assert checksums(disturbed) == checksums(calm)
