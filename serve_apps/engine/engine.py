@@ -12,7 +12,7 @@ from serve_apps.engine.native.build import compiler
 from serve_apps.engine.native.runner import NativeRunner, Weights
 from serve_apps.engine.pieces import Piece, Runner, Scores
 from serve_apps.engine.queueing import WaitingQueue
-from serve_apps.engine.request import Counters, Event, FinishReason, Load, Request, Scored
+from serve_apps.engine.request import Counters, Event, FinishReason, Load, Overloaded, Request, Scored
 from serve_apps.engine.sampling import choose, scored
 from serve_apps.engine.speculation import PromptLookup
 from serve_apps.engine.text import TextStream
@@ -117,6 +117,8 @@ class LocalEngine:
                 f"model's window of {self.context} tokens; shorten the prompt or ask for fewer"
             )
         with self._changed:
+            if self._closed:
+                raise Overloaded("the engine is stopping; ask again, another one takes over")
             self._waiting.put(request)
             self._changed.notify()
 

@@ -206,6 +206,13 @@ def test_prompt_beyond_the_window_is_refused(make: Make) -> None:
         _start(engine, [], GREEDY)
 
 
+def test_stopped_engine_refuses(make: Make) -> None:
+    engine = make()
+    engine.close()
+    with pytest.raises(Overloaded, match="stopping"):
+        _start(engine, [30], GREEDY)
+
+
 def test_weights_that_give_no_number_fail_one_request_and_not_the_next(folder: Path) -> None:
     model = read_model(folder)
     with torch.no_grad():
