@@ -12,9 +12,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from serve_apps.engine.engine import EngineConfig, LocalEngine
 from serve_apps.engine.request import Event, Request, Sampling
@@ -26,6 +28,7 @@ from tests.benchmarks.serve_models import SHAPE, model_folder, random_prompt
 
 PROMPT, NEW, CLIENTS = 256, 64, 16
 GREEDY = Sampling(max_tokens=NEW, temperature=0.0, ignore_end=True)
+SOAK_SECONDS = 60.0
 PEERS = ("ctranslate2==4.8.0", "setuptools<81")
 
 
@@ -38,7 +41,9 @@ class Timed:
     """One request: its tokens and when each came."""
 
     def __init__(self, engine: LocalEngine, prompt: list[int], sampling: Sampling) -> None:
-        self.began, self.times, self.ids = time.perf_counter(), [], []
+        self.began = time.perf_counter()
+        self.times: list[float] = []
+        self.ids: list[int] = []
         self._events: queue.Queue[tuple[float, Event]] = queue.Queue()
         engine.submit(Request(prompt, sampling, lambda event: self._events.put((time.perf_counter(), event))))
 
@@ -155,15 +160,21 @@ def ctranslate2_rates(folder: Path) -> dict[str, Any]:
 
 
 async def _client(host: str, port: int, body: bytes) -> int:
-    """A streamed request over a socket; how many chunks with text came."""
+    """A streamed request; how many tokens came."""
+    received = await _answer(host, port, body)
+    assert b"data: [DONE]" in received, received[:500]
+    return received.count(b'"text": "')  # several events may share a chunk
+
+
+async def _answer(host: str, port: int, body: bytes) -> bytes:
+    """What a completion request over a socket is answered with, head and all."""
     reader, writer = await asyncio.open_connection(host, port)
     head = f"POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
     writer.write(f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body)
     await writer.drain()
     received = await reader.read()
     writer.close()
-    assert b"data: [DONE]" in received, received[:500]
-    return received.count(b'"text": "')  # several events may share a chunk
+    return received
 
 
 def http_rate(url: str, new: int) -> float:
@@ -195,6 +206,59 @@ def engine_rate(engine: LocalEngine, new: int) -> float:
     return best
 
 
+@dataclass
+class Soaked:
+    """What 64 clients met: answers, refusals with and without Retry-After, and everything else."""
+
+    served: int = 0
+    refused: int = 0
+    refused_without_retry: int = 0
+    lost: int = 0
+    megabytes_at_half: float = 0.0
+    megabytes_at_end: float = 0.0
+
+
+def soaked(url: str, seconds: float) -> Soaked:
+    """64 clients ask again and again, on a queue of 32; the replica's memory at half time and at the end."""
+    host, port = url.removeprefix("http://").split(":")
+    result = Soaked()
+
+    async def client(number: int, until: float) -> None:
+        turn = 0
+        while time.monotonic() < until:
+            turn += 1
+            body = {"prompt": random_prompt(32, 64 * turn + number), "max_tokens": 8, "stream": bool(turn % 2)}
+            text = json.dumps(body | {"ignore_eos": True}).encode()
+            try:
+                answer = await asyncio.wait_for(_answer(host, int(port), text), 60)
+            except (OSError, TimeoutError):
+                answer = b""
+            status = answer[9:12]
+            result.served += status == b"200" and (b"[DONE]" in answer or b'"usage"' in answer)
+            result.refused += status in (b"429", b"503")
+            result.refused_without_retry += status in (b"429", b"503") and b"retry-after" not in answer.lower()
+            result.lost += status not in (b"200", b"429", b"503")
+            if status in (b"429", b"503"):
+                await asyncio.sleep(1)  # as Retry-After says
+
+    async def everyone() -> None:
+        until = time.monotonic() + seconds
+        work = asyncio.gather(*(client(number, until) for number in range(64)))
+        await asyncio.sleep(seconds / 2)
+        result.megabytes_at_half = _replica_megabytes()
+        await work
+        result.megabytes_at_end = _replica_megabytes()
+
+    asyncio.run(everyone())
+    return result
+
+
+def _replica_megabytes() -> float:
+    mine = psutil.Process().children(recursive=True)
+    replicas = [child for child in mine if "ServeReplica:starloom" in " ".join(child.cmdline())]
+    return sum(child.memory_info().rss for child in replicas) / 1e6
+
+
 def told(name: str, value: Any) -> Any:
     """A result as soon as it is there: the whole takes minutes."""
     print(f"{name}: {value}", flush=True)
@@ -221,9 +285,10 @@ def main() -> None:
     int8 = {name: decode_rate(small, batch) for name, batch in (("decode_b1", 1), ("decode_b8", 8))}
     small.close()
     without, drafted = told("speculation", speculation(circles))
-    settings = {"models": [{"folder": str(folder), "engine": {"drafts": 0}}]}
+    settings = {"models": [{"folder": str(folder), "engine": {"drafts": 0, "queue": 32}}]}
     with serving_config(settings) as url:
-        http = http_rate(url, NEW)
+        http = told("HTTP", http_rate(url, NEW))
+        soak = told("64 clients", soaked(url, SOAK_SECONDS))
     rows = [[name, *(rates[key] for key in work)] for name, rates in (("starloom", ours), *theirs.items())]
     rows.append(["starloom, int8 weights", int8["decode_b1"], int8["decode_b8"], ""])
     rows.append(["limit of memory, fp32", limit, "", ""])
@@ -232,6 +297,7 @@ def main() -> None:
         ["greedy answer equal to CTranslate2's", str(same)],
         ["editing, without and with speculation, tokens/s", f"{without:.1f}, {drafted:.1f}"],
         ["first token of a known prompt with a new last line, share of the first time", share],
+        ["64 clients for 60 s: served, refused, lost", f"{soak.served}, {soak.refused}, {soak.lost}"],
         ["16 clients over HTTP and bare engine, tokens/s", f"{http:.1f}, {bare:.1f}"],
     ]
     print(table("and", ["what", "measured"], others))
@@ -246,6 +312,11 @@ def main() -> None:
         "cached_first_token_share": share,
         "http_share_at_16": http / bare,
         "greedy_equals_ctranslate2": int(same),
+        "soak_served": soak.served,
+        "soak_refused": soak.refused,
+        "soak_refused_without_retry": soak.refused_without_retry,
+        "soak_lost": soak.lost,
+        "soak_growth_mb": soak.megabytes_at_end - soak.megabytes_at_half,
     }
     finish("serve", {name: round(value, 4) for name, value in figures.items()}, packages=("fastapi", "uvicorn"))
 
