@@ -100,6 +100,9 @@ static inline void tile(const float* x, int64_t width, const Weight* panels, int
         for (int panel = 0; panel < PANELS; panel++) sums[row][panel] = vec{};
     for (int64_t k = 0; k < inputs; k++) {
         vec weight[PANELS];
+        // with many rows a line is used too long for the processor to look far ahead by itself
+        if constexpr (ROWS > 1)
+            for (int panel = 0; panel < PANELS; panel++) __builtin_prefetch(panels + (panel * inputs + k + 48) * LANES);
 #pragma GCC unroll 4
         for (int panel = 0; panel < PANELS; panel++) weight[panel] = load(panels + (panel * inputs + k) * LANES);
 #pragma GCC unroll 12
