@@ -79,7 +79,10 @@ def work(job: Job, after_step: Callable[[int], None] = lambda step: None) -> Non
             if metrics:
                 metrics.heldout(step, value)
         if step % config.checkpoint_every == 0 or step == config.steps:
+            started = time.perf_counter()
             save(job, engine, place, step)
+            if metrics:
+                metrics.checkpoint(step, time.perf_counter() - started)
         after_step(step)
     if dist.get_rank() == 0:
         export(job)
@@ -232,6 +235,10 @@ class Metrics:
         """Record a held-out loss."""
         self._append(self.path, {"step": step, "heldout_loss": loss})
         _say(f"step {step:,}: held-out loss {loss:.3f}")
+
+    def checkpoint(self, step: int, seconds: float) -> None:
+        """Record how long training stood still for a checkpoint."""
+        self._append(self.times, {"step": step, "checkpoint_seconds": seconds})
 
     def _append(self, path: Path, row: dict[str, Any]) -> None:
         with path.open("a") as file:

@@ -113,8 +113,7 @@ def step_seconds(folder: Path, name: str, config: PretrainConfig) -> list[float]
         process.join()
         if process.exitcode != 0:
             raise RuntimeError(f"a worker of run {name} ended with {process.exitcode}")
-    rows = [json.loads(line) for line in (output / "logs" / "timings.jsonl").read_text().splitlines()]
-    return [row["seconds"] for row in rows]
+    return [row["seconds"] for row in timings(output) if "seconds" in row]
 
 
 def _process(rank: int, world: int, port: int, data: str, output: str, config: str) -> None:
@@ -143,17 +142,15 @@ def _process(rank: int, world: int, port: int, data: str, output: str, config: s
 
 
 def checkpoint_stall(folder: Path, threads: int) -> float:
-    """Seconds that a run loses to one checkpoint: its whole time with some against without any, over their number."""
-    plain = _whole_seconds(folder, "plain", settings(threads=threads, steps=16))
-    saving = _whole_seconds(folder, "saving", settings(threads=threads, steps=16, checkpoint_every=5))
-    return max(0.0, saving - plain) / 3
+    """Seconds for which training stands still at a checkpoint: the mean over a run's."""
+    step_seconds(folder, "saving", settings(threads=threads, steps=6, checkpoint_every=2))
+    stalls = [row["checkpoint_seconds"] for row in timings(folder / "saving") if "checkpoint_seconds" in row]
+    return sum(stalls) / len(stalls)
 
 
-def _whole_seconds(folder: Path, name: str, config: PretrainConfig) -> float:
-    """Wall-clock seconds from the end of step 3 to the end of the last one, checkpoints between them included."""
-    step_seconds(folder, name, config)
-    rows = [json.loads(line) for line in (folder / name / "logs" / "timings.jsonl").read_text().splitlines()]
-    return float(rows[-1]["at"] - rows[WARM_STEPS - 1]["at"])
+def timings(output: Path) -> list[dict[str, float]]:
+    """What the run wrote down about its speed."""
+    return [json.loads(line) for line in (output / "logs" / "timings.jsonl").read_text().splitlines()]
 
 
 def transformers_loop(folder: Path, threads: int) -> float:

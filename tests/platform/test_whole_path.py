@@ -62,13 +62,19 @@ micro_batch = 4
 checkpoint_every = 10
 heldout_every = 20
 heldout_sequences = 4
-model = {{ layers = 2, hidden = 32, heads = 4, context = 64 }}
+model = {{ layers = 2, hidden = 32, heads = 4, context = 128 }}
 optimizer = {{ rate = 3e-3, final_rate = 3e-4, warmup_steps = 4 }}
+
+[[steps]]
+name = "evaluation"
+run = "serve_apps.evaluate"
+needs = ["model", "tokens"]
+config = {{ tasks = 2, max_tokens = 8, heldout_bytes = 20000 }}
 
 [[steps]]
 name = "report"
 run = "starloom.report"
-needs = ["collected", "quality", "duplicates", "corpus", "tokenizer", "tokens", "model"]
+needs = ["collected", "quality", "duplicates", "corpus", "tokenizer", "tokens", "model", "evaluation"]
 """
 
 
@@ -120,19 +126,21 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, source: Path) -> tuple
 
 def test_one_command_goes_from_a_folder_to_a_model_and_a_report(undisturbed: tuple[Path, str]) -> None:
     path, output = undisturbed
-    assert output.count("✓") == 8
+    assert output.count("✓") == 9
     assert "step     40/40" in output
     assert f"serve it: starloom serve {path.parent / 'root'}" in output
     page = (path.parent / "root" / "report.html").read_text()
     assert "near_duplicate" in page or "exact_duplicate" in page
     assert "<svg" in page
+    assert "bits per byte" in page
+    assert "HumanEval" in page
     assert "http" not in page.replace("http://www.w3.org", "")
 
 
 def test_second_run_does_nothing_and_says_so_in_under_five_seconds(undisturbed: tuple[Path, str]) -> None:
     started = time.monotonic()
     output = finish(undisturbed[0])
-    assert "nothing to do, all 8 steps are done" in output
+    assert "nothing to do, all 9 steps are done" in output
     assert time.monotonic() - started < 5
 
 
@@ -146,7 +154,7 @@ def wait_for(folder: Path, pattern: str, process: subprocess.Popen[bytes]) -> No
 
 def test_killed_at_several_moments_the_run_goes_on_and_ends_with_the_same_bytes(tmp_path, source, undisturbed) -> None:
     path = recipe(tmp_path, source)
-    moments = ["collected/*/.lock", "duplicates/*/decisions/*", "model/*/checkpoints/step-20/manifest.json"]
+    moments = ["duplicates/*/decisions/*", "model/*/checkpoints/step-20/manifest.json"]
     for moment in moments:
         with (tmp_path / "log").open("w") as log:
             process = subprocess.Popen(command(path), cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
