@@ -98,6 +98,7 @@ class Service:
             loop.call_soon_threadsafe(arrived.put_nowait, event)
 
         labels = (served.name, caller.user)
+        first_meter, between_meter = self.meters.first.labels(*labels), self.meters.between.labels(*labels)
         request = Request(prompt, sampling, hand_over, caller.user, caller.deadline)
         started = last = time.perf_counter()
         served.engine.submit(request)
@@ -109,8 +110,7 @@ class Service:
                     raise _failure(event)
                 now = time.perf_counter()
                 if event.scored is not None:
-                    meter = self.meters.between if tokens else self.meters.first
-                    meter.labels(*labels).observe(now - last)
+                    (between_meter if tokens else first_meter).observe(now - last)
                     tokens, last = tokens + 1, now
                 if event.finish:
                     self.meters.whole.labels(*labels).observe(now - started)
