@@ -139,7 +139,7 @@ def heldout_documents(tokens: Artifact) -> list[Any]:
 def sample_completions(
     config: EvaluateConfig, url: str, folder: Path, documents: Sequence[Any]
 ) -> list[dict[str, str]]:
-    """What the model writes after the first lines of held-out files, greedily."""
+    """What the model writes after the first lines of held-out files; sampled, since greedy text of a toy repeats."""
     from serve_apps.evaluation.endpoint import Endpoint, Generation
 
     room = _room(folder)
@@ -153,7 +153,7 @@ def sample_completions(
             space = min(config.max_tokens, room(prompt))
             if not prompt.strip() or space < min(32, config.max_tokens):
                 continue
-            text = endpoint.complete(prompt, Generation(0.0, 1.0, space, 0), ())
+            text = endpoint.complete(prompt, Generation(0.7, 0.95, space, config.seed), ())
             found.append({"prompt": prompt, "completion": text, "path": f"{document.repo_name}/{document.path}"})
     finally:
         endpoint.close()
