@@ -1,0 +1,148 @@
+"""Plans are exact where they count, and land where StarCoder's own runs landed."""
+
+import subprocess
+import sys
+from itertools import pairwise
+
+import pytest
+
+from starloom.cli import main as starloom
+from starloom.errors import UserError
+from starloom.model.config import ModelConfig
+from starloom.recipe import builtin_recipes, load_recipe
+from starloom.step import load_step
+from train_jobs.forecast import check_node, forecast, layouts, stage_parameters
+from train_jobs.hardware import HARDWARE
+from train_jobs.layout import Layout
+from train_jobs.plan import describe, make_plan
+from train_jobs.pretrain import PretrainConfig
+
+A100 = HARDWARE["a100-80g"]
+SIZES = {"1b": 1_137_207_296, "3b": 3_043_311_104, "7b": 7_327_263_232, "15b": 15_517_456_384}
+
+
+@pytest.mark.parametrize("name", sorted(builtin_recipes()))
+def test_every_builtin_recipe_validates_step_by_step(name: str) -> None:
+    recipe = load_recipe(name)
+    for entry in recipe.steps:
+        load_step(entry.run).config.model_validate(entry.config)
+
+
+@pytest.mark.parametrize(("size", "parameters"), SIZES.items())
+def test_starcoder_recipe_fits_its_gpus_and_counts_its_parameters(size: str, parameters: int) -> None:
+    plan = make_plan(load_recipe(f"starcoderbase-{size}"), A100, mfu=0.37)
+    assert plan.model.parameters == parameters
+    assert plan.chosen.fits
+    assert plan.chosen.layout in [one.layout for one in plan.others]
+
+
+def test_starcoder_15b_on_512_a100_takes_24_days() -> None:
+    plan = make_plan(load_recipe("starcoderbase-15b"), A100, mfu=0.37)
+    assert plan.chosen.layout == Layout(pipeline=4, tensor=4, data=32)
+    assert plan.days == pytest.approx(24, abs=0.5)
+    assert plan.tokens == 250_000 * 512 * 8192
+
+
+@pytest.mark.parametrize(("pipeline", "tensor"), [(1, 1), (1, 2), (2, 1), (2, 4), (4, 4)])
+def test_rank_parameters_equal_those_of_the_real_layers_under_the_real_partitioner(pipeline: int, tensor: int) -> None:
+    torch = pytest.importorskip("torch")
+    from deepspeed.runtime.utils import partition_balanced
+
+    from train_jobs.parallel.layers import Norm, ParallelBlock, PositionEmbedding, TensorSlice, TokenEmbedding
+
+    model = ModelConfig(layers=8, hidden=128, heads=8, vocabulary=1003, context=64)
+    place = TensorSlice(0, tensor, None)
+    with torch.device("meta"):
+        embedding = TokenEmbedding(model, place)
+        blocks = [ParallelBlock(model, place, number) for number in range(model.layers)]
+        layers = [
+            embedding,
+            PositionEmbedding(model, place),
+            *blocks,
+            Norm(model, place, "transformer.ln_f"),
+            embedding,
+        ]
+    bounds = partition_balanced([int(layer in blocks) for layer in layers], pipeline)
+    counted = []
+    for first, end in pairwise(bounds):
+        stage = torch.nn.ModuleList(layers[first:end])
+        counted.append(sum(held.numel() for held in stage.parameters()))
+    assert stage_parameters(model, Layout(pipeline=pipeline, tensor=tensor)) == tuple(counted)
+
+
+def test_one_rank_holds_the_whole_model() -> None:
+    model = ModelConfig(layers=24, hidden=2048, heads=16, vocabulary=49_152)
+    assert stage_parameters(model, Layout()) == (model.parameters,)
+
+
+def test_more_data_ranks_shrink_the_optimizer_alone() -> None:
+    config = PretrainConfig(global_batch=64, micro_batch=1)
+    model = config.shape(4096)
+    one, eight = (forecast(config, model, A100, Layout(data=ranks)) for ranks in (1, 8))
+    assert one.memory.optimizer == pytest.approx(8 * eight.memory.optimizer, rel=1e-3)
+    assert one.memory.weights == eight.memory.weights
+    assert one.memory.activations == eight.memory.activations
+
+
+def test_pipeline_is_idle_less_with_more_micro_batches() -> None:
+    few = PretrainConfig(global_batch=4, micro_batch=1)
+    many = PretrainConfig(global_batch=16, micro_batch=1)
+    layout = Layout(pipeline=4)
+    assert forecast(few, few.shape(4096), A100, layout).bubble == pytest.approx(3 / 7)
+    assert forecast(many, many.shape(4096), A100, layout).bubble == pytest.approx(3 / 19)
+
+
+def test_layouts_keep_tensor_ranks_inside_a_node_and_use_every_rank() -> None:
+    config = PretrainConfig(model={"layers": 8, "hidden": 256, "heads": 16}, global_batch=64, micro_batch=1)
+    found = list(layouts(config, config.shape(4096), A100, 32))
+    assert len(found) == len(set(map(str, found))) > 4
+    assert all(layout.ranks == 32 and layout.tensor <= 8 for layout in found)
+
+
+def test_tensor_ranks_across_nodes_are_refused_in_one_line() -> None:
+    with pytest.raises(UserError, match=r"layout.tensor = 16 .* divisor of 8"):
+        check_node(Layout(tensor=16), A100)
+
+
+def test_half_a_node_is_refused_in_one_line() -> None:
+    with pytest.raises(UserError, match="12 ranks fill no whole number of nodes of 8"):
+        check_node(Layout(data=12), A100)
+
+
+def test_layout_that_does_not_divide_the_layers_is_refused_with_the_remedy() -> None:
+    recipe = load_recipe("starcoderbase-15b", assignments=("model.layout.pipeline=3", "model.layout.data=4"))
+    with pytest.raises(UserError, match=r"layers = 40 .* multiple of 3"):
+        make_plan(recipe, A100, mfu=0.37)
+
+
+def test_15b_on_one_gpu_does_not_fit_and_the_command_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    alone = ["--set", "model.layout={}", "--set", "model.global_batch=1"]
+    assert starloom(["plan", "starcoderbase-15b", *alone]) == 1
+    printed = capsys.readouterr().out
+    assert "DOES NOT FIT" in printed
+    assert "no layout of this many ranks fits" in printed
+
+
+def test_command_prints_time_and_cost(capsys: pytest.CaptureFixture[str]) -> None:
+    assert starloom(["plan", "starcoderbase-15b", "--price", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "24.1 days" in printed
+    assert "$295,873" in printed
+    assert "<- the recipe" in printed
+
+
+def test_recipe_without_training_is_refused() -> None:
+    with pytest.raises(UserError, match="nothing to plan"):
+        make_plan(load_recipe("mixed-sources"), A100, mfu=0.37)
+
+
+def test_described_memory_adds_up() -> None:
+    plan = make_plan(load_recipe("starcoderbase-7b"), A100, mfu=0.4)
+    parts = [float(line.split()[1]) for line in describe(plan) if line.startswith("  ") and "usable" not in line][:5]
+    assert sum(parts) == pytest.approx(plan.chosen.memory.total / 1e9, abs=0.03)
+
+
+def test_planning_imports_neither_torch_nor_ray() -> None:
+    code = "import sys, train_jobs.plan as p; p.main(['starcoderbase-1b']); print({'torch', 'ray'} & set(sys.modules))"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert ended.stdout.splitlines()[-1] == "set()"

@@ -1,0 +1,177 @@
+"""``starloom plan RECIPE``: memory, time and cost of the training step, before anything is started.
+
+Imports neither torch nor Ray: it is arithmetic, and instant.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from starloom.config import validate
+from starloom.errors import UserError
+from starloom.model.config import ModelConfig
+from starloom.recipe import Recipe, load_recipe
+from starloom.step import load_step
+from train_jobs.forecast import STATE_BYTES, USABLE, Forecast, check_node, forecast, ranked
+from train_jobs.hardware import HARDWARE, Hardware
+from train_jobs.pretrain import PretrainConfig
+
+DAY = 86_400
+STARCODER_VOCABULARY = 49_152
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A training step on given hardware."""
+
+    name: str
+    config: PretrainConfig
+    model: ModelConfig
+    hardware: Hardware
+    mfu: float
+    chosen: Forecast
+    others: list[Forecast]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the whole run."""
+        return self.config.steps * self.config.global_batch * self.model.context
+
+    @property
+    def seconds_per_step(self) -> float:
+        """At the given share of the peak."""
+        products = self.model.flops_per_token(self.model.context) * self.config.global_batch * self.model.context
+        return products / (self.chosen.layout.ranks * self.hardware.peak_tflops * 1e12 * self.mfu)
+
+    @property
+    def days(self) -> float:
+        """Of the whole run."""
+        return self.config.steps * self.seconds_per_step / DAY
+
+    @property
+    def dollars(self) -> float:
+        """Of the whole run."""
+        return self.days * 24 * self.chosen.layout.ranks * self.hardware.dollars_per_hour
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print the plan. Returns 0 when the recipe's layout fits, else 1."""
+    arguments = _parser().parse_args(argv)
+    recipe = load_recipe(arguments.recipe, assignments=tuple(arguments.set))
+    plan = make_plan(recipe, _hardware(arguments), mfu=arguments.mfu, vocabulary=arguments.vocabulary)
+    print("\n".join(describe(plan)))
+    return 0 if plan.chosen.fits else 1
+
+
+def make_plan(recipe: Recipe, hardware: Hardware, *, mfu: float, vocabulary: int | None = None) -> Plan:
+    """The plan of a recipe's training step.
+
+    Raises:
+        UserError: no training step, or a layout that divides neither the model, the batch nor the nodes.
+    """
+    entry = next((step for step in recipe.steps if step.run == "train_jobs.pretrain"), None)
+    if entry is None:
+        raise UserError(f"recipe {recipe.name}: no step runs train_jobs.pretrain; there is nothing to plan")
+    config = validate(PretrainConfig, entry.config, where=f"recipe {recipe.name}, step {entry.name}")
+    model = config.shape(vocabulary or _vocabulary(recipe))
+    config.layout.check(model, config.global_batch, config.micro_batch)
+    check_node(config.layout, hardware)
+    chosen = forecast(config, model, hardware, config.layout)
+    others = ranked(config, model, hardware, config.layout.ranks)
+    return Plan(recipe.name, config, model, hardware, mfu, chosen, others)
+
+
+def _vocabulary(recipe: Recipe) -> int:
+    for entry in recipe.steps:
+        step = load_step(entry.run)
+        if step.produces == "tokenizer":
+            config: Any = validate(step.config, entry.config, where=f"recipe {recipe.name}, step {entry.name}")
+            return int(config.vocabulary)
+    return STARCODER_VOCABULARY
+
+
+def describe(plan: Plan) -> list[str]:
+    """The plan as lines for people."""
+    chosen, layout, model = plan.chosen, plan.chosen.layout, plan.model
+    memory = chosen.memory
+    usable = USABLE * plan.hardware.memory_gb
+    verdict = "fits" if chosen.fits else "DOES NOT FIT"
+    least, most = min(chosen.stage_parameters), max(chosen.stage_parameters)
+    lines = [
+        f"{plan.name}: {model.parameters:,} parameters, {plan.tokens:,} tokens in {plan.config.steps:,} steps",
+        f"layout: pipeline {layout.pipeline} × data {layout.data} × tensor {layout.tensor} = {layout.ranks} ranks, "
+        f"micro batch {chosen.micro_batch}",
+        f"parameters of a rank: {least:,} to {most:,}",
+        "",
+        f"memory of the fullest rank (stage {chosen.fullest_stage}), GB",
+        *(
+            f"  {part:<12} {getattr(memory, part) / 1e9:8.2f}"
+            for part in ("weights", "gradients", "optimizer", "activations", "buffers")
+        ),
+        f"  {'total':<12} {memory.total / 1e9:8.2f}  of {usable:.1f} usable: {verdict}",
+        f"checkpoint: {STATE_BYTES * model.parameters / 1e9:,.1f} GB",
+        "",
+        f"a rank sends in a step: {chosen.traffic.tensor / 1e9:.2f} GB inside the node (tensor), "
+        f"{chosen.traffic.pipeline / 1e9:.2f} GB to the next stage, {chosen.traffic.data / 1e9:.2f} GB for gradients",
+        f"pipeline idle: {chosen.bubble:.1%}",
+        f"at {plan.mfu:.1%} of the peak: {plan.seconds_per_step:.2f} s a step, {plan.days:.1f} days, "
+        f"${plan.dollars:,.0f} at ${plan.hardware.dollars_per_hour:.2f} an hour each",
+    ]
+    return [*lines, "", *_ranking(plan)]
+
+
+def _ranking(plan: Plan) -> list[str]:
+    if not plan.others:
+        return ["no layout of this many ranks fits; use more, a smaller micro batch, or more memory"]
+    head = "layouts that fit, fastest first (time against the recipe's)"
+    lines = [head, f"{'pipeline':>9} {'data':>5} {'tensor':>6} {'GB':>7} {'idle':>6} {'time':>6}"]
+    for one in plan.others[:8]:
+        relative = one.relative_seconds / plan.chosen.relative_seconds
+        mark = "  <- the recipe" if one.layout == plan.chosen.layout else ""
+        layout = one.layout
+        lines.append(
+            f"{layout.pipeline:>9} {layout.data:>5} {layout.tensor:>6} {one.memory.total / 1e9:>7.1f} "
+            f"{one.bubble:>6.1%} {relative:>6.2f}{mark}"
+        )
+    return lines
+
+
+def _hardware(arguments: argparse.Namespace) -> Hardware:
+    changes = {
+        "memory_gb": arguments.memory_gb,
+        "peak_tflops": arguments.peak_tflops,
+        "node_size": arguments.node_size,
+        "dollars_per_hour": arguments.price,
+    }
+    given = {key: value for key, value in changes.items() if value is not None}
+    base = HARDWARE[arguments.hardware].model_dump()
+    return validate(Hardware, {**base, **given}, where=f"--hardware {arguments.hardware}")
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is no share; give a number above 0 and at most 1")
+    return value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="starloom plan", description=__doc__.splitlines()[0])
+    parser.add_argument("recipe", help="a TOML file, a URL or a built-in recipe's name")
+    parser.add_argument("--set", action="append", default=[], metavar="STEP.KEY=VALUE", help="override one setting")
+    parser.add_argument("--hardware", choices=sorted(HARDWARE), default="a100-80g", help="(default %(default)s)")
+    parser.add_argument(
+        "--mfu", type=_share, default=0.37, help="share of the peak reached (default: StarCoder's 0.37)"
+    )
+    parser.add_argument("--price", type=float, help="dollars for one processor and hour")
+    parser.add_argument("--memory-gb", type=float, help="10^9 bytes of each processor")
+    parser.add_argument("--peak-tflops", type=float, help="of each processor, in the training precision")
+    parser.add_argument("--node-size", type=int, help="processors in a node")
+    parser.add_argument("--vocabulary", type=int, help="when the recipe trains no tokenizer (default: StarCoder's)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
