@@ -73,6 +73,7 @@ def make_group() -> ControlGroup:
     try:
         name = f"starloom-{os.getpid()}-{secrets.token_hex(4)}"
         for parent in _parents():
+            _sweep(parent)
             folder = parent / name
             folder.mkdir()
             made.append(folder)
@@ -85,6 +86,14 @@ def make_group() -> ControlGroup:
         pass
     _remove(made)
     return ControlGroup()
+
+
+def _sweep(parent: Path) -> None:
+    """Remove the empty groups of processes that were killed before they could."""
+    for folder in parent.glob("starloom-*-*"):
+        owner = folder.name.split("-")[1]
+        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
+            _remove([folder])
 
 
 def _remove(folders: Sequence[Path]) -> None:

@@ -79,6 +79,11 @@ def test_a_program_is_denied_the_calls_of_the_list() -> None:
 def test_control_group_is_there_or_not_and_goes_with_the_sandbox() -> None:
     group = make_group()
     assert all(folder.is_dir() for folder in group.folders)
+    left = [folder.parent / "starloom-999999999-0" for folder in group.folders]  # of a process that was killed
+    for folder in left:
+        folder.mkdir(exist_ok=True)
+    make_group().remove()
+    assert not any(folder.exists() for folder in left)
     group.remove()
     assert not any(folder.exists() for folder in group.folders)
     assert ControlGroup().entrance == []
