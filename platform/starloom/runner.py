@@ -24,9 +24,12 @@ from starloom.step import summary_line
 
 JOBS = ".jobs"
 AGENT_PATIENCE_SECONDS = 60
-_CHATTER = re.compile("Runtime env is setting up.|Running entrypoint for job ")
+_CHATTER = re.compile(
+    "Runtime env is setting up.|Running entrypoint for job |deepspeed_shm_comm_op built successfully"
+    "|Task ServeController.graceful_shutdown failed"  # Ray retries what `serve.shutdown` has ended on purpose
+)
 _ACTOR = re.compile(r"^\x1b\[\d+m\([^)]* pid=[^)]*\)\x1b\[0m ")
-_RAY_LOG = re.compile(r"\d{4}-\d\d-\d\d [\d:,]+\tINFO ")
+_RAY_LOG = re.compile(r"\d{4}-\d\d-\d\d [\d:,]+\tINFO |INFO \d{4}-\d\d-\d\d [\d:,]+ ")
 _PROGRESS = re.compile(r"logging_progress.py:\d+ -- (?P<stage>\w.*): (?P<done>\d+)/(?P<all>\d+)$")
 
 

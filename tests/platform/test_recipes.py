@@ -11,6 +11,7 @@ import pytest
 
 from starloom.errors import UserError
 from starloom.recipe import State, load_recipe, resolve
+from starloom.runner import LogPrinter
 
 MODULE = """
     from starloom.config import Config
@@ -131,3 +132,18 @@ def test_only_refuses_a_step_whose_input_is_not_done(recipe_file: Path) -> None:
     assert done.returncode == 2
     assert "its input 'one' is not done; add --only one" in done.stderr
     assert not os.path.exists(recipe_file.parent / "root")
+
+
+def test_job_log_is_shown_without_rays_own_lines_and_with_the_progress_of_ray_data(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    printer = LogPrinter()
+    printer.add("2026-01-02 03:04:05,678\tINFO streaming_executor.py:216 -- Execution plan of Dataset x\n")
+    printer.add("2026-01-02 03:04:05,678\tINFO logging_progress.py:231 -- Map(collect): 0/6\n")
+    printer.add(
+        "2026-01-02 03:04:06,678\tINFO logging_progress.py:231 -- Map(collect): 4/6\nINFO 2026-01-02 03:04:05,6"
+    )
+    printer.add("78 controller 1 -- Adding 1 replica\n\x1b[36m(RayTrainWorker pid=7)\x1b[0m step 1\nhalf ")
+    printer.finish("?" * printer._seen + "a line\nWARNING kept\n")
+    assert capsys.readouterr().out.splitlines() == ["  Map(collect) 4/6", "  step 1", "  half a line", "  WARNING kept"]
+    assert printer.last[-2:] == ["WARNING kept", ""]
