@@ -1,6 +1,7 @@
 """``starloom serve RUN_OR_MODEL``: a model over HTTP, on Ray Serve."""
 
 import argparse
+import json
 import signal
 import socket
 import threading
@@ -43,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
         "gate": {"requests_per_minute": arguments.requests_per_minute, "keys": _keys(arguments.api_keys)},
     }
     with serving_config(values, host=arguments.host, port=arguments.port) as url:
-        body = '{"prompt": "def fibonacci(n):", "max_tokens": 32}'
+        body = json.dumps({"model": named[0][0], "prompt": "def fibonacci(n):", "max_tokens": 32})
         print(f"serving {', '.join(map(str, folders))} at {url} (a page to try it: {url}/)")
         if arguments.evaluations:
             from serve_apps.evaluation.service import deploy
@@ -59,9 +60,10 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _named(text: str) -> tuple[str | None, Path]:
-    name, equals, location = text.partition("=")
-    return (name, model_folder(location)) if equals else (None, model_folder(text))
+def _named(text: str) -> tuple[str, Path]:
+    """The name that requests use, and the folder: a run's or a model folder's own name unless NAME= gives another."""
+    name, equals, location = text.rpartition("=")
+    return name if equals else Path(location.rstrip("/")).name, model_folder(location)
 
 
 def _keys(path: str | None) -> dict[str, str]:

@@ -12,7 +12,7 @@ import pytest
 
 from data_jobs.tokenization import train_bpe
 from serve_apps.api.prompts import infilling_prompt
-from serve_apps.serve import model_folder, serving
+from serve_apps.serve import _named, model_folder, serving
 from starloom.errors import UserError
 from starloom.model.config import ModelConfig
 from starloom.model.folder import write_model
@@ -111,6 +111,8 @@ def test_run_root_serves_its_newest_model(folder: Path, tmp_path: Path) -> None:
 
     made = run_step(Step(config=Empty, run=copy, produces="model"), Empty(), root=str(tmp_path), name="first")
     assert model_folder(str(tmp_path)) == made.local("model")
+    assert _named(str(tmp_path)) == (tmp_path.name, made.local("model"))
+    assert _named(f"other={tmp_path}") == ("other", made.local("model"))
 
 
 def test_client_that_goes_away_from_serve_is_cancelled_in_the_engine(url: str) -> None:
