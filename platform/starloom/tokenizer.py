@@ -102,7 +102,8 @@ class CodeTokenizer:
     def decode_bytes(self, ids: Sequence[int]) -> bytes:
         """The exact bytes of ids."""
         table = self.token_bytes
-        return b"".join(table[number] for number in ids)
+        # a model may have more ids than its tokenizer: padding of the vocabulary, which stands for no text
+        return b"".join(table[number] for number in ids if number < len(table))
 
     @cached_property
     def fast(self) -> Any:

@@ -1,7 +1,6 @@
 """Jobs: what decides about a completion; and running many of them on warm sandboxes."""
 
 import os
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +9,7 @@ from typing import Protocol
 
 from serve_apps.evaluation.javatuples import PACKAGE, tuple_sources
 from serve_apps.evaluation.languages import command, language, present_folders
-from serve_apps.evaluation.sandbox import Command, Limits, Sandbox, Tests, Verdict
+from serve_apps.evaluation.sandbox import ENVIRONMENT, Bound, Command, Limits, Sandbox, Tests, Verdict
 
 
 class Job(Protocol):
@@ -83,7 +82,7 @@ class InstalledPython:
             memory_megabytes=max(limits.memory_megabytes, 4096),
             limit_addresses=False,
         )
-        found = Command({"program.py": self.source}, (), (sys.executable, "-s", "program.py"))
+        found = Command({"program.py": self.source}, (), (sandbox.environment_python, "-s", "program.py"))
         return sandbox.run_command(found, limits=wanted)
 
 
@@ -124,9 +123,9 @@ def run_jobs(
     count = min(workers or usable_cores(), usable_cores(), max(1, len(jobs)))
     verdicts: list[Verdict | None] = [None] * len(jobs)
     local = threading.local()
-    folders = present_folders() if any(isinstance(job, Program) for job in jobs) else []
+    folders: list[Bound] = [*present_folders()] if any(isinstance(job, Program) for job in jobs) else []
     if any(isinstance(job, InstalledPython) for job in jobs):
-        folders.append(sys.prefix)
+        folders.append(ENVIRONMENT)
     opened: list[Sandbox] = []
 
     def sandbox() -> Sandbox:

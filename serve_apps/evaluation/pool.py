@@ -1,6 +1,5 @@
 """A pool of evaluation actors: programs run on the cluster's CPUs, and a killed actor's program is run again."""
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,7 +9,7 @@ from ray.exceptions import RayActorError
 
 from serve_apps.evaluation.jobs import Job
 from serve_apps.evaluation.languages import present_folders
-from serve_apps.evaluation.sandbox import Limits, Sandbox, Verdict
+from serve_apps.evaluation.sandbox import ENVIRONMENT, Limits, Sandbox, Verdict
 from starloom.errors import RunError
 
 MOST_ATTEMPTS = 4
@@ -27,7 +26,7 @@ class Executor:
     def execute(self, job: Job, limits: Limits) -> Verdict:
         """Run a job."""
         if self._sandbox is None:
-            self._sandbox = Sandbox(limits, folders=(*present_folders(), sys.prefix)).__enter__()
+            self._sandbox = Sandbox(limits, folders=(*present_folders(), ENVIRONMENT)).__enter__()
         return job.run(self._sandbox, limits)
 
     def close(self) -> None:

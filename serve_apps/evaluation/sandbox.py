@@ -28,6 +28,9 @@ CONFIGURATION = (
     "localtime", "mime.types", "mono", "nsswitch.conf", "passwd", "perl", "php", "R", "ssl/openssl.cnf", "timezone",
 )  # fmt: skip
 INSIDE = "/run/starloom"  # where the scripts are bound
+Bound = str | tuple[str, str]  # a folder in its own place, or a folder and its place inside
+# this environment's packages for programs that use them; a fixed place, for its own may be hidden by the private /tmp
+ENVIRONMENT = (sys.prefix, "/run/environment")
 SCRIPTS = Path(__file__).parent / "inside"
 UNSAFE_FLAG = "--run-model-code-without-isolation"
 UNSAFE_KEY = "run_model_code_without_isolation"
@@ -124,10 +127,10 @@ def _refusal(reason: str) -> str:
     )
 
 
-def bubblewrap_command(folders: Sequence[str] = ()) -> list[str]:
+def bubblewrap_command(folders: Sequence[Bound] = ()) -> list[str]:
     """The command line up to the program: all namespaces, no network, the system read-only, nothing of the user's.
 
-    `folders` are bound read-only besides the system's.
+    `folders` are bound read-only besides the system's, in their own place or in another: (folder, place).
     """
     command = [str(bubblewrap()), "--unshare-all", "--unshare-user", "--die-with-parent", "--new-session"]
     command += ["--uid", "1000", "--gid", "1000", "--hostname", "sandbox", "--cap-drop", "ALL", "--clearenv"]
@@ -140,8 +143,8 @@ def bubblewrap_command(folders: Sequence[str] = ()) -> list[str]:
         for path in sorted(Path("/etc").glob(pattern)):
             command += ["--ro-bind", str(path), str(path)]
     command += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--dir", "/run"]
-    for folder in folders:
-        command += ["--ro-bind", folder, folder]
+    for bound in folders:
+        command += ["--ro-bind", *((bound, bound) if isinstance(bound, str) else bound)]
     command += ["--ro-bind", str(SCRIPTS), INSIDE, "--chdir", "/tmp"]
     for name, value in _ENVIRONMENT.items():
         command += ["--setenv", name, value]
@@ -164,7 +167,7 @@ class Sandbox:
 
     limits: Limits = field(default_factory=Limits)
     isolated: bool = True
-    folders: Sequence[str] = ()  # toolchains outside the system's folders
+    folders: Sequence[Bound] = ()  # toolchains outside the system's folders
     _process: subprocess.Popen[bytes] | None = None
     _group: ControlGroup = field(default_factory=ControlGroup)
 
@@ -174,6 +177,11 @@ class Sandbox:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+    @property
+    def environment_python(self) -> str:
+        """The interpreter that finds this environment's packages, where `ENVIRONMENT` is among the folders."""
+        return f"{ENVIRONMENT[1]}/bin/python" if self.isolated else sys.executable
 
     @property
     def process_id(self) -> int:
