@@ -26,6 +26,7 @@ JOBS = ".jobs"
 AGENT_PATIENCE_SECONDS = 60
 _CHATTER = re.compile(
     "Runtime env is setting up.|Running entrypoint for job |deepspeed_shm_comm_op built successfully"
+    "|Progress bars disabled. To enable"
     "|Task ServeController.graceful_shutdown failed"  # Ray retries what `serve.shutdown` has ended on purpose
 )
 _ACTOR = re.compile(r"^\x1b\[\d+m\([^)]* pid=[^)]*\)\x1b\[0m ")
@@ -120,7 +121,8 @@ class Jobs(AbstractContextManager["Jobs"]):
         """Run one step to its end; raises the step's own kind of error when it fails."""
         job_file = write_job_file(status, root)
         name = f"{self.recipe}.{status.entry.name}"
-        job = self._submit(
+        job = _submit(
+            self._client,
             entrypoint=f"{self._python} -m {status.entry.run} --config {shlex.quote(job_file)}",
             submission_id=self._free_id(f"{name}.{status.fingerprint[:8]}"),
             metadata={"job_name": name, "recipe": self.recipe, "step": status.entry.name},
@@ -139,21 +141,6 @@ class Jobs(AbstractContextManager["Jobs"]):
             )
             failure = UserError if outcome.driver_exit_code == UserError.exit_code else RunError
             raise failure(f"step {status.entry.name}: {message or outcome.status.value.lower()}")
-
-    def _submit(self, **job: Any) -> str:
-        """Submit, waiting for a cluster that has just started and has no agent for jobs yet."""
-        deadline = time.monotonic() + AGENT_PATIENCE_SECONDS
-        while True:
-            try:
-                return str(self._client.submit_job(**job))
-            except RuntimeError as error:
-                if "No available agent" not in str(error):
-                    raise
-                if time.monotonic() > deadline:
-                    raise RunError(
-                        f"Ray at {self.dashboard} took no job within {AGENT_PATIENCE_SECONDS} s: it has no agent"
-                    ) from error
-                time.sleep(0.5)
 
     async def _follow(self, job: str) -> list[str]:
         """Print the job's log as it comes, to its end; returns the last lines."""
@@ -225,6 +212,20 @@ def write_job_file(status: StepStatus, root: str) -> str:
     return location
 
 
+def _submit(client: Any, **job: Any) -> str:
+    """Submit, waiting for a cluster that has just started and has no agent for jobs yet."""
+    deadline = time.monotonic() + AGENT_PATIENCE_SECONDS
+    while True:
+        try:
+            return str(client.submit_job(**job))
+        except RuntimeError as error:
+            if "No available agent" not in str(error):
+                raise
+            if time.monotonic() > deadline:
+                raise RunError(f"Ray took no job within {AGENT_PATIENCE_SECONDS} s: it has no agent for jobs") from error
+            time.sleep(0.5)
+
+
 def submit_recipe(recipe_location: str, *, address: str, extra: Sequence[str], follow: bool) -> str:
     """Send ``starloom run`` itself to a cluster as a Ray job; returns the job's submission id."""
     from ray.exceptions import AuthenticationError
@@ -233,7 +234,8 @@ def submit_recipe(recipe_location: str, *, address: str, extra: Sequence[str], f
     words = ["python", "-m", "starloom.cli", "run", recipe_location, *extra]
     try:
         client = JobSubmissionClient(address)
-        job = client.submit_job(
+        job = _submit(
+            client,
             entrypoint=shlex.join(words),
             runtime_env={"working_dir": ".", "env_vars": {"PYTHONPATH": "platform"}},
             metadata={"job_name": f"starloom run {recipe_location}"},

@@ -54,7 +54,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    port, dashboard = free_port(), free_port()
+    port, dashboard, agent = free_port(), free_port(), free_port()
     environment = {
         **{key: value for key, value in os.environ.items() if not key.startswith("RAY_")},
         "PATH": f"{BIN}:{os.environ['PATH']}",
@@ -65,6 +65,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     command = [
         *("ray", "start", "--head", "--block", "--disable-usage-stats", "--num-cpus=2", f"--port={port}"),
         *("--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"),
+        f"--dashboard-agent-listen-port={agent}",  # the default one belongs to whatever Ray runs here already
         *("--object-store-memory=200000000", f"--temp-dir={tmp_path_factory.mktemp('ray')}"),
     ]
     log = tmp_path_factory.mktemp("head") / "log"

@@ -22,7 +22,7 @@ root = "{root}"
 [[steps]]
 name = "collected"
 run = "data_jobs.collect"
-config = {{ sources = [{{ kind = "folder", path = "{source}" }}] }}
+config = {{ sources = [{{ kind = "folder", path = "{source}", repositories = "children" }}] }}
 
 [[steps]]
 name = "quality"
@@ -49,7 +49,7 @@ config = {{ vocabulary = 400 }}
 name = "tokens"
 run = "data_jobs.pack"
 needs = ["corpus", "tokenizer"]
-config = {{ heldout_share = 0.2 }}
+config = {{ heldout_share = 0.3 }}
 
 [[steps]]
 name = "model"
@@ -85,10 +85,10 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     library = Path(os.__file__).parent
     for name in ("ast", "bisect", "calendar", "cmd", "csv", "dis", "fnmatch", "glob", "gzip", "heapq", "json/decoder"):
         text = (library / f"{name}.py").read_text()
-        target = folder / "python" / Path(name).name / "module.py"
+        target = folder / Path(name).name / "module.py"
         target.parent.mkdir(parents=True)
         target.write_text(text)
-    (folder / "python" / "bisect" / "copy.py").write_text((folder / "python" / "bisect" / "module.py").read_text())
+    (folder / "bisect" / "copy.py").write_text((folder / "bisect" / "module.py").read_text())
     return folder
 
 
