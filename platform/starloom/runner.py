@@ -222,7 +222,7 @@ def _submit(client: Any, **job: Any) -> str:
             if "No available agent" not in str(error):
                 raise
             if time.monotonic() > deadline:
-                raise RunError(f"Ray took no job within {AGENT_PATIENCE_SECONDS} s: it has no agent for jobs") from error
+                raise RunError(f"Ray took no job within {AGENT_PATIENCE_SECONDS} s: it has no job agent") from error
             time.sleep(0.5)
 
 
