@@ -2,10 +2,8 @@
 
 import contextlib
 import io
-import json
 import math
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,10 +25,11 @@ from train_jobs.job import Job
 from train_jobs.layout import Layout
 from train_jobs.parallel.layers import TensorSlice
 from train_jobs.parallel.pipeline import build_pipeline, fill, own_parameters, tensor_slice, to_logical
-from train_jobs.pretrain import PretrainConfig
+from train_jobs.parts import PartTimer
+from train_jobs.records import Records
 from train_jobs.schedule import learning_rate
 
-CHECKPOINTS, METRICS, TIMINGS = "checkpoints", "metrics.jsonl", "logs/timings.jsonl"
+CHECKPOINTS = "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -60,30 +59,29 @@ def work(job: Job, after_step: Callable[[int], None] = lambda step: None) -> Non
     engine, place = build_engine(job)
     data, heldout = open_data(job)
     step = restore(job, engine, place)
-    metrics = Metrics(Path(job.output), step) if dist.get_rank() == 0 else None
+    timer = PartTimer(engine)
+    records = Records(job, rank=dist.get_rank(), ranks=dist.get_world_size(), step=step)
     while step < config.steps:
         started = time.perf_counter()
         loss = train_step(job, engine, place, data, step)
         step += 1
-        if metrics:
-            row = {
-                "step": step,
-                "loss": loss,
-                "gradient_norm": float(engine.get_global_grad_norm()),
-                "learning_rate": learning_rate(config.optimizer, step - 1, config.steps),
-                "tokens": step * config.global_batch * config.model.context,
-            }
-            metrics.step(row, time.perf_counter() - started, config)
+        row = {
+            "step": step,
+            "loss": loss,
+            "gradient_norm": float(engine.get_global_grad_norm()),
+            "learning_rate": learning_rate(config.optimizer, step - 1, config.steps),
+            "tokens": step * config.global_batch * config.model.context,
+        }
+        records.step(row, time.perf_counter() - started, timer.take())
         if heldout is not None and (step % config.heldout_every == 0 or step == config.steps):
-            value = heldout_loss(job, engine, place, heldout)
-            if metrics:
-                metrics.heldout(step, value)
+            records.heldout(step, heldout_loss(job, engine, place, heldout))
+            timer.take()  # the held-out batches' time is not the next step's
         if step % config.checkpoint_every == 0 or step == config.steps:
             started = time.perf_counter()
             save(job, engine, place, step)
-            if metrics:
-                metrics.checkpoint(step, time.perf_counter() - started)
+            records.checkpoint(step, time.perf_counter() - started)
         after_step(step)
+    records.close()
     if dist.get_rank() == 0:
         export(job)
     dist.barrier()
@@ -198,60 +196,3 @@ def export(job: Job) -> None:
     found = checkpoint.latest(Path(job.output) / CHECKPOINTS)
     assert found is not None
     export_checkpoint(found, Path(job.output) / "model", job.shape, job.tokenizer)
-
-
-class Metrics:
-    """metrics.jsonl (the same for equal runs), timings beside it, and one line of progress per window."""
-
-    def __init__(self, folder: Path, step: int) -> None:
-        self.path, self.times = folder / METRICS, folder / TIMINGS
-        self.times.parent.mkdir(parents=True, exist_ok=True)
-        kept = []
-        if self.path.exists() and step:
-            rows = (json.loads(line) for line in self.path.read_text().splitlines() if line.endswith("}"))
-            kept = [row for row in rows if row["step"] <= step]
-        self.path.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        self.window: list[float] = []
-
-    def step(self, row: dict[str, Any], seconds: float, config: PretrainConfig) -> None:
-        """Record one update."""
-        self._append(self.path, row)
-        tokens = config.global_batch * config.model.context
-        timing = {"step": row["step"], "at": time.time(), "seconds": seconds, "tokens_per_second": tokens / seconds}
-        self._append(self.times, timing)
-        self.window.append(seconds)
-        if row["step"] % config.log_every == 0 or row["step"] == config.steps:
-            speed = len(self.window) * tokens / sum(self.window)
-            left = (config.steps - row["step"]) * tokens / speed
-            share = row["step"] / config.steps
-            bar = "█" * round(20 * share) + "·" * (20 - round(20 * share))
-            _say(
-                f"{bar} step {row['step']:>6,}/{config.steps:,}  loss {row['loss']:.3f}  "
-                f"norm {row['gradient_norm']:.2f}  {speed:,.0f} tokens/s  {_clock(left)} left"
-            )
-            self.window = []
-
-    def heldout(self, step: int, loss: float) -> None:
-        """Record a held-out loss."""
-        self._append(self.path, {"step": step, "heldout_loss": loss})
-        _say(f"step {step:,}: held-out loss {loss:.3f}")
-
-    def checkpoint(self, step: int, seconds: float) -> None:
-        """Record how long training stood still for a checkpoint."""
-        self._append(self.times, {"step": step, "checkpoint_seconds": seconds})
-
-    def _append(self, path: Path, row: dict[str, Any]) -> None:
-        with path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-
-
-def _say(line: str) -> None:
-    # not print(): Ray Train's workers copy that to their logger as well, and people would read each line twice
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pyarrow as pa
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from data_jobs.pack import STEP as PACK
 from data_jobs.pack import PackConfig
@@ -122,6 +123,11 @@ def test_killed_worker_is_replaced_and_the_run_ends_with_the_same_bytes(tmp_path
     assert len(assassin.killed) == 1
     assert again.fingerprint == model.fingerprint
     assert again.manifest.files == model.manifest.files
+    board = EventAccumulator(str(again.local("logs/tensorboard")), purge_orphaned_data=True)
+    board.Reload()
+    assert [point.step for point in board.Scalars("loss")] == list(range(1, 31))  # none lost, none twice
+    parts = [board.Scalars(f"seconds/{part}")[-1].value for part in ("data", "forward", "backward", "optimizer")]
+    assert all(seconds > 0 for seconds in parts)
 
 
 def test_layout_larger_than_the_cluster_is_told_in_one_line(tmp_path, inputs) -> None:
