@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from starloom.errors import UserError
 from starloom.model.config import ModelConfig
 from train_jobs.hardware import Hardware
-from train_jobs.layout import Layout, padded_vocabulary
+from train_jobs.layout import Layout, Recompute, padded_vocabulary
 from train_jobs.pretrain import PretrainConfig
 
 STATE_BYTES = 12  # of a parameter in checkpoints: fp32 master and two moments
-LOSS_BYTES = 4 * (16 << 20)  # logits of some rows, their gradient, and what makes them
+# logits of some rows in fp32, their gradient and what makes them: as much again in bf16 each (GPU), in fp32 on a CPU
+LOSS_BYTES = {2: 2 * (256 << 20), 4: 4 * (16 << 20)}
 USABLE = 0.92  # of a processor's memory: the rest is the driver's, the libraries' and fragments
 
 
@@ -76,11 +77,15 @@ def _rank_block_parameters(model: ModelConfig, tensor: int) -> int:
     return cut // tensor + whole
 
 
-def activation_bytes_per_token(model: ModelConfig, tensor: int, width: int) -> int:
+def activation_bytes_per_token(model: ModelConfig, tensor: int, width: int, recompute: Recompute = "none") -> int:
     """What one block keeps for its backward pass, for one token; `width` is the bytes of an element."""
     h, d = model.hidden, model.head_dim
+    if recompute == "block":
+        return h * width
     whole = 4 * h * width + 2 * d * width  # both norms' inputs and outputs, K and V
-    cut = 3 * h * width + 8 * h * width + 4 * model.heads  # queries, mixed, joined; 4h before and after GELU; log sums
+    cut = 2 * h * width + 4 * h * width + 4 * model.heads  # queries and what attention mixes; before GELU; log sums
+    if recompute == "none":
+        cut += 4 * h * width  # after GELU
     masks = 2 * h if model.dropout else 0
     statistics = 2 * 2 * 4  # mean and deviation of both norms
     return whole + cut // tensor + masks + statistics
@@ -122,8 +127,10 @@ def _memory(
 ) -> Memory:
     tokens = config.micro_batch * model.context
     blocks = model.layers // layout.pipeline
-    kept = blocks * activation_bytes_per_token(model, layout.tensor, width) + model.hidden * width
+    kept = blocks * activation_bytes_per_token(model, layout.tensor, width, config.recompute) + model.hidden * width
     widest = 3 * 4 * model.hidden // layout.tensor * width  # the feed-forward while its gradient is made
+    if config.recompute == "block":
+        widest += activation_bytes_per_token(model, layout.tensor, width)  # of the block that is made again
     last = stage == layout.pipeline - 1
     output_gradient = 4 * padded_vocabulary(model.vocabulary, layout.tensor) // layout.tensor * model.hidden
     return Memory(
@@ -132,7 +139,7 @@ def _memory(
         gradients=(width + 4 if width == 2 else 4) * parameters,
         optimizer=STATE_BYTES * -(-parameters // layout.data),
         activations=in_flight * tokens * kept,
-        buffers=tokens * widest + (LOSS_BYTES + output_gradient if last else 0),
+        buffers=tokens * widest + (LOSS_BYTES[width] + output_gradient if last else 0),
     )
 
 

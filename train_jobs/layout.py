@@ -1,10 +1,15 @@
 """How a model is spread: pipeline × data × tensor ranks, checked against its shape. Imports no torch."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from starloom.config import Config
 from starloom.errors import UserError
 from starloom.model.config import ModelConfig
+
+# what the backward pass makes again instead of keeping it: nothing, the feed-forward's inner activation, whole blocks
+Recompute = Literal["none", "selective", "block"]
 
 
 class Layout(Config):

@@ -8,7 +8,7 @@ from starloom.config import Config, runtime
 from starloom.model.config import ModelConfig
 from starloom.step import Outcome, Step, StepContext, main
 from starloom.tokens.fim import FimConfig
-from train_jobs.layout import Layout
+from train_jobs.layout import Layout, Recompute
 
 
 class OptimizerConfig(Config):
@@ -55,6 +55,8 @@ class PretrainConfig(Config):
     cpus_per_worker: float = runtime(1.0, gt=0)
     threads_per_worker: int = runtime(1, gt=0)
     use_gpu: bool = runtime(False)
+    attention: Literal["sdpa", "flash_attn", "flash_attn_4"] = runtime("sdpa")
+    recompute: Recompute = runtime("none")  # activations that the backward pass makes again, to save memory
     max_failures: int = runtime(2, ge=0)
 
     @model_validator(mode="after")

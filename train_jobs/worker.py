@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from starloom.errors import RunError
+from starloom.model.attention import check_backend
 from starloom.model.model import initial_state
 from starloom.tokenizer import load_tokenizer
 from starloom.tokens import Part, TokenDataset, TokenShard
@@ -92,13 +93,14 @@ def build_engine(job: Job) -> tuple[Any, Place]:
     import deepspeed
 
     config, layout = job.config, job.config.layout
+    check_backend(config.attention, dropout=config.model.dropout, gpu=config.use_gpu)
     if not dist.is_initialized():
         raise RunError("torch.distributed is not initialized; start workers through train_jobs.launch")
     # DeepSpeed reads it when it decides whether ranks share a node; Ray does not set it
     os.environ.setdefault("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", str(dist.get_world_size())))
     deepspeed.init_distributed(dist_backend=dist.get_backend(), verbose=False)
     with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed prints the topology and every layer from every rank
-        module = build_pipeline(job.shape, layout)
+        module = build_pipeline(job.shape, layout, config.recompute, config.attention)
     grid = module.mpu()
     tensor = tensor_slice(module.topology(), layout)
     fill(module, to_logical(initial_state(job.shape, config.seed), job.shape), tensor.rank, tensor.size)

@@ -5,15 +5,17 @@ K and V belong to one head that all query heads share: every rank holds them who
 tensor-parallel copy, and their results pass through it, so that their gradients cover all query heads.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from starloom.model.attention import Backend, attend
 from starloom.model.config import ModelConfig
-from starloom.model.model import attend
-from train_jobs.layout import padded_vocabulary
+from train_jobs.layout import Recompute, padded_vocabulary
 from train_jobs.parallel.collectives import Group, copy_to_group, reduce_from_group
 from train_jobs.parallel.output_loss import output_loss
 
@@ -103,10 +105,22 @@ class Norm(nn.Module):
 
 
 class ParallelBlock(nn.Module):
-    """One transformer block: query heads and the feed-forward's inner width are cut."""
+    """One transformer block: query heads and the feed-forward's inner width are cut.
 
-    def __init__(self, config: ModelConfig, place: TensorSlice, number: int) -> None:
+    `recompute` says what the backward pass makes again instead of keeping it: nothing, the inner activation of the
+    feed-forward (its largest tensor and its cheapest), or all but the block's input.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        place: TensorSlice,
+        number: int,
+        recompute: Recompute = "none",
+        backend: Backend = "sdpa",
+    ) -> None:
         super().__init__()
+        self.recompute, self.backend = recompute, backend
         name, h, d = f"transformer.h.{number}", config.hidden, config.head_dim
         self.place, self.dropout = place, config.dropout
         self.heads, self.head_dim = config.heads // place.size, d
@@ -125,8 +139,16 @@ class ParallelBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[batch, sequence, hidden] to the same shape."""
+        return self._again(self._whole, x) if self.recompute == "block" else self._whole(x)
+
+    def _whole(self, x: Tensor) -> Tensor:
         x = x + self._attention(self.ln_1(x))
         return x + self._feed_forward(self.ln_2(x))
+
+    def _again(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        # without dropout there is no random state to restore, and restoring it would cost a copy of it
+        made: Tensor = checkpoint(function, x, use_reentrant=False, preserve_rng_state=self.dropout > 0)
+        return made
 
     def _attention(self, x: Tensor) -> Tensor:
         batch, length, _ = x.shape
@@ -134,13 +156,18 @@ class ParallelBlock(nn.Module):
         key, value = copy_to_group(F.linear(x, self.kv_weight, self.kv_bias), group).split(self.head_dim, dim=2)
         query = F.linear(copy_to_group(x, group), self.q_weight, self.q_bias)
         query = query.view(batch, length, self.heads, self.head_dim).transpose(1, 2)
-        mixed = attend(query, key.unsqueeze(1), value.unsqueeze(1), self.dropout if self.training else 0.0)
+        dropout = self.dropout if self.training else 0.0
+        mixed = attend(query, key.unsqueeze(1), value.unsqueeze(1), dropout, self.backend)
         joined = mixed.transpose(1, 2).reshape(batch, length, self.heads * self.head_dim)
         out = reduce_from_group(F.linear(joined, self.out_weight), group) + self.out_bias
         return F.dropout(out, self.dropout, self.training)
 
     def _feed_forward(self, x: Tensor) -> Tensor:
         group = self.place.group
-        inner = F.gelu(F.linear(copy_to_group(x, group), self.up_weight, self.up_bias), approximate="tanh")
-        out = reduce_from_group(F.linear(inner, self.down_weight), group) + self.down_bias
+        inner = F.linear(copy_to_group(x, group), self.up_weight, self.up_bias)
+        down = self._again(self._down, inner) if self.recompute == "selective" else self._down(inner)
+        out = reduce_from_group(down, group) + self.down_bias
         return F.dropout(out, self.dropout, self.training)
+
+    def _down(self, inner: Tensor) -> Tensor:
+        return F.linear(F.gelu(inner, approximate="tanh"), self.down_weight)

@@ -9,12 +9,15 @@ from deepspeed.pipe import LayerSpec, PipelineModule, TiedLayerSpec
 from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
 from torch import Tensor, nn
 
+from starloom.model.attention import Backend
 from starloom.model.config import ModelConfig
-from train_jobs.layout import Layout
+from train_jobs.layout import Layout, Recompute
 from train_jobs.parallel.layers import Norm, Output, ParallelBlock, PositionEmbedding, TensorSlice, TokenEmbedding
 
 
-def build_pipeline(config: ModelConfig, layout: Layout, checkpoint_interval: int = 0) -> PipelineModule:
+def build_pipeline(
+    config: ModelConfig, layout: Layout, recompute: Recompute = "none", backend: Backend = "sdpa"
+) -> PipelineModule:
     """This process's stage; weights are empty until `fill` is called."""
     topology = PipeModelDataParallelTopology(num_pp=layout.pipeline, num_mp=layout.tensor, num_dp=layout.data)
     place = tensor_slice(topology, layout)
@@ -23,7 +26,7 @@ def build_pipeline(config: ModelConfig, layout: Layout, checkpoint_interval: int
     layers: list[Any] = [
         TiedLayerSpec("embedding", TokenEmbedding, config, place, tied_weight_attr="weight"),
         LayerSpec(PositionEmbedding, config, place),
-        *(LayerSpec(ParallelBlock, config, place, number) for number in range(config.layers)),
+        *(LayerSpec(ParallelBlock, config, place, number, recompute, backend) for number in range(config.layers)),
         LayerSpec(Norm, config, place, "transformer.ln_f"),
         TiedLayerSpec("embedding", TokenEmbedding, config, place, forward_fn=output.enter, tied_weight_attr="weight"),
     ]
@@ -32,8 +35,7 @@ def build_pipeline(config: ModelConfig, layout: Layout, checkpoint_interval: int
         topology=topology,
         loss_fn=output.loss,
         partition_method="type:ParallelBlock",
-        activation_checkpoint_interval=checkpoint_interval,
-        checkpointable_layers=["ParallelBlock"],
+        activation_checkpoint_interval=0,  # blocks recompute by themselves
     )
 
 

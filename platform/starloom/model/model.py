@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from starloom.model.attention import Backend, attend
 from starloom.model.config import ModelConfig
 
 
@@ -18,6 +19,7 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.heads, self.head_dim, self.dropout = config.heads, config.head_dim, config.dropout
+        self.backend: Backend = "sdpa"
         self.c_attn = nn.Linear(config.hidden, config.hidden + 2 * config.head_dim)
         self.c_proj = nn.Linear(config.hidden, config.hidden)
 
@@ -26,18 +28,10 @@ class Attention(nn.Module):
         batch, length, hidden = x.shape
         query, key, value = self.c_attn(x).split((hidden, self.head_dim, self.head_dim), dim=2)
         query = query.view(batch, length, self.heads, self.head_dim).transpose(1, 2)
-        mixed = attend(query, key.unsqueeze(1), value.unsqueeze(1), self.dropout if self.training else 0.0)
+        dropout = self.dropout if self.training else 0.0
+        mixed = attend(query, key.unsqueeze(1), value.unsqueeze(1), dropout, self.backend)
         out: Tensor = self.c_proj(mixed.transpose(1, 2).reshape(batch, length, hidden))
         return F.dropout(out, self.dropout, self.training)
-
-
-def attend(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
-    """Causal attention of [batch, heads, sequence, dim] queries with one [batch, 1, sequence, dim] K and V head."""
-    expanded = (-1, query.shape[1], -1, -1)
-    # expand is a view with stride 0: the shared head is not copied
-    return F.scaled_dot_product_attention(
-        query, key.expand(expanded), value.expand(expanded), dropout_p=dropout, is_causal=True
-    )
 
 
 class FeedForward(nn.Module):

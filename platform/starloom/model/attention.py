@@ -1,0 +1,76 @@
+"""Causal multi-query attention by the backend that a configuration names. K and V are never expanded in memory."""
+
+import importlib.util
+from functools import cache
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from starloom.errors import UserError
+
+Backend = Literal["sdpa", "flash_attn", "flash_attn_4"]
+PACKAGES = {"flash_attn": ("flash_attn", "flash-attn"), "flash_attn_4": ("flash_attn.cute", "flash-attn-4")}
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, dropout: float, backend: Backend = "sdpa") -> Tensor:
+    """Causal attention of [batch, heads, sequence, dim] queries with one [batch, 1, sequence, dim] K and V head.
+
+    `sdpa` is PyTorch's own; `flash_attn` is Dao's FlashAttention 2, `flash_attn_4` its CuTe version for Hopper and
+    newer. The result has the shape of the queries.
+    """
+    if backend == "sdpa":
+        if query.is_cuda:
+            return F.scaled_dot_product_attention(
+                query, key, value, dropout_p=dropout, is_causal=True, enable_gqa=query.shape[1] > 1
+            )
+        expanded = (-1, query.shape[1], -1, -1)
+        # expand is a view with stride 0: the shared head is not copied
+        return F.scaled_dot_product_attention(
+            query, key.expand(expanded), value.expand(expanded), dropout_p=dropout, is_causal=True
+        )
+    # these packages take [batch, sequence, heads, dim], and one K and V head as it is
+    arguments = [part.transpose(1, 2) for part in (query, key, value)]
+    options: dict[str, Any] = {"causal": True, **({"dropout_p": dropout} if backend == "flash_attn" else {})}
+    mixed = _function(backend)(*arguments, **options)
+    mixed = mixed[0] if isinstance(mixed, tuple) else mixed  # FlashAttention 4 gives the log sums as well
+    out: Tensor = mixed.transpose(1, 2)
+    return out
+
+
+def check_backend(backend: Backend, *, dropout: float, gpu: bool) -> None:
+    """Raise `UserError` when this process cannot use the backend."""
+    if backend == "sdpa":
+        return
+    module, package = PACKAGES[backend]
+    if not gpu:
+        raise UserError(f"attention: {backend} needs a GPU; use attention = 'sdpa' on a CPU")
+    if not _installed(module):
+        raise UserError(f"attention: {backend} needs the package {package}, which is not installed; or use 'sdpa'")
+    if backend == "flash_attn_4" and dropout > 0:
+        raise UserError(f"attention: flash_attn_4 has no dropout, model.dropout = {dropout}; use flash_attn or sdpa")
+
+
+def usable_backends(*, dropout: float) -> list[Backend]:
+    """Those that `check_backend` lets pass here."""
+    found: list[Backend] = []
+    for backend in get_args(Backend):
+        try:
+            check_backend(backend, dropout=dropout, gpu=torch.cuda.is_available())
+        except UserError:
+            continue  # the question is which there are, not why others are not
+        found.append(backend)
+    return found
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+@cache
+def _function(backend: Backend) -> Any:
+    return importlib.import_module(PACKAGES[backend][0]).flash_attn_func
