@@ -8,10 +8,11 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
+from deepspeed.runtime.zero import GatheredParameters
 from deepspeed.utils import (
     safe_get_full_fp32_param,
     safe_get_full_optimizer_state,
@@ -41,11 +42,12 @@ def save(
 ) -> None:
     """Write ``folder/step-N``; a collective call of all processes. `writes`: this is its stage's first process."""
     target = folder / f"step-{position['step']}"
-    _link_moments(engine.optimizer)
+    stored = _stored(engine.optimizer)
+    stored.prepare()
     tensors: dict[str, Tensor] = {}
     for name, held in own_parameters(engine.module):
         for kind in (MASTER, *MOMENTS):
-            whole = _joined(_read(held, kind), held, place)
+            whole = _joined(stored.read(held, kind), held, place)
             if name == "transformer.wte.weight":
                 whole = whole[:vocabulary]
             tensors[f"{name}.{kind}"] = whole.contiguous()
@@ -90,34 +92,96 @@ def read(checkpoint: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def restore(engine: Any, tensors: dict[str, Tensor], place: TensorSlice, *, updates: int) -> None:
     """Put masters and moments into an engine of any layout; `updates` is Adam's own count."""
-    optimizer = engine.optimizer
-    for flat in optimizer.single_partition_of_fp32_groups:
-        state = {"step": torch.tensor(float(updates)), **{key: torch.zeros_like(flat) for key in MOMENTS}}
-        optimizer.optimizer.state[flat] = state
-    _link_moments(optimizer)
+    stored = _stored(engine.optimizer)
+    stored.begin(updates)
     for name, held in own_parameters(engine.module):
-        master = cut(tensors[f"{name}.{MASTER}"], held, place.rank, place.size)
-        safe_set_full_fp32_param(held, master.contiguous())
-        held.data.copy_(master)
-        for key in MOMENTS:
-            moment = cut(tensors[f"{name}.{key}"], held, place.rank, place.size)
-            safe_set_full_optimizer_state(held, moment.contiguous(), key)
+        for kind in (MASTER, *MOMENTS):
+            stored.write(held, kind, cut(tensors[f"{name}.{kind}"], held, place.rank, place.size).contiguous())
 
 
-def _link_moments(optimizer: Any) -> None:
-    """Let each parameter find its moments.
+class _Stored(Protocol):
+    """Where an optimizer keeps masters and moments. All calls are collective over the data axis."""
 
-    DeepSpeed 0.19 links them once, after the first parameter group's first update, when the other groups have none.
-    """
-    optimizer._hp_optimizer_states_linked = False
-    optimizer._lazy_init_hp_params_optimizer_state()
+    def prepare(self) -> None:
+        """Make what `read` needs."""
+        ...
+
+    def begin(self, updates: int) -> None:
+        """Make room for what `write` brings; Adam has counted `updates`."""
+        ...
+
+    def read(self, held: nn.Parameter, kind: str) -> Tensor:
+        """This tensor rank's whole master or moment, fp32, on the CPU."""
+        ...
+
+    def write(self, held: nn.Parameter, kind: str, value: Tensor) -> None:
+        """Set it, and the parameter with its master."""
+        ...
 
 
-def _read(held: nn.Parameter, kind: str) -> Tensor:
-    value = safe_get_full_fp32_param(held) if kind == MASTER else safe_get_full_optimizer_state(held, kind)
-    if value is None:
-        raise RunError(f"DeepSpeed holds no {kind} of {held.logical}")  # type: ignore[attr-defined]
-    return value.detach().float().cpu()
+class _Whole:
+    """torch's own optimizer (ZeRO-0): every data rank has everything, and parameters are their own masters."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self._state = optimizer.state
+
+    def prepare(self) -> None:
+        pass
+
+    def begin(self, updates: int) -> None:
+        self._updates = torch.tensor(float(updates))
+
+    def read(self, held: nn.Parameter, kind: str) -> Tensor:
+        value = held.data if kind == MASTER else self._state[held][kind]
+        return value.detach().float().cpu()
+
+    def write(self, held: nn.Parameter, kind: str, value: Tensor) -> None:
+        if kind == MASTER:
+            held.data.copy_(value)
+        else:
+            self._state[held].setdefault("step", self._updates.clone())
+            self._state[held][kind] = value.to(held)
+
+
+class _Shared:
+    """DeepSpeed's ZeRO-1 to -3: masters and moments are cut into flat pieces, one a data rank."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self._optimizer = optimizer
+        self._cuts_parameters = hasattr(optimizer, "fp32_partitioned_groups_flat")  # ZeRO-3
+
+    def prepare(self) -> None:
+        if not self._cuts_parameters:
+            # DeepSpeed 0.19 links each parameter to its moments once, after the first parameter group's first
+            # update, when the other groups have none
+            self._optimizer._hp_optimizer_states_linked = False
+            self._optimizer._lazy_init_hp_params_optimizer_state()
+
+    def begin(self, updates: int) -> None:
+        optimizer = self._optimizer
+        pieces = optimizer.fp32_partitioned_groups_flat if self._cuts_parameters else None
+        for flat in pieces or optimizer.single_partition_of_fp32_groups:
+            state = {"step": torch.tensor(float(updates)), **{key: torch.zeros_like(flat) for key in MOMENTS}}
+            optimizer.optimizer.state[flat] = state
+        self.prepare()
+
+    def read(self, held: nn.Parameter, kind: str) -> Tensor:
+        value = safe_get_full_fp32_param(held) if kind == MASTER else safe_get_full_optimizer_state(held, kind)
+        if value is None:
+            raise RunError(f"DeepSpeed holds no {kind} of {held.logical}")  # type: ignore[attr-defined]
+        return value.detach().float().cpu()
+
+    def write(self, held: nn.Parameter, kind: str, value: Tensor) -> None:
+        if kind != MASTER:
+            safe_set_full_optimizer_state(held, value, kind)
+            return
+        safe_set_full_fp32_param(held, value)
+        with GatheredParameters([held], modifier_rank=0, enabled=self._cuts_parameters):
+            held.data.copy_(value)
+
+
+def _stored(optimizer: Any) -> _Stored:
+    return _Whole(optimizer) if isinstance(optimizer, torch.optim.Optimizer) else _Shared(optimizer)
 
 
 def _joined(local: Tensor, held: nn.Parameter, place: TensorSlice) -> Tensor:

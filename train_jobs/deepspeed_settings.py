@@ -14,7 +14,7 @@ def deepspeed_settings(config: PretrainConfig) -> dict[str, Any]:
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": optimizer.clip,
         "steps_per_print": 1 << 30,  # our own line per window takes its place
-        "zero_optimization": {"stage": 1},
+        "zero_optimization": {"stage": config.zero},
         "optimizer": {
             "type": "AdamW",
             "params": {
@@ -26,6 +26,9 @@ def deepspeed_settings(config: PretrainConfig) -> dict[str, Any]:
             },
         },
     }
+    if config.offload:
+        settings["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+        del settings["optimizer"]["params"]["torch_adam"]  # DeepSpeed's own for the CPU updates where the state is
     if config.precision == "bf16":
         settings["bf16"] = {"enabled": True}
         settings["data_types"] = {"grad_accum_dtype": "fp32"}

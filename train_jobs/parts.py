@@ -7,6 +7,8 @@ from typing import Any, Final
 
 import torch
 
+from train_jobs.parallel.stageless import StagelessEngine
+
 # DeepSpeed's instructions, by what they are for. A receive or a send waits for the neighbour: the pipeline's bubble.
 PARTS: Final = {
     "LoadMicroBatch": "data",
@@ -33,10 +35,14 @@ class PartTimer:
         self._seconds: dict[str, float] = defaultdict(float)
         self._pending: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
         self._on_gpu = engine.device.type == "cuda"
-        engine._INSTRUCTION_MAP = {
-            kind: self._timed(PARTS.get(kind.__name__, "other"), method)
-            for kind, method in engine._INSTRUCTION_MAP.items()
-        }
+        if isinstance(engine, StagelessEngine):
+            for method, part in (("forward", "forward"), ("backward", "backward"), ("step", "optimizer")):
+                setattr(engine.inner, method, self._timed(part, getattr(engine.inner, method)))
+        else:
+            engine._INSTRUCTION_MAP = {
+                kind: self._timed(PARTS.get(kind.__name__, "other"), method)
+                for kind, method in engine._INSTRUCTION_MAP.items()
+            }
 
     def take(self) -> dict[str, float]:
         """Seconds by part, in the order of `PARTS`, and start again from zero."""
@@ -49,17 +55,19 @@ class PartTimer:
         self._seconds.clear()
         return taken
 
-    def _timed(self, part: str, method: Callable[..., None]) -> Callable[..., None]:
-        def on_cpu(engine: Any, **arguments: Any) -> None:
+    def _timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def on_cpu(*arguments: Any, **options: Any) -> Any:
             started = time.perf_counter()
-            method(engine, **arguments)
+            result = function(*arguments, **options)
             self._seconds[part] += time.perf_counter() - started
+            return result
 
-        def on_gpu(engine: Any, **arguments: Any) -> None:
+        def on_gpu(*arguments: Any, **options: Any) -> Any:
             begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             begin.record()
-            method(engine, **arguments)
+            result = function(*arguments, **options)
             end.record()
             self._pending.append((part, begin, end))
+            return result
 
         return on_gpu if self._on_gpu else on_cpu

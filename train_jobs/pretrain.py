@@ -56,12 +56,20 @@ class PretrainConfig(Config):
     threads_per_worker: int = runtime(1, gt=0)
     use_gpu: bool = runtime(False)
     attention: Literal["sdpa", "flash_attn", "flash_attn_4"] = runtime("sdpa")
+    zero: Literal[0, 1, 2, 3] = runtime(1)  # what data ranks share: nothing, optimizer, gradients, parameters
+    offload: bool = runtime(False)  # the optimizer's state in the node's memory, with zero = 2 or 3
     recompute: Recompute = runtime("none")  # activations that the backward pass makes again, to save memory
     max_failures: int = runtime(2, ge=0)
 
     @model_validator(mode="after")
-    def _shape_is_sound(self) -> "PretrainConfig":
+    def _parts_go_together(self) -> "PretrainConfig":
         self.shape(vocabulary=1)
+        if self.zero >= 2 and self.layout.pipeline > 1:
+            raise ValueError(f"zero = {self.zero} goes without a pipeline; set layout.pipeline = 1 or zero = 1")
+        if self.zero == 0 and self.precision == "bf16":
+            raise ValueError("zero = 0 keeps no fp32 masters for bf16; use zero = 1")
+        if self.offload and self.zero < 2:
+            raise ValueError(f"offload goes with zero = 2 or 3, zero is {self.zero}")
         return self
 
     def shape(self, vocabulary: int) -> ModelConfig:

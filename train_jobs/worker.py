@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
+from torch import Tensor, nn
 
 from starloom.errors import RunError
 from starloom.model.attention import check_backend
@@ -24,8 +25,10 @@ from train_jobs import checkpoint
 from train_jobs.deepspeed_settings import deepspeed_settings
 from train_jobs.job import Job
 from train_jobs.layout import Layout
+from train_jobs.parallel.clipping import clip_gradients
 from train_jobs.parallel.layers import TensorSlice
 from train_jobs.parallel.pipeline import build_pipeline, fill, own_parameters, tensor_slice, to_logical
+from train_jobs.parallel.stageless import Axes, StagelessEngine, StagelessModel
 from train_jobs.parts import PartTimer
 from train_jobs.records import Records
 from train_jobs.schedule import learning_rate
@@ -99,16 +102,39 @@ def build_engine(job: Job) -> tuple[Any, Place]:
     # DeepSpeed reads it when it decides whether ranks share a node; Ray does not set it
     os.environ.setdefault("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", str(dist.get_world_size())))
     deepspeed.init_distributed(dist_backend=dist.get_backend(), verbose=False)
+    if config.zero >= 2:
+        return _stageless_engine(job)
     with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed prints the topology and every layer from every rank
         module = build_pipeline(job.shape, layout, config.recompute, config.attention)
     grid = module.mpu()
     tensor = tensor_slice(module.topology(), layout)
-    fill(module, to_logical(initial_state(job.shape, config.seed), job.shape), tensor.rank, tensor.size)
+    engine = _initialize(job, module, tensor, None)
+    return engine, Place(grid.get_stage_id(), grid.get_data_parallel_id(), tensor, layout)
+
+
+def _stageless_engine(job: Job) -> tuple[StagelessEngine, Place]:
+    config, layout = job.config, job.config.layout
+    topology = PipeModelDataParallelTopology(num_pp=1, num_mp=layout.tensor, num_dp=layout.data)
+    tensor = tensor_slice(topology, layout)
+    axes = Axes(topology, layout)
+    module = StagelessModel(job.shape, tensor, config.recompute, config.attention)
+    engine = _initialize(job, module, tensor, axes)
+    place = Place(0, axes.get_data_parallel_rank(), tensor, layout)
+    return StagelessEngine(engine, axes.get_data_parallel_group()), place
+
+
+def _initialize(job: Job, module: nn.Module, tensor: TensorSlice, axes: Axes | None) -> Any:
+    import deepspeed
+
+    fill(module, to_logical(initial_state(job.shape, job.config.seed), job.shape), tensor.rank, tensor.size)
     decayed = [held for name, held in own_parameters(module) if held.dim() > 1]
     plain = [held for name, held in own_parameters(module) if held.dim() == 1]
     groups = [{"params": held, **extra} for held, extra in ((decayed, {}), (plain, {"weight_decay": 0.0})) if held]
-    engine, *_ = deepspeed.initialize(model=module, model_parameters=groups, config=deepspeed_settings(config))
-    return engine, Place(grid.get_stage_id(), grid.get_data_parallel_id(), tensor, layout)
+    settings = deepspeed_settings(job.config)
+    engine, *_ = deepspeed.initialize(model=module, model_parameters=groups, config=settings, mpu=axes)
+    if job.config.zero == 0:
+        engine.clip_fp32_gradients = lambda: clip_gradients(engine, tensor)
+    return engine
 
 
 def open_data(job: Job) -> tuple[TokenDataset, TokenDataset | None]:

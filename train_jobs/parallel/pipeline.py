@@ -65,15 +65,16 @@ def cut(logical: Tensor, held: nn.Parameter, rank: int, size: int) -> Tensor:
     axis = held.cut  # type: ignore[attr-defined]
     if axis is None or size == 1:
         return logical
-    total = held.shape[axis] * size
+    width = getattr(held, "ds_shape", held.shape)[axis]  # ZeRO-3 holds a piece and remembers the shape
+    total = width * size
     if logical.shape[axis] < total:
         padding = list(logical.shape)
         padding[axis] = total - logical.shape[axis]
         logical = torch.cat([logical, torch.zeros(padding, dtype=logical.dtype)], dim=axis)
-    return logical.narrow(axis, rank * held.shape[axis], held.shape[axis])
+    return logical.narrow(axis, rank * width, width)
 
 
-def fill(module: PipelineModule, state: dict[str, Tensor], place_rank: int, size: int) -> None:
+def fill(module: nn.Module, state: dict[str, Tensor], place_rank: int, size: int) -> None:
     """Copy logical weights into this process's parameters."""
     for name, held in own_parameters(module):
         held.data.copy_(cut(state[name], held, place_rank, size))

@@ -1,4 +1,4 @@
-"""Every layout trains the same model: losses and gradient norms over real processes, and checkpoints across layouts."""
+"""The worker loop in real processes: killed, it goes on with the same bytes; a layout that cannot be is refused."""
 
 import json
 import os
@@ -17,7 +17,6 @@ from train_jobs.layout import Layout
 from train_jobs.pretrain import OptimizerConfig, PretrainConfig, ShapeConfig
 
 TEXT = "def add(a, b):\n    return a + b\n\n\nclass Point:\n    def __init__(self, x, y):\n        self.x = x\n"
-LAYOUTS = [(1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2), (2, 2, 2)]
 
 
 def config(layout: tuple[int, int, int], **changes: object) -> PretrainConfig:
@@ -106,21 +105,6 @@ def reference(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     return output, train(data, output, config((1, 1, 1)))
 
 
-def close(one: list[dict[str, float]], other: list[dict[str, float]], key: str) -> float:
-    """The largest relative difference."""
-    return max(abs(a[key] - b[key]) / abs(b[key]) for a, b in zip(one, other, strict=True))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("layout", LAYOUTS[1:])
-def test_layout_gives_the_losses_and_norms_of_one_process(data, tmp_path, reference, layout) -> None:
-    rows = train(data, tmp_path / "run", config(layout))
-    expected = reference[1]
-    assert len(rows) == 10
-    assert close(rows, expected, "loss") < 1e-4
-    assert close(rows, expected, "gradient_norm") < 1e-4
-
-
 @pytest.mark.slow
 def test_training_learns(reference) -> None:
     losses = [row["loss"] for row in reference[1]]
@@ -136,15 +120,6 @@ def test_killed_run_goes_on_and_ends_with_the_same_bytes(data, tmp_path, referen
     assert rows == reference[1]
     for name in ("model/model.safetensors", "checkpoints/step-10/stage-0.safetensors"):
         assert (output / name).read_bytes() == (reference[0] / name).read_bytes()
-
-
-@pytest.mark.slow
-def test_another_layout_goes_on_from_a_checkpoint(data, tmp_path, reference) -> None:
-    output = tmp_path / "run"
-    train(data, output, config((1, 1, 1)), stop_at=5)
-    rows = train(data, output, config((2, 1, 2), micro_batch=4))
-    assert close(rows, reference[1], "loss") < 1e-4
-    assert close(rows, reference[1], "gradient_norm") < 1e-4
 
 
 @pytest.mark.parametrize(

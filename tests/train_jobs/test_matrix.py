@@ -1,0 +1,244 @@
+"""Every layout, accumulation, recomputation and ZeRO stage trains the same model, from the start and from a checkpoint.
+
+Each number of processes is started once and goes through all cases that need it.
+"""
+
+import json
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch.multiprocessing as multiprocessing
+
+from data_jobs.tokenization import train_bpe
+from starloom.artifact import ArtifactWriter
+from starloom.tokens import FimConfig, TokenShardWriter
+from train_jobs.layout import Layout
+from train_jobs.pretrain import OptimizerConfig, PretrainConfig, ShapeConfig
+
+pytestmark = pytest.mark.slow
+
+STEPS, MIDDLE, MORE, BATCH = 20, 10, 2, 8
+VOCABULARY = 301  # two tensor ranks do not divide it
+TEXT = "def add(a, b):\n    return a + b\n\n\nclass Point:\n    def __init__(self, x, y):\n        self.x = x\n"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to train."""
+
+    pipeline: int
+    tensor: int
+    data: int
+    accumulation: int
+    recompute: str
+    zero: int
+
+    @property
+    def name(self) -> str:
+        """For folders and test ids."""
+        layout = f"{self.pipeline}x{self.tensor}x{self.data}"
+        return f"{layout}-accumulate{self.accumulation}-{self.recompute}-zero{self.zero}"
+
+    @property
+    def checkpoints(self) -> bool:
+        """Whether it also goes on from the reference's checkpoint, and writes one: once a layout and ZeRO stage."""
+        return self.accumulation == 1 and self.recompute == "none"
+
+    @property
+    def config(self) -> PretrainConfig:
+        """The whole configuration."""
+        return PretrainConfig(
+            model=ShapeConfig(layers=2, hidden=32, heads=4, context=32),
+            steps=STEPS + MORE,
+            global_batch=BATCH,
+            micro_batch=BATCH // (self.data * self.accumulation),
+            optimizer=OptimizerConfig(rate=3e-3, final_rate=3e-4, warmup_steps=2, clip=0.5),
+            fim=FimConfig(rate=0.5),
+            layout=Layout(pipeline=self.pipeline, tensor=self.tensor, data=self.data),
+            recompute=self.recompute,
+            zero=self.zero,
+        )
+
+
+CASES = [
+    case
+    for case in (Case(*values) for values in product((1, 2), (1, 2), (1, 2), (1, 4), ("none", "block"), (0, 1, 2, 3)))
+    if case.zero < 2 or case.pipeline == 1
+] + [Case(p, t, d, 1, "selective", 1) for p, t, d in product((1, 2), (1, 2), (1, 2))]
+REFERENCE = Case(1, 1, 1, 1, "none", 0)
+
+
+def _process(rank: int, world: int, port: int, data: str, output: str, task: str, names: list[str]) -> None:
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world), DS_ACCELERATOR="cpu"
+    )
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS="1")
+    import torch
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=world)
+    known = {case.name: case for case in CASES}
+    for name in names:
+        results = TASKS[task](known[name], Path(data), Path(output))
+        if rank == 0:
+            (Path(output) / f"{task}-{name}.json").write_text(json.dumps(results))
+    os._exit(0)
+
+
+class Run:
+    """One engine over the test's data."""
+
+    def __init__(self, case: Case, data: Path, output: Path) -> None:
+        from train_jobs.job import Job
+        from train_jobs.worker import build_engine, open_data
+
+        self.job = Job(
+            config=case.config,
+            train=(f"{data}/train",),
+            heldout=(),
+            dtype="uint16",
+            vocabulary=VOCABULARY,
+            tokenizer=f"{data}/tokenizer.json",
+            output=str(output),
+        )
+        self.engine, self.place = build_engine(self.job)
+        self.data, _ = open_data(self.job)
+
+    def train(self, first: int, last: int) -> list[tuple[float, float]]:
+        """Loss and gradient norm of steps `first` to `last`, counted from zero, `last` left out."""
+        from train_jobs.worker import train_step
+
+        rows = []
+        for step in range(first, last):
+            loss = train_step(self.job, self.engine, self.place, self.data, step)
+            rows.append((loss, float(self.engine.get_global_grad_norm())))
+        return rows
+
+    def save(self, step: int) -> None:
+        """Write a checkpoint."""
+        from train_jobs.worker import save
+
+        save(self.job, self.engine, self.place, step)
+
+    def restore(self, checkpoint: Path) -> None:
+        """Go on from a checkpoint of any layout."""
+        from train_jobs import checkpoint as checkpoints
+
+        position, tensors = checkpoints.read(checkpoint)
+        checkpoints.restore(self.engine, tensors, self.place.tensor, updates=position["updates"])
+
+
+def _reference(case: Case, data: Path, output: Path) -> dict[str, Any]:
+    run = Run(case, data, output / "reference")
+    rows = run.train(0, MIDDLE)
+    run.save(MIDDLE)
+    return {"rows": rows + run.train(MIDDLE, STEPS + MORE)}
+
+
+def _case(case: Case, data: Path, output: Path) -> dict[str, Any]:
+    run = Run(case, data, output / case.name)
+    results = {"rows": run.train(0, STEPS)}
+    if case.checkpoints:
+        run.save(STEPS)
+        other = Run(case, data, output / case.name)
+        other.restore(output / f"reference/checkpoints/step-{MIDDLE}")
+        results["from_reference"] = other.train(MIDDLE, MIDDLE + MORE)
+    return results
+
+
+def _back(case: Case, data: Path, output: Path) -> dict[str, Any]:
+    run = Run(REFERENCE, data, output / "back")
+    run.restore(output / case.name / f"checkpoints/step-{STEPS}")
+    return {"to_reference": run.train(STEPS, STEPS + MORE)}
+
+
+TASKS = {"reference": _reference, "case": _case, "back": _back}
+
+
+def start(world: int, data: Path, output: Path, task: str, cases: list[Case]) -> None:
+    """Run a task over cases in that many processes."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    context = multiprocessing.get_context("spawn")
+    names = [case.name for case in cases]
+    processes = [
+        context.Process(target=_process, args=(rank, world, port, str(data), str(output), task, names))
+        for rank in range(world)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=280)
+    codes = [process.exitcode for process in processes]
+    for process in processes:
+        process.kill()
+    assert codes == [0] * world, codes
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    tokenizer = train_bpe(iter([TEXT] * 20), VOCABULARY)
+    (folder / "tokenizer.json").write_text(tokenizer.json_text)
+    generator = np.random.default_rng(0)
+    lines = TEXT.splitlines(keepends=True)
+    documents = []
+    for _ in range(60):
+        text = "".join(generator.choice(lines) for _ in range(12))
+        documents.append(np.array([*tokenizer.encode(text), 0], dtype="uint16"))
+    TokenShardWriter("uint16").write(ArtifactWriter(str(folder)), "train", documents)
+    return folder
+
+
+Results = Mapping[str, Mapping[str, list[list[float]]]]
+
+
+@pytest.fixture(scope="module")
+def results(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """All results by case; the reference's under its own name."""
+    output = tmp_path_factory.mktemp("matrix")
+    start(1, data, output, "reference", [REFERENCE])
+    found = {"reference": json.loads((output / f"reference-{REFERENCE.name}.json").read_text())}
+    for world in (1, 2, 4, 8):
+        cases = [case for case in CASES if case.config.layout.ranks == world]
+        start(world, data, output, "case", cases)
+    start(1, data, output, "back", [case for case in CASES if case.checkpoints])
+    for case in CASES:
+        found[case.name] = json.loads((output / f"case-{case.name}.json").read_text())
+        if case.checkpoints:
+            found[case.name].update(json.loads((output / f"back-{case.name}.json").read_text()))
+    return found
+
+
+def far(got: list[list[float]], expected: list[list[float]]) -> float:
+    """The largest relative difference of losses and norms."""
+    assert len(got) == len(expected) > 0
+    return float(np.max(np.abs(np.array(got) / np.array(expected) - 1)))
+
+
+@pytest.mark.timeout(900)
+def test_the_reference_learns_and_is_clipped(results: Results) -> None:
+    rows = results["reference"]["rows"]
+    assert rows[STEPS - 1][0] < rows[0][0] - 0.5
+    assert sum(norm > 0.5 for _, norm in rows) > STEPS / 2
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_losses_and_norms_are_those_of_one_process(results: Results, case: Case) -> None:
+    assert far(results[case.name]["rows"], results["reference"]["rows"][:STEPS]) < 1e-4
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.checkpoints], ids=lambda case: case.name)
+def test_steps_after_a_change_of_layout_are_those_without_it(results: Results, case: Case) -> None:
+    rows = results["reference"]["rows"]
+    assert far(results[case.name]["from_reference"], rows[MIDDLE : MIDDLE + MORE]) < 1e-4
+    assert far(results[case.name]["to_reference"], rows[STEPS : STEPS + MORE]) < 1e-4

@@ -1,0 +1,121 @@
+"""The same layers without a pipeline, for ZeRO-2 and -3, which DeepSpeed's pipeline engine does not allow."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
+from torch import Tensor, nn
+
+from starloom.model.attention import Backend
+from starloom.model.config import ModelConfig
+from train_jobs.layout import Layout, Recompute
+from train_jobs.parallel.layers import Norm, Output, ParallelBlock, PositionEmbedding, TensorSlice, TokenEmbedding
+
+
+class StagelessModel(nn.Module):
+    """The whole model of one tensor rank; its parameters have the pipeline's logical names."""
+
+    def __init__(self, config: ModelConfig, place: TensorSlice, recompute: Recompute, backend: Backend) -> None:
+        super().__init__()
+        self.embedding = TokenEmbedding(config, place)
+        self.positions = PositionEmbedding(config, place)
+        self.blocks = nn.ModuleList(
+            ParallelBlock(config, place, number, recompute, backend) for number in range(config.layers)
+        )
+        self.norm = Norm(config, place, "transformer.ln_f")
+        self._output = Output(config)
+        # its weight is used a second time outside of the embedding, where ZeRO-3 would not look for it
+        deepspeed.zero.register_external_parameter(self, self.embedding.weight)
+
+    def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross-entropy, nats, of [batch, sequence] tokens and targets."""
+        x = self.positions(self.embedding(tokens))
+        for block in self.blocks:
+            x = block(x)
+        return self._output.loss(self._output.enter(self.embedding, self.norm(x)), targets)
+
+
+class StagelessEngine:
+    """DeepSpeed's engine around a `StagelessModel`, with the pipeline engine's way of taking whole batches."""
+
+    def __init__(self, engine: Any, data_group: Any) -> None:
+        self.inner, self._group = engine, data_group
+        self.module, self.optimizer, self.device = engine.module, engine.optimizer, engine.device
+
+    def train_batch(self, data_iter: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
+        """One update from as many micro batches as the accumulation says; returns the global batch's mean loss."""
+        self.module.train()
+        losses = []
+        for _ in range(self.inner.gradient_accumulation_steps()):
+            tokens, targets = (part.to(self.device) for part in next(data_iter))
+            loss = self.inner(tokens, targets)
+            self.inner.backward(loss)
+            self.inner.step()
+            losses.append(loss.detach())
+        return self._mean(losses)
+
+    def eval_batch(self, data_iter: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
+        """The mean loss of a global batch."""
+        self.module.eval()
+        with torch.no_grad():
+            losses = [
+                self.inner(*(part.to(self.device) for part in next(data_iter)))
+                for _ in range(self.inner.gradient_accumulation_steps())
+            ]
+        return self._mean(losses)
+
+    def train(self) -> None:
+        """Back to training."""
+        self.module.train()
+
+    def get_global_grad_norm(self) -> float:
+        """The norm of the last update's gradient over all axes, before clipping."""
+        return float(self.inner.get_global_grad_norm())
+
+    def _mean(self, losses: list[Tensor]) -> Tensor:
+        mean = torch.stack(losses).mean()
+        if self._group is not None:
+            dist.all_reduce(mean, group=self._group)
+            mean /= dist.get_world_size(self._group)
+        return mean
+
+
+class Axes:
+    """What DeepSpeed asks of a model-parallel unit: the groups of the tensor axis and of the data axis."""
+
+    def __init__(self, topology: PipeModelDataParallelTopology, layout: Layout) -> None:
+        self._tensor = _own_group(topology.get_axis_comm_lists("model") or [[n] for n in range(layout.ranks)])
+        self._data = _own_group(topology.get_axis_comm_lists("data") or [[n] for n in range(layout.ranks)])
+
+    def get_model_parallel_group(self) -> Any:
+        """The tensor axis."""
+        return self._tensor
+
+    def get_model_parallel_rank(self) -> int:
+        """This process on the tensor axis."""
+        return dist.get_rank(self._tensor)
+
+    def get_model_parallel_world_size(self) -> int:
+        """Tensor ranks."""
+        return dist.get_world_size(self._tensor)
+
+    def get_data_parallel_group(self) -> Any:
+        """The data axis."""
+        return self._data
+
+    def get_data_parallel_rank(self) -> int:
+        """This process on the data axis."""
+        return dist.get_rank(self._data)
+
+    def get_data_parallel_world_size(self) -> int:
+        """Data ranks."""
+        return dist.get_world_size(self._data)
+
+
+def _own_group(lists: list[list[int]]) -> Any:
+    """The group of this process; a collective call: every process makes every group."""
+    groups = [(ranks, dist.new_group(ranks)) for ranks in lists]
+    return next(group for ranks, group in groups if dist.get_rank() in ranks)
