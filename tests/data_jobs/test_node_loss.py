@@ -1,4 +1,4 @@
-"""Curation on three nodes of which one dies half-way: the corpus has the bytes of a run on one node."""
+"""Curation on three nodes of which one dies in a stage: every file has the bytes of a run on one node."""
 
 import os
 import subprocess
@@ -15,21 +15,21 @@ import logging, sys, threading, time
 from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
-from data_jobs import collect, curate, filter
+from data_jobs import collect, curate, deduplicate, filter, redact
 from starloom.config import validate
 from starloom.step import run_step
 
-code, root, nodes = sys.argv[1], sys.argv[2], int(sys.argv[3])
+code, root, nodes, awaited = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 100 << 20})
 workers = [cluster.add_node(num_cpus=1, object_store_memory=100 << 20) for _ in range(nodes - 1)]
 ray.init(address=cluster.address, logging_level=logging.WARNING)
 
 def kill_one():
-    # as soon as some shards are there and before all are
-    while len(list(Path(root).rglob("data/part-*.parquet"))) < 4:
-        time.sleep(0.02)
+    # as soon as some of the stage's files are there and before all are
+    while len(list(Path(root).glob(awaited))) < 4:
+        time.sleep(0.01)
     cluster.remove_node(workers[0], allow_graceful=False)
-    print("killed a node at", len(list(Path(root).rglob("data/part-*.parquet"))), "shards", flush=True)
+    print("killed a node at", len(list(Path(root).glob(awaited))), "files", flush=True)
 
 thread = None
 if nodes > 1:
@@ -40,6 +40,8 @@ sources = [{"kind": "folder", "path": code, "licenses": ["MIT"]}]
 for name, step, settings in [
     ("collected", collect.STEP, {"sources": sources, "shard_megabytes": 0.2}),
     ("quality", filter.STEP, {}),
+    ("duplicates", deduplicate.STEP, {}),
+    ("personal", redact.STEP, {}),
     ("corpus", curate.STEP, {}),
 ]:
     done.append(run_step(step, validate(step.config, settings, where=name), root=root, name=name, needs=list(done)))
@@ -54,25 +56,44 @@ cluster.shutdown()
 """
 
 
-def curate_on(nodes: int, code: Path, root: Path) -> subprocess.CompletedProcess[str]:
-    """Run the program above; the project's packages are found through the path, as on a cluster."""
+STAGES = {
+    "collect": "collected/*/data/part-*.parquet",
+    "sign": "duplicates/*/signatures/*.npy",
+    "redact": "personal/*/decisions/part-*.parquet",
+}
+
+
+def curate_on(nodes: int, code: Path, root: Path, awaited: str = "") -> list[str]:
+    """The checksums of all files; the project's packages are found through the path, as on a cluster."""
+    root.mkdir()
     here = Path(__file__).resolve().parents[2]
     environment = {**os.environ, "PYTHONPATH": f"{here}:{here / 'platform'}", "OMP_NUM_THREADS": "1"}
     environment.pop("RAY_ADDRESS", None)
-    command = [sys.executable, "-c", PROGRAM, str(code), str(root), str(nodes)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False, cwd=root)
+    command = [sys.executable, "-c", PROGRAM, str(code), str(root), str(nodes), awaited]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False, cwd=root)
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert ("killed a node at" in run.stdout) == bool(awaited)
+    return [line for line in run.stdout.splitlines() if line.startswith("FILE")]
+
+
+@pytest.fixture(scope="module")
+def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixteen hundred programs in seven repositories, some of them twice, some with an address."""
+    files = {f"{n % 7}/{n}.py": program(f"n{n - n % 2 if n % 10 == 1 else n}", 60) for n in range(1600)}
+    files["0/mail.py"] = program("mail") + "AUTHOR = 'maria@northwind7.com'\n"
+    return write_files(tmp_path_factory.mktemp("code"), files)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(code: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What a single node makes of it."""
+    return curate_on(1, code, tmp_path_factory.mktemp("one") / "root")
 
 
 @pytest.mark.slow
-def test_corpus_is_byte_identical_when_a_node_of_three_is_killed_half_way(tmp_path: Path) -> None:
-    code = write_files(tmp_path / "code", {f"{n % 7}/{n}.py": program(f"n{n}", 60) for n in range(1600)})
-    roots = [tmp_path / "one", tmp_path / "three"]
-    for root in roots:
-        root.mkdir()
-    one, three = curate_on(1, code, roots[0]), curate_on(3, code, roots[1])
-    assert one.returncode == 0, one.stderr[-3000:]
-    assert three.returncode == 0, three.stderr[-3000:]
-    assert "killed a node at" in three.stdout
-    files = [[line for line in run.stdout.splitlines() if line.startswith("FILE")] for run in (one, three)]
-    assert len(files[0]) > 60
-    assert files[0] == files[1]
+@pytest.mark.parametrize("stage", sorted(STAGES))
+def test_every_file_is_byte_identical_when_a_node_of_three_is_killed(
+    stage: str, code: Path, undisturbed: list[str], tmp_path: Path
+) -> None:
+    assert sum("part-" in line and " duplicates decisions/" in line for line in undisturbed) > 20
+    assert curate_on(3, code, tmp_path / "three", STAGES[stage]) == undisturbed
