@@ -28,60 +28,77 @@ from train_jobs.parallel.pipeline import cut, own_parameters
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 MASTER = "master"
+MANIFEST = "manifest.json"
 
 
-def save(
-    folder: Path,
-    engine: Any,
-    place: TensorSlice,
-    *,
-    vocabulary: int,
-    stage: int,
-    writes: bool,
-    position: dict[str, Any],
-) -> None:
-    """Write ``folder/step-N``; a collective call of all processes. `writes`: this is its stage's first process."""
-    target = folder / f"step-{position['step']}"
+def snapshot(engine: Any, place: TensorSlice, *, vocabulary: int, keep: bool) -> dict[str, Tensor]:
+    """Copies, in the node's memory, of this stage's logical tensors; a collective call of all processes.
+
+    Only a process with `keep` gets them: one per stage writes.
+    """
     stored = _stored(engine.optimizer)
     stored.prepare()
     tensors: dict[str, Tensor] = {}
     for name, held in own_parameters(engine.module):
         for kind in (MASTER, *MOMENTS):
             whole = _joined(stored.read(held, kind), held, place)
-            if name == "transformer.wte.weight":
-                whole = whole[:vocabulary]
-            tensors[f"{name}.{kind}"] = whole.contiguous()
-    if writes:
-        target.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, target / f"stage-{stage}.safetensors")
-    dist.barrier()
-    if dist.get_rank() == 0:
-        files = {path.name: _checksum(path) for path in sorted(target.glob("stage-*.safetensors"))}
-        manifest = target / "manifest.json"
-        temporary = target / ".manifest.tmp"
-        temporary.write_text(json.dumps({**position, "files": files}, indent=1, sort_keys=True) + "\n")
-        temporary.replace(manifest)
-    dist.barrier()
+            if keep:
+                whole = whole[:vocabulary] if name == "transformer.wte.weight" else whole
+                tensors[f"{name}.{kind}"] = whole.contiguous()
+    return tensors
+
+
+def write_stage(folder: Path, stage: int, tensors: dict[str, Tensor]) -> None:
+    """Write one stage's file and, when it is whole, its checksum beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"stage-{stage}.safetensors"
+    save_file(tensors, file)
+    _replace(folder / f"stage-{stage}.sha256", _checksum(file) + "\n")
+
+
+def write_manifest(folder: Path, stages: int, position: dict[str, Any]) -> bool:
+    """Make the checkpoint complete once all stages are there; False while they are not."""
+    sums = {f"stage-{stage}.safetensors": folder / f"stage-{stage}.sha256" for stage in range(stages)}
+    if not all(path.exists() for path in sums.values()):
+        return False
+    files = {name: path.read_text().strip() for name, path in sums.items()}
+    _replace(folder / MANIFEST, json.dumps({**position, "files": files}, indent=1, sort_keys=True) + "\n")
+    for path in sums.values():
+        path.unlink()
+    return True
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove checkpoints that an earlier attempt did not finish."""
+    for path in folder.glob("step-*"):
+        if not (path / MANIFEST).exists():
+            shutil.rmtree(path)
 
 
 def latest(folder: Path) -> Path | None:
     """The newest complete checkpoint; an unfinished one (no manifest) is never chosen."""
-    done = [path.parent for path in folder.glob("step-*/manifest.json")]
+    done = [path.parent for path in folder.glob(f"step-*/{MANIFEST}")]
     return max(done, key=lambda path: int(path.name.removeprefix("step-")), default=None)
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Remove all but the newest `keep` complete checkpoints, and unfinished ones that are older."""
-    done = sorted(folder.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
-    complete = [path for path in done if (path / "manifest.json").exists()]
-    for path in done:
-        if path not in complete[-keep:]:
-            shutil.rmtree(path)
+def prune(folder: Path, *, last: int, every: int = 0, best: bool = False) -> None:
+    """Remove all complete checkpoints but the `last` newest, each `every`-th step's, and the best on held-out files."""
+    complete = {int(path.parent.name.removeprefix("step-")): path for path in folder.glob(f"step-*/{MANIFEST}")}
+    steps = sorted(complete)
+    kept = {*steps[-last:], *(step for step in steps if every and step % every == 0)}
+    losses = {step: json.loads(complete[step].read_text()).get("heldout_loss") for step in steps} if best else {}
+    measured = {step: loss for step, loss in losses.items() if loss is not None}
+    if measured:
+        kept.add(min(measured, key=lambda step: (measured[step], step)))
+    for step in steps:
+        if step not in kept:
+            complete[step].unlink()  # first: what is half removed is no checkpoint
+            shutil.rmtree(complete[step].parent)
 
 
 def read(checkpoint: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Position and tensors; `RunError` when a file does not match its checksum."""
-    position = json.loads((checkpoint / "manifest.json").read_text())
+    position = json.loads((checkpoint / MANIFEST).read_text())
     tensors: dict[str, Tensor] = {}
     for name, checksum in position.pop("files").items():
         if _checksum(checkpoint / name) != checksum:
@@ -133,7 +150,7 @@ class _Whole:
 
     def read(self, held: nn.Parameter, kind: str) -> Tensor:
         value = held.data if kind == MASTER else self._state[held][kind]
-        return value.detach().float().cpu()
+        return _copy(value)
 
     def write(self, held: nn.Parameter, kind: str, value: Tensor) -> None:
         if kind == MASTER:
@@ -169,7 +186,7 @@ class _Shared:
         value = safe_get_full_fp32_param(held) if kind == MASTER else safe_get_full_optimizer_state(held, kind)
         if value is None:
             raise RunError(f"DeepSpeed holds no {kind} of {held.logical}")  # type: ignore[attr-defined]
-        return value.detach().float().cpu()
+        return _copy(value)
 
     def write(self, held: nn.Parameter, kind: str, value: Tensor) -> None:
         if kind != MASTER:
@@ -178,6 +195,11 @@ class _Shared:
         safe_set_full_fp32_param(held, value)
         with GatheredParameters([held], modifier_rank=0, enabled=self._cuts_parameters):
             held.data.copy_(value)
+
+
+def _copy(value: Tensor) -> Tensor:
+    # a copy even where device and type are right already: training goes on while it is written
+    return value.detach().to("cpu", torch.float32, copy=True)
 
 
 def _stored(optimizer: Any) -> _Stored:
@@ -191,6 +213,12 @@ def _joined(local: Tensor, held: nn.Parameter, place: TensorSlice) -> Tensor:
     parts = [torch.empty_like(local) for _ in range(place.size)]
     dist.all_gather(parts, local.contiguous(), group=place.group)
     return torch.cat(parts, dim=axis)
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
 
 
 def _checksum(path: Path) -> str:

@@ -48,7 +48,9 @@ class PretrainConfig(Config):
     heldout_every: int = Field(100, gt=0)
     heldout_sequences: int = Field(64, gt=0)
     checkpoint_every: int = Field(100, gt=0)
-    keep_checkpoints: int = Field(1, ge=1)
+    keep_checkpoints: int = Field(1, ge=1)  # the newest
+    keep_every: int = Field(0, ge=0)  # and those of each so many steps; 0: none of these
+    keep_best: bool = False  # and the one with the least held-out loss
     log_every: int = runtime(10, gt=0)
     micro_batch: int = runtime(8, gt=0)
     layout: Layout = runtime(Layout())

@@ -31,6 +31,7 @@ from train_jobs.parallel.pipeline import build_pipeline, fill, own_parameters, t
 from train_jobs.parallel.stageless import Axes, StagelessEngine, StagelessModel
 from train_jobs.parts import PartTimer
 from train_jobs.records import Records
+from train_jobs.saver import Saver
 from train_jobs.schedule import learning_rate
 
 CHECKPOINTS = "checkpoints"
@@ -63,6 +64,7 @@ def work(job: Job, after_step: Callable[[int], None] = lambda step: None) -> Non
     engine, place = build_engine(job)
     data, heldout = open_data(job)
     step = restore(job, engine, place)
+    saver = Saver(job, Path(job.output) / CHECKPOINTS, place.tensor, stage=place.stage, writes=place.writes_stage)
     timer = PartTimer(engine)
     records = Records(job, rank=dist.get_rank(), ranks=dist.get_world_size(), step=step)
     while step < config.steps:
@@ -77,15 +79,19 @@ def work(job: Job, after_step: Callable[[int], None] = lambda step: None) -> Non
             "tokens": step * config.global_batch * config.model.context,
         }
         records.step(row, time.perf_counter() - started, timer.take())
+        measured = None
         if heldout is not None and (step % config.heldout_every == 0 or step == config.steps):
-            records.heldout(step, heldout_loss(job, engine, place, heldout))
+            measured = heldout_loss(job, engine, place, heldout)
+            records.heldout(step, measured)
             timer.take()  # the held-out batches' time is not the next step's
         if step % config.checkpoint_every == 0 or step == config.steps:
             started = time.perf_counter()
-            save(job, engine, place, step)
+            saver.save(engine, step, measured)
             records.checkpoint(step, time.perf_counter() - started)
         after_step(step)
+    saver.wait()
     records.close()
+    dist.barrier()
     if dist.get_rank() == 0:
         export(job)
     dist.barrier()
@@ -189,27 +195,13 @@ def heldout_loss(job: Job, engine: Any, place: Place, data: TokenDataset) -> flo
     return total / rounds
 
 
-def save(job: Job, engine: Any, place: Place, step: int) -> None:
-    """Write a checkpoint and remove those that the policy does not keep."""
-    folder = Path(job.output) / CHECKPOINTS
-    position = {"step": step, "sample": step * job.config.global_batch, "seed": job.config.seed, "updates": step}
-    checkpoint.save(
-        folder,
-        engine,
-        place.tensor,
-        vocabulary=job.vocabulary,
-        stage=place.stage,
-        writes=place.writes_stage,
-        position=position,
-    )
-    if dist.get_rank() == 0:
-        checkpoint.prune(folder, job.config.keep_checkpoints)
-    dist.barrier()
-
-
 def restore(job: Job, engine: Any, place: Place) -> int:
     """Go on from the newest complete checkpoint; returns the number of steps that are done."""
-    found = checkpoint.latest(Path(job.output) / CHECKPOINTS)
+    folder = Path(job.output) / CHECKPOINTS
+    if dist.get_rank() == 0:
+        checkpoint.remove_unfinished(folder)
+    dist.barrier()
+    found = checkpoint.latest(folder)
     if found is None:
         return 0
     position, tensors = checkpoint.read(found)

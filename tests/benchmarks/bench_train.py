@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import socket
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -53,7 +54,7 @@ def main() -> None:
     title = f"{MODEL.parameters / 1e6:.1f} M parameters, batch {BATCH} × {SHAPE.context}, fp32"
     print(table(title, ("run", "threads a process", "tokens/s", "GFLOP/s"), rows))
     print(f"matrix products of this machine: {matmul / 1e9:.0f} GFLOP/s")
-    print(f"a checkpoint holds training up for {stall:.2f} s\n")
+    print(f"a checkpoint costs {stall:.2f} s of training\n")
     finish(
         "train",
         {
@@ -142,10 +143,15 @@ def _process(rank: int, world: int, port: int, data: str, output: str, config: s
 
 
 def checkpoint_stall(folder: Path, threads: int) -> float:
-    """Seconds for which training stands still at a checkpoint: the mean over a run's."""
-    step_seconds(folder, "saving", settings(threads=threads, steps=6, checkpoint_every=2))
-    stalls = [row["checkpoint_seconds"] for row in timings(folder / "saving") if "checkpoint_seconds" in row]
-    return sum(stalls) / len(stalls)
+    """Seconds that a checkpoint costs: those in which training stands still, and what slower steps lose meanwhile."""
+    every = 4
+    step_seconds(folder, "saving", settings(threads=threads, steps=STEPS, checkpoint_every=every))
+    rows = timings(folder / "saving")
+    stalls = [row["checkpoint_seconds"] for row in rows if "checkpoint_seconds" in row]
+    steps = {int(row["step"]): row["seconds"] for row in rows if "seconds" in row}
+    writing = [seconds for step, seconds in steps.items() if step > every and step % every == 1]
+    others = [seconds for step, seconds in steps.items() if step > WARM_STEPS and step % every != 1]
+    return statistics.mean(stalls) + max(0.0, statistics.mean(writing) - statistics.median(others))
 
 
 def timings(output: Path) -> list[dict[str, float]]:

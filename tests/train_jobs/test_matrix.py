@@ -124,9 +124,13 @@ class Run:
 
     def save(self, step: int) -> None:
         """Write a checkpoint."""
-        from train_jobs.worker import save
+        from train_jobs.saver import Saver
 
-        save(self.job, self.engine, self.place, step)
+        folder = Path(self.job.output) / "checkpoints"
+        place = self.place
+        saver = Saver(self.job, folder, place.tensor, stage=place.stage, writes=place.writes_stage)
+        saver.save(self.engine, step, None)
+        saver.wait()
 
     def restore(self, checkpoint: Path) -> None:
         """Go on from a checkpoint of any layout."""

@@ -3,16 +3,19 @@
 import json
 import os
 import socket
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import torch.multiprocessing as multiprocessing
 
 from data_jobs.tokenization import train_bpe
 from starloom.artifact import ArtifactWriter
-from starloom.errors import UserError
+from starloom.errors import RunError, UserError
 from starloom.tokens import FimConfig, TokenShardWriter
+from train_jobs import checkpoint
 from train_jobs.layout import Layout
 from train_jobs.pretrain import OptimizerConfig, PretrainConfig, ShapeConfig
 
@@ -52,7 +55,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _process(rank: int, world: int, port: int, data: str, output: str, settings: str, stop_at: int) -> None:
+def _process(
+    rank: int, world: int, port: int, data: str, output: str, settings: str, stop_at: int, awaited: str
+) -> None:
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world), DS_ACCELERATOR="cpu"
     )
@@ -64,6 +69,9 @@ def _process(rank: int, world: int, port: int, data: str, output: str, settings:
 
     def maybe_die(step: int) -> None:
         if step == stop_at:
+            deadline = time.monotonic() + 60
+            while awaited and not (Path(output) / awaited).exists() and time.monotonic() < deadline:
+                time.sleep(0.01)
             os._exit(9)
 
     dist.init_process_group("gloo", rank=rank, world_size=world)
@@ -80,7 +88,9 @@ def _process(rank: int, world: int, port: int, data: str, output: str, settings:
     os._exit(0)
 
 
-def train(data: Path, output: Path, settings: PretrainConfig, stop_at: int = -1) -> list[dict[str, float]]:
+def train(
+    data: Path, output: Path, settings: PretrainConfig, stop_at: int = -1, awaited: str = ""
+) -> list[dict[str, float]]:
     """Run real processes to the end (or until they die) and return the logged steps."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -88,7 +98,7 @@ def train(data: Path, output: Path, settings: PretrainConfig, stop_at: int = -1)
     output.mkdir(exist_ok=True)
     context = multiprocessing.get_context("spawn")
     world = settings.layout.ranks
-    arguments = (world, port, str(data), str(output), settings.model_dump_json(), stop_at)
+    arguments = (world, port, str(data), str(output), settings.model_dump_json(), stop_at, awaited)
     processes = [context.Process(target=_process, args=(rank, *arguments)) for rank in range(world)]
     for process in processes:
         process.start()
@@ -114,12 +124,59 @@ def test_training_learns(reference) -> None:
 @pytest.mark.slow
 def test_killed_run_goes_on_and_ends_with_the_same_bytes(data, tmp_path, reference) -> None:
     output = tmp_path / "run"
-    train(data, output, config((1, 1, 1)), stop_at=7)
+    train(data, output, config((1, 1, 1)), stop_at=7, awaited="checkpoints/step-5/manifest.json")
     assert sorted(path.name for path in (output / "checkpoints").iterdir()) == ["step-5"]
     rows = train(data, output, config((1, 1, 1)))
     assert rows == reference[1]
     for name in ("model/model.safetensors", "checkpoints/step-10/stage-0.safetensors"):
         assert (output / name).read_bytes() == (reference[0] / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_checkpoint_cut_short_is_never_chosen(data, tmp_path, reference) -> None:
+    output = tmp_path / "run"
+    train(data, output, config((1, 1, 1)), stop_at=5)  # dies as soon as the file of step 5 is begun
+    partial = output / "checkpoints" / "step-9"
+    partial.mkdir(parents=True)
+    (partial / "stage-0.safetensors").write_bytes(b"half")
+    rows = train(data, output, config((1, 1, 1)))
+    assert rows == reference[1]
+    assert sorted(path.name for path in (output / "checkpoints").iterdir()) == ["step-10", "step-5"]
+
+
+def made(folder: Path, step: int, loss: float | None = None) -> None:
+    target = folder / f"step-{step}"
+    checkpoint.write_stage(target, 0, {"a.master": torch.full((3,), float(step))})
+    assert checkpoint.write_manifest(target, 1, {"step": step} | ({} if loss is None else {"heldout_loss": loss}))
+
+
+def test_policy_keeps_the_newest_each_nth_and_the_best(tmp_path) -> None:
+    for step, loss in ((10, 3.0), (20, 1.5), (30, None), (40, 2.0), (50, 1.5), (60, None)):
+        made(tmp_path, step, loss)
+        checkpoint.prune(tmp_path, last=1, every=40, best=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-20", "step-40", "step-60"]
+    assert checkpoint.read(checkpoint.latest(tmp_path))[1]["a.master"].tolist() == [60.0] * 3
+
+
+def test_manifest_waits_for_every_stage(tmp_path) -> None:
+    checkpoint.write_stage(tmp_path / "step-1", 1, {"a.master": torch.zeros(1)})
+    assert not checkpoint.write_manifest(tmp_path / "step-1", 2, {"step": 1})
+    assert checkpoint.latest(tmp_path) is None
+    checkpoint.write_stage(tmp_path / "step-1", 0, {"b.master": torch.zeros(1)})
+    assert checkpoint.write_manifest(tmp_path / "step-1", 2, {"step": 1})
+    assert sorted(path.name for path in (tmp_path / "step-1").iterdir()) == [
+        "manifest.json",
+        "stage-0.safetensors",
+        "stage-1.safetensors",
+    ]
+
+
+def test_changed_checkpoint_is_refused(tmp_path) -> None:
+    made(tmp_path, 7)
+    file = tmp_path / "step-7" / "stage-0.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(RunError, match="does not match its checksum"):
+        checkpoint.read(tmp_path / "step-7")
 
 
 @pytest.mark.parametrize(
