@@ -91,18 +91,19 @@ def router(service: Service) -> APIRouter:
             answer = await while_connected(request, service.complete(served, prompt, sampling, caller))
             text = "" if body.n_predict == 0 else answer.text
             return _last(served, text, answer.finish, len(prompt), len(answer.scored), began)
-        events = await started(service.events(served, prompt, sampling, caller))
+        batches = await started(service.batches(served, prompt, sampling, caller))
 
-        async def lines() -> AsyncIterator[str]:
+        async def chunks() -> AsyncIterator[str]:
             made = 0
-            async for event in events:
-                made += event.scored is not None
-                if event.finish:
-                    yield sse(_last(served, event.text, event.finish, len(prompt), made, began))
-                elif event.text:
-                    yield sse({"content": event.text, "stop": False})
+            async for batch in batches:
+                made += sum(event.scored is not None for event in batch)
+                text, finish = "".join(event.text for event in batch), batch[-1].finish
+                if finish:
+                    yield sse(_last(served, text, finish, len(prompt), made, began))
+                elif text:
+                    yield sse({"content": text, "stop": False})
 
-        return streamed(request.url.path, served.engine, lines())
+        return streamed(request.url.path, chunks())
 
     @api.post("/tokenize", response_model=None)
     async def tokenize(body: TokenizeBody) -> Any:

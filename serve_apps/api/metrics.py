@@ -1,12 +1,13 @@
 """Prometheus metrics of a replica, under vLLM's names where the meaning is the same."""
 
+import time
 from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from serve_apps.engine.request import Counters, Engine
+from serve_apps.engine.request import Counters, Engine, Event
 
 FIRST = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 BETWEEN = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1)
@@ -71,6 +72,24 @@ class Meters:
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(name, text, ("model_name", "key"), buckets=buckets, registry=self._registry)
+
+
+class AnswerMeters:
+    """Latencies of one answer, by the times at which the engine gave its events; `tokens` so far."""
+
+    def __init__(self, meters: Meters, model: str, key: str) -> None:
+        self._meters, self._labels, self.tokens = meters, (model, key), 0
+        self._first, self._between = meters.first.labels(model, key), meters.between.labels(model, key)
+        self._started = self._last = time.perf_counter()
+
+    def observe(self, event: Event, at: float) -> None:
+        """One more event; those that end without an answer are not counted as done."""
+        if event.scored is not None:
+            (self._between if self.tokens else self._first).observe(at - self._last)
+            self.tokens, self._last = self.tokens + 1, at
+        if event.finish and event.finish not in ("error", "cancelled") and (self.tokens or event.finish != "deadline"):
+            self._meters.whole.labels(*self._labels).observe(at - self._started)
+            self._meters.done.labels(*self._labels, event.finish).inc()
 
 
 assert {field for field, _ in (COUNTED | OURS).values()} <= set(Counters.__dataclass_fields__)

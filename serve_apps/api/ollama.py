@@ -96,19 +96,20 @@ def router(service: Service) -> APIRouter:
         if not body.stream:
             answer = await while_connected(request, service.complete(served, prompt, sampling, caller))
             return _last(served, answer.text, answer.finish, len(prompt), len(answer.scored), began)
-        events = await started(service.events(served, prompt, sampling, caller))
+        batches = await started(service.batches(served, prompt, sampling, caller))
 
-        async def lines() -> AsyncIterator[str]:
+        async def chunks() -> AsyncIterator[str]:
             made = 0
-            async for event in events:
-                made += event.scored is not None
-                if event.finish:
-                    yield json.dumps(_last(served, event.text, event.finish, len(prompt), made, began)) + "\n"
-                elif event.text:
+            async for batch in batches:
+                made += sum(event.scored is not None for event in batch)
+                text, finish = "".join(event.text for event in batch), batch[-1].finish
+                if finish:
+                    yield json.dumps(_last(served, text, finish, len(prompt), made, began)) + "\n"
+                elif text:
                     head = {"model": served.name, "created_at": _now()}
-                    yield json.dumps({**head, "response": event.text, "done": False}) + "\n"
+                    yield json.dumps({**head, "response": text, "done": False}) + "\n"
 
-        return streamed(request.url.path, served.engine, lines(), "application/x-ndjson")
+        return streamed(request.url.path, chunks(), "application/x-ndjson")
 
     return api
 

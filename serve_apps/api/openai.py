@@ -303,23 +303,26 @@ async def _stream(
 ) -> Response:
     jobs = [(prompt, one) for prompt in prompts for one in _seeds(sampling, n)]
     # all are queued, and each one's first token awaited, before the answer's head is sent
-    streams = await asyncio.gather(*(started(service.events(served, *job, caller)) for job in jobs))
+    streams = await asyncio.gather(*(started(service.batches(served, *job, caller)) for job in jobs))
     used = sum(map(len, prompts))
 
-    async def lines() -> AsyncIterator[str]:
+    async def sent() -> AsyncIterator[str]:
         made = 0
-        for choice in chunks.opening(len(jobs)):
-            yield sse({**chunks.head, "choices": [choice]})
-        async for index, event in merged(streams):
-            made += event.scored is not None
-            choice_or_none = chunks.choice(index, event)
-            if choice_or_none:
-                yield sse({**chunks.head, "choices": [choice_or_none]})
+        held = "".join(sse({**chunks.head, "choices": [choice]}) for choice in chunks.opening(len(jobs)))
+        unfinished = len(jobs)
+        async for index, batch in merged(streams):
+            made += sum(event.scored is not None for event in batch)
+            told = [choice for choice in (chunks.choice(index, event) for event in batch) if choice]
+            held += "".join(sse({**chunks.head, "choices": [choice]}) for choice in told)
+            unfinished -= batch[-1].finish is not None
+            if held and unfinished:
+                yield held
+                held = ""
         if chunks.usage:
-            yield sse({**chunks.head, "choices": [], "usage": _usage(used, made)})
-        yield "data: [DONE]\n\n"
+            held += sse({**chunks.head, "choices": [], "usage": _usage(used, made)})
+        yield held + "data: [DONE]\n\n"
 
-    return streamed(OPENAI_PATH, served.engine, lines())
+    return streamed(OPENAI_PATH, sent())
 
 
 async def _chat(

@@ -10,7 +10,8 @@ from fastapi import Request as HttpRequest
 from starlette.requests import ClientDisconnect
 
 from serve_apps.api.errors import Problem
-from serve_apps.api.metrics import Meters
+from serve_apps.api.mailbox import Mailbox
+from serve_apps.api.metrics import AnswerMeters, Meters
 from serve_apps.api.prompts import FimOrder
 from serve_apps.engine.request import Engine, Event, Request, Sampling, Scored
 from starloom.tokenizer import CodeTokenizer
@@ -83,47 +84,38 @@ class Service:
         deadline = None if seconds is None else time.monotonic() + seconds
         return Caller(getattr(request.state, "user", ""), deadline)
 
-    async def events(
-        self, served: Served, prompt: list[int], sampling: Sampling, caller: Caller
-    ) -> AsyncIterator[Event]:
-        """Events of one request; leaving the loop early (a client gone) cancels it in the engine.
+    async def batches(
+        self, served: Served, prompt: list[int], sampling: Sampling, caller: Caller, *, streaming: bool = True
+    ) -> AsyncIterator[list[Event]]:
+        """Events of one request, as many at once as have come; leaving the loop early cancels it in the engine.
+
+        A stream gets its first token at once; without `streaming` all come together at the end.
 
         Raises:
             Problem: it was late before its first token, or the engine failed.
         """
-        arrived: asyncio.Queue[Event] = asyncio.Queue()
-        loop = asyncio.get_running_loop()
-
-        def hand_over(event: Event) -> None:
-            loop.call_soon_threadsafe(arrived.put_nowait, event)
-
-        labels = (served.name, caller.user)
-        first_meter, between_meter = self.meters.first.labels(*labels), self.meters.between.labels(*labels)
-        request = Request(prompt, sampling, hand_over, caller.user, caller.deadline)
-        started = last = time.perf_counter()
+        mailbox = Mailbox(asyncio.get_running_loop(), served.engine, streaming=streaming)
+        request = Request(prompt, sampling, mailbox.put, caller.user, caller.deadline)
+        meters = AnswerMeters(self.meters, served.name, caller.user)
         served.engine.submit(request)
-        tokens = 0
         try:
             while True:
-                event = await arrived.get()
-                if event.finish in ("error", "cancelled") or (event.finish == "deadline" and not tokens):
-                    raise _failure(event)
-                now = time.perf_counter()
-                if event.scored is not None:
-                    (between_meter if tokens else first_meter).observe(now - last)
-                    tokens, last = tokens + 1, now
-                if event.finish:
-                    self.meters.whole.labels(*labels).observe(now - started)
-                    self.meters.done.labels(*labels, event.finish).inc()
-                yield event
-                if event.finish:
+                arrived = await mailbox.take()
+                for one in arrived:
+                    meters.observe(one.event, one.at)
+                last = arrived[-1].event
+                if last.finish in ("error", "cancelled") or (last.finish == "deadline" and not meters.tokens):
+                    raise _failure(last)
+                yield [one.event for one in arrived]
+                if last.finish:
                     return
         finally:
             request.cancel()
 
     async def complete(self, served: Served, prompt: list[int], sampling: Sampling, caller: Caller) -> Completion:
         """The whole answer."""
-        events = [event async for event in self.events(served, prompt, sampling, caller)]
+        batches = self.batches(served, prompt, sampling, caller, streaming=False)
+        events = [event async for batch in batches for event in batch]
         scored = [event.scored for event in events if event.scored is not None]
         known = next((event.prompt for event in events if event.prompt), ())
         return Completion("".join(event.text for event in events), scored, str(events[-1].finish), known)
@@ -156,33 +148,33 @@ async def _gone(request: HttpRequest) -> None:
         pass
 
 
-async def started(events: AsyncIterator[Event]) -> AsyncIterator[Event]:
+async def started(batches: AsyncIterator[list[Event]]) -> AsyncIterator[list[Event]]:
     """The same events, the first awaited here: what is refused is refused before the answer's head is sent."""
-    first = await anext(events)
+    first = await anext(batches)
 
-    async def chained() -> AsyncIterator[Event]:
+    async def chained() -> AsyncIterator[list[Event]]:
         try:
             yield first
-            async for event in events:
-                yield event
+            async for batch in batches:
+                yield batch
         finally:
-            await events.aclose()  # type: ignore[attr-defined]
+            await batches.aclose()  # type: ignore[attr-defined]
 
     return chained()
 
 
-async def merged(streams: Sequence[AsyncIterator[Event]]) -> AsyncIterator[tuple[int, Event]]:
-    """Events of several streams as they come, each with its stream's number."""
+async def merged(streams: Sequence[AsyncIterator[list[Event]]]) -> AsyncIterator[tuple[int, list[Event]]]:
+    """Events of several streams as they come, each batch with its stream's number."""
     pending = {asyncio.ensure_future(anext(stream)): number for number, stream in enumerate(streams)}
     try:
         while pending:
             done, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
             for task in sorted(done, key=lambda one: pending[one]):
                 number = pending.pop(task)
-                event = task.result()
-                if not event.finish:
+                batch = task.result()
+                if not batch[-1].finish:
                     pending[asyncio.ensure_future(anext(streams[number]))] = number
-                yield number, event
+                yield number, batch
     finally:
         for task in pending:
             task.cancel()

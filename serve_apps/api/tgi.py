@@ -93,8 +93,8 @@ def router(service: Service) -> APIRouter:
         prompt, sampling = _prompt(served, body), body.sampling()
         if sampling.prompt_logprobs:
             raise ValueError("decoder_input_details: goes not with a stream; ask for the whole answer")
-        events = await started(service.events(served, prompt, sampling, caller))
-        return streamed(request.url.path, served.engine, _lines(served, body, prompt, sampling, events))
+        batches = await started(service.batches(served, prompt, sampling, caller))
+        return streamed(request.url.path, _chunks(served, body, prompt, sampling, batches))
 
     @api.post("/", response_model=None)
     async def either(body: GenerateBody, request: Request) -> Response | list[dict[str, Any]]:
@@ -161,20 +161,25 @@ def _top(served: Served, scored: Scored) -> list[dict[str, Any]]:
     return [_token(served, Scored(*one), served.tokenizer.decode([one[0]], skip_special=False)) for one in scored.top]
 
 
-async def _lines(
-    served: Served, body: GenerateBody, prompt: list[int], sampling: Sampling, events: AsyncIterator[Event]
+async def _chunks(
+    served: Served, body: GenerateBody, prompt: list[int], sampling: Sampling, batches: AsyncIterator[list[Event]]
 ) -> AsyncIterator[str]:
     whole, index = body.inputs if body.wishes.return_full_text else "", 0
-    async for event in events:
-        whole += event.text
-        if event.scored is None:
-            event = dataclasses.replace(event, scored=Scored(prompt[-1], 0.0))  # the deadline passed: no token
-        else:
-            index += 1
-        assert event.scored is not None
-        line: dict[str, Any] = {"index": index, "token": _token(served, event.scored, event.text)}
-        if sampling.top_logprobs:
-            line["top_tokens"] = _top(served, event.scored)
-        finish = {"finish_reason": FINISH[event.finish], "generated_tokens": index} if event.finish else None
-        seed = {"seed": sampling.seed if sampling.temperature else None, "input_length": len(prompt)}
-        yield sse(line | {"generated_text": whole if event.finish else None, "details": finish and {**finish, **seed}})
+    async for batch in batches:
+        lines = []
+        for event in batch:
+            whole += event.text
+            index += event.scored is not None
+            lines.append(_line(served, sampling, prompt, event, index, whole))
+        yield "".join(lines)
+
+
+def _line(served: Served, sampling: Sampling, prompt: list[int], event: Event, index: int, whole: str) -> str:
+    # without a token the deadline has passed
+    scored = Scored(prompt[-1], 0.0) if event.scored is None else event.scored
+    line: dict[str, Any] = {"index": index, "token": _token(served, scored, event.text)}
+    if sampling.top_logprobs:
+        line["top_tokens"] = _top(served, scored)
+    finish = {"finish_reason": FINISH[event.finish], "generated_tokens": index} if event.finish else None
+    seed = {"seed": sampling.seed if sampling.temperature else None, "input_length": len(prompt)}
+    return sse(line | {"generated_text": whole if event.finish else None, "details": finish and {**finish, **seed}})
