@@ -6,6 +6,7 @@ what it has begun.
 """
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from starloom.config import Config, validate
 from starloom.errors import UserError
 
 ONGOING = 256  # beyond what engines queue, so that they refuse and not the proxy
+SWITCH_SECONDS = 0.001  # for so long the engine's thread waits for a loop that is busy (Python's default: 0.005)
 KEYS_VARIABLE = "STARLOOM_API_KEYS"
 
 
@@ -54,6 +56,7 @@ class Completions:
 
         config = validate(ServingConfig, values, where="serving")
         torch.set_num_threads(len(os.sched_getaffinity(0)))
+        sys.setswitchinterval(SWITCH_SECONDS)
         models = {settings.shown: _served(settings) for settings in config.models}
         if len(models) < len(config.models):
             raise UserError("serving.models: two models have one name; give each a name of its own")

@@ -1,22 +1,20 @@
 """Serving beside CTranslate2 and transformers, all on the same 164M GPTBigCode weights in fp32.
 
-`make bench-serve`. What is timed: decoding at batch 1 and 8 after a prompt of 256 tokens, prefill, prompt-lookup
-speculation where the answer repeats the prompt but for every tenth token, a repeated prompt with a changed last line,
-and 16 streaming HTTP clients against the bare engine.
+`make bench-serve`, or `python -m tests.benchmarks.bench_serve --only http`. What is timed: decoding at batch 1 and 8
+after a prompt of 256 tokens, prefill, prompt-lookup speculation where the answer repeats the prompt but for every
+tenth token, a repeated prompt with a changed last line, 16 streaming HTTP clients against the bare engine, and 64
+clients for a minute.
 """
 
-import asyncio
+import argparse
 import json
 import queue
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from serve_apps.engine.engine import EngineConfig, LocalEngine
 from serve_apps.engine.request import Event, Request, Sampling
@@ -24,6 +22,7 @@ from serve_apps.serve import serving_config
 from starloom.model.folder import read_model
 from starloom.tokenizer import load_tokenizer
 from tests.benchmarks.harness import BENCH, cores, ensure_environment, finish, measured_bandwidth, table
+from tests.benchmarks.serve_clients import http_rate, soaked
 from tests.benchmarks.serve_models import SHAPE, model_folder, random_prompt
 
 PROMPT, NEW, CLIENTS = 256, 64, 16
@@ -116,6 +115,35 @@ def speculation(folder: Path) -> tuple[float, float]:
     return without, with_drafts
 
 
+def seconds_until_free(engine: LocalEngine) -> tuple[float, float]:
+    """The longest of five from a cancellation to the blocks' release: while a prompt of 1,024 is read, and after."""
+
+    def seconds(prompt: list[int], wait_for_token: bool) -> float:
+        events: queue.Queue[Event] = queue.Queue()
+        request = Request(prompt, replace(GREEDY, max_tokens=500), events.put)
+        engine.submit(request)
+        if wait_for_token:
+            events.get(timeout=60)
+        while not engine.load.running:
+            time.sleep(0.001)
+        time.sleep(0.05)
+        began = time.perf_counter()
+        request.cancel()
+        while engine.free_blocks < engine.blocks:
+            time.sleep(0.0005)
+        return time.perf_counter() - began
+
+    reading = max(seconds(random_prompt(1024, 700 + n), False) for n in range(5))
+    return reading, max(seconds(random_prompt(64, 800 + n), True) for n in range(5))
+
+
+def engine_rate(engine: LocalEngine, prompts: list[list[int]], new: int) -> float:
+    """Tokens per second of the clients' requests without HTTP."""
+    begun = time.perf_counter()
+    together(engine, prompts, replace(GREEDY, max_tokens=new))
+    return len(prompts) * new / (time.perf_counter() - begun)
+
+
 def transformers_rates(folder: Path) -> dict[str, float]:
     """transformers' generate on the same weights."""
     import torch
@@ -159,166 +187,132 @@ def ctranslate2_rates(folder: Path) -> dict[str, Any]:
     return dict(json.loads(done.stdout.strip().splitlines()[-1]))
 
 
-async def _client(host: str, port: int, body: bytes) -> int:
-    """A streamed request; how many tokens came."""
-    received = await _answer(host, port, body)
-    assert b"data: [DONE]" in received, received[:500]
-    return received.count(b'"text": "')  # several events may share a chunk
+@dataclass(frozen=True)
+class Section:
+    """What one part of the benchmark found: rows of the first and the second table, and figures."""
+
+    rates: list[list[Any]] = field(default_factory=list)
+    others: list[list[Any]] = field(default_factory=list)
+    figures: dict[str, float] = field(default_factory=dict)
 
 
-async def _answer(host: str, port: int, body: bytes) -> bytes:
-    """What a completion request over a socket is answered with, head and all."""
-    reader, writer = await asyncio.open_connection(host, port)
-    head = f"POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
-    writer.write(f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body)
-    await writer.drain()
-    received = await reader.read()
-    writer.close()
-    return received
-
-
-def http_rate(url: str, new: int) -> float:
-    """Tokens per second of 16 clients that stream."""
-    host, port = url.removeprefix("http://").split(":")
-
-    async def all_clients(round_number: int) -> float:
-        bodies = [
-            {"prompt": random_prompt(32, 1000 * round_number + n), "max_tokens": new, "temperature": 0}
-            | {"stream": True, "ignore_eos": True, "logprobs": 0}
-            for n in range(CLIENTS)
-        ]
-        begun = time.perf_counter()
-        counts = await asyncio.gather(*(_client(host, int(port), json.dumps(body).encode()) for body in bodies))
-        assert counts == [new] * CLIENTS, counts
-        return CLIENTS * new / (time.perf_counter() - begun)
-
-    return max(asyncio.run(all_clients(number)) for number in range(3))
-
-
-def engine_rate(engine: LocalEngine, new: int) -> float:
-    """The same requests without HTTP."""
-    best = 0.0
-    for number in range(3):
-        begun = time.perf_counter()
-        prompts = [random_prompt(32, 1000 * number + n) for n in range(CLIENTS)]
-        together(engine, prompts, replace(GREEDY, max_tokens=new))
-        best = max(best, CLIENTS * new / (time.perf_counter() - begun))
-    return best
-
-
-@dataclass
-class Soaked:
-    """What 64 clients met: answers, refusals with and without Retry-After, and everything else."""
-
-    served: int = 0
-    refused: int = 0
-    refused_without_retry: int = 0
-    lost: int = 0
-    megabytes_at_half: float = 0.0
-    megabytes_at_end: float = 0.0
-
-
-def soaked(url: str, seconds: float) -> Soaked:
-    """64 clients ask again and again, on a queue of 32; the replica's memory at half time and at the end."""
-    host, port = url.removeprefix("http://").split(":")
-    result = Soaked()
-
-    async def client(number: int, until: float) -> None:
-        turn = 0
-        while time.monotonic() < until:
-            turn += 1
-            body = {"prompt": random_prompt(32, 64 * turn + number), "max_tokens": 8, "stream": bool(turn % 2)}
-            text = json.dumps(body | {"ignore_eos": True}).encode()
-            try:
-                answer = await asyncio.wait_for(_answer(host, int(port), text), 60)
-            except (OSError, TimeoutError):
-                answer = b""
-            status = answer[9:12]
-            result.served += status == b"200" and (b"[DONE]" in answer or b'"usage"' in answer)
-            result.refused += status in (b"429", b"503")
-            result.refused_without_retry += status in (b"429", b"503") and b"retry-after" not in answer.lower()
-            result.lost += status not in (b"200", b"429", b"503")
-            if status in (b"429", b"503"):
-                await asyncio.sleep(1)  # as Retry-After says
-
-    async def everyone() -> None:
-        until = time.monotonic() + seconds
-        work = asyncio.gather(*(client(number, until) for number in range(64)))
-        await asyncio.sleep(seconds / 2)
-        result.megabytes_at_half = _replica_megabytes()
-        await work
-        result.megabytes_at_end = _replica_megabytes()
-
-    asyncio.run(everyone())
-    return result
-
-
-def _replica_megabytes() -> float:
-    mine = psutil.Process().children(recursive=True)
-    replicas = [child for child in mine if "ServeReplica:starloom" in " ".join(child.cmdline())]
-    return sum(child.memory_info().rss for child in replicas) / 1e6
-
-
-def told(name: str, value: Any) -> Any:
-    """A result as soon as it is there: the whole takes minutes."""
-    print(f"{name}: {value}", flush=True)
-    return value
-
-
-def main() -> None:
-    """Measure all, print the tables and the figures."""
-    folder, circles = (model_folder(BENCH / "serve", circles=flag) for flag in (False, True))
-    theirs = {"CTranslate2": told("CTranslate2", ctranslate2_rates(folder))}
-    theirs["transformers"] = told("transformers", transformers_rates(folder))
+def decode() -> Section:
+    """Ours beside CTranslate2 and transformers, and memory's limit."""
+    folder = model_folder(BENCH / "serve")
     limit = measured_bandwidth() / (4 * SHAPE.parameters)
     engine = started(folder, drafts=0)
-    work: dict[str, Callable[[], float]] = {
+    work = {
         "decode_b1": lambda: decode_rate(engine, 1),
         "decode_b8": lambda: decode_rate(engine, 8),
         "prefill": lambda: prefill_rate(engine),
     }
-    ours = {name: told(name, measure()) for name, measure in work.items()}
-    same = Timed(engine, random_prompt(PROMPT), GREEDY).wait().ids == theirs["CTranslate2"]["answer"]
-    share, bare = cached_share(engine), engine_rate(engine, NEW)
+    ours = {name: measure() for name, measure in work.items()}
+    answer = Timed(engine, random_prompt(PROMPT), GREEDY).wait().ids
     engine.close()
+    theirs = {"CTranslate2": ctranslate2_rates(folder), "transformers": transformers_rates(folder)}
     small = started(folder, drafts=0, weights="int8")
-    int8 = {name: decode_rate(small, batch) for name, batch in (("decode_b1", 1), ("decode_b8", 8))}
+    int8 = [decode_rate(small, batch) for batch in (1, 8)]
     small.close()
-    without, drafted = told("speculation", speculation(circles))
-    settings = {"models": [{"folder": str(folder), "engine": {"drafts": 0, "queue": 32}}]}
-    with serving_config(settings) as url:
-        http = told("HTTP", http_rate(url, NEW))
-        soak = told("64 clients", soaked(url, SOAK_SECONDS))
+    peer, same = theirs["CTranslate2"], answer == theirs["CTranslate2"]["answer"]
     rows = [[name, *(rates[key] for key in work)] for name, rates in (("starloom", ours), *theirs.items())]
-    rows.append(["starloom, int8 weights", int8["decode_b1"], int8["decode_b8"], ""])
-    rows.append(["limit of memory, fp32", limit, "", ""])
-    print(table("tokens per second", ["engine", "decode, batch 1", "decode, batch 8", "prefill of 256"], rows))
-    others = [
-        ["greedy answer equal to CTranslate2's", str(same)],
-        ["editing, without and with speculation, tokens/s", f"{without:.1f}, {drafted:.1f}"],
-        ["first token of a known prompt with a new last line, share of the first time", share],
-        ["64 clients for 60 s: served, refused, lost", f"{soak.served}, {soak.refused}, {soak.lost}"],
-        ["16 clients over HTTP and bare engine, tokens/s", f"{http:.1f}, {bare:.1f}"],
-    ]
-    print(table("and", ["what", "measured"], others))
-    peer = theirs["CTranslate2"]
+    rows += [["starloom, int8 weights", *int8, ""], ["limit of memory, fp32", limit, "", ""]]
     figures = {
         "decode_b1_over_ctranslate2": ours["decode_b1"] / peer["decode_b1"],
         "decode_b8_over_ctranslate2": ours["decode_b8"] / peer["decode_b8"],
         "decode_b1_bandwidth_share": ours["decode_b1"] / limit,
         "decode_b8_over_transformers": ours["decode_b8"] / theirs["transformers"]["decode_b8"],
         "prefill_over_ctranslate2": ours["prefill"] / peer["prefill"],
-        "speculation_speedup": drafted / without,
-        "cached_first_token_share": share,
-        "http_share_at_16": http / bare,
         "greedy_equals_ctranslate2": int(same),
-        "soak_served": soak.served,
-        "soak_refused": soak.refused,
-        "soak_refused_without_retry": soak.refused_without_retry,
-        "soak_lost": soak.lost,
-        "soak_growth_mb": soak.megabytes_at_end - soak.megabytes_at_half,
     }
-    finish("serve", {name: round(value, 4) for name, value in figures.items()}, packages=("fastapi", "uvicorn"))
+    return Section(rows, [["greedy answer equal to CTranslate2's", str(same)]], figures)
+
+
+def editing() -> Section:
+    """Speculation where the answer repeats the prompt."""
+    without, drafted = speculation(model_folder(BENCH / "serve", circles=True))
+    told = ["editing, without and with speculation, tokens/s", f"{without:.1f}, {drafted:.1f}"]
+    return Section(others=[told], figures={"speculation_speedup": drafted / without})
+
+
+def cache() -> Section:
+    """A known prompt with a new last line; blocks of a cancelled request."""
+    engine = started(model_folder(BENCH / "serve"), drafts=0)
+    share, freed = cached_share(engine), seconds_until_free(engine)
+    engine.close()
+    rows = [
+        ["first token of a known prompt with a new last line, share of the first time", share],
+        [
+            "blocks free after a cancellation in prefill and in decoding, ms",
+            f"{1e3 * freed[0]:.0f}, {1e3 * freed[1]:.0f}",
+        ],
+    ]
+    return Section(others=rows, figures={"cached_first_token_share": share, "cancel_free_ms": 1e3 * max(freed)})
+
+
+def http() -> Section:
+    """16 streaming clients and the bare engine, in turn."""
+    folder = model_folder(BENCH / "serve")
+    engine = started(folder, drafts=0)
+    served, bare = [], []
+    with serving_config(served_config(folder)) as url:
+        for number in range(5):  # in turn, so that a busy machine is busy for both
+            served.append(http_rate(url, random_prompts(number), NEW))
+            bare.append(engine_rate(engine, random_prompts(number), NEW))
+    engine.close()
+    share = max(served) / max(bare)
+    told = ["16 clients over HTTP and bare engine, tokens/s", f"{max(served):.1f}, {max(bare):.1f}"]
+    return Section(others=[told], figures={"http_share_at_16": share})
+
+
+def soak() -> Section:
+    """64 clients for a minute."""
+    with serving_config(served_config(model_folder(BENCH / "serve"))) as url:
+        met = soaked(url, SOAK_SECONDS)
+    megabytes = met.megabytes_at_half, met.megabytes_at_end
+    figures = {
+        "soak_served": met.served,
+        "soak_refused": met.refused,
+        "soak_refused_without_retry": met.refused_without_retry,
+        "soak_lost": met.lost,
+        "soak_growth_mb": megabytes[1] - megabytes[0],
+    }
+    rows = [
+        ["64 clients for 60 s: served, refused, lost", f"{met.served}, {met.refused}, {met.lost}"],
+        [
+            "the replica's memory at half time and at the end, MB",
+            "{:.0f}, {:.0f}".format(*megabytes),
+        ],
+    ]
+    return Section(others=rows, figures=figures)
+
+
+def served_config(folder: Path) -> dict[str, Any]:
+    """One replica with a queue of 32."""
+    return {"models": [{"folder": str(folder), "engine": {"drafts": 0, "queue": 32}}]}
+
+
+def random_prompts(number: int) -> list[list[int]]:
+    """Those of one round of the clients."""
+    return [random_prompt(32, 1000 * number + n) for n in range(CLIENTS)]
+
+
+SECTIONS = {made.__name__: made for made in (decode, editing, cache, http, soak)}
+
+
+def main() -> None:
+    """Measure all, or the parts that are named; print the tables and the figures."""
+    parser = argparse.ArgumentParser(prog="bench_serve")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="parts to run")
+    found = []
+    for name in parser.parse_args().only:
+        found.append(SECTIONS[name]())
+        print(f"{name}: {found[-1].figures}", flush=True)  # the whole takes minutes
+    rates = [row for section in found for row in section.rates]
+    if rates:
+        print(table("tokens per second", ["engine", "decode, batch 1", "decode, batch 8", "prefill of 256"], rates))
+    print(table("and", ["what", "measured"], [row for section in found for row in section.others]))
+    figures = {name: round(value, 4) for section in found for name, value in section.figures.items()}
+    finish("serve", figures, packages=("fastapi", "uvicorn"))
 
 
 if __name__ == "__main__":
