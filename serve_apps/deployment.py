@@ -101,7 +101,7 @@ def keys_of(text: str) -> dict[str, str]:
 def _served(settings: ModelSettings) -> Served:
     import json
 
-    from starloom.model.folder import read_model
+    from starloom.model.folder import read_ends, read_model
     from starloom.tokenizer import load_tokenizer
 
     folder = Path(settings.folder)
@@ -111,5 +111,5 @@ def _served(settings: ModelSettings) -> Served:
         template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
     elif (folder / "tokenizer_config.json").is_file():
         template = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template")
-    engine = LocalEngine(read_model(folder), tokenizer, settings.engine)
+    engine = LocalEngine(read_model(folder), tokenizer, settings.engine, read_ends(folder))
     return Served(settings.shown, engine, tokenizer, settings.fim_order, template)

@@ -94,7 +94,7 @@ def activation_bytes_per_token(model: ModelConfig, tensor: int, width: int, reco
 def forecast(config: PretrainConfig, model: ModelConfig, hardware: Hardware, layout: Layout) -> Forecast:
     """The needs of one layout that divides the model and the batch."""
     width = 2 if config.precision == "bf16" else 4
-    tokens = config.micro_batch * model.context
+    tokens = config.micro_batch * config.length
     micro_batches = config.global_batch // (layout.data * config.micro_batch)
     held = stage_parameters(model, layout)
     memories = [
@@ -113,7 +113,7 @@ def forecast(config: PretrainConfig, model: ModelConfig, hardware: Hardware, lay
         # gradients are summed in fp32, new weights gathered
         data=int((layout.data - 1) / layout.data * max(held) * (2 * 4 + width)),
     )
-    products = model.flops_per_token(model.context) * config.global_batch * model.context
+    products = model.flops_per_token(config.length) * config.global_batch * config.length
     compute = products / (layout.ranks * hardware.peak_tflops * 1e12)
     across = hardware.outside_gb_per_s if layout.ranks > hardware.node_size else hardware.inside_gb_per_s
     seconds = compute / (1 - bubble) + traffic.tensor / (hardware.inside_gb_per_s * 1e9)
@@ -125,7 +125,7 @@ def forecast(config: PretrainConfig, model: ModelConfig, hardware: Hardware, lay
 def _memory(
     config: PretrainConfig, model: ModelConfig, layout: Layout, stage: int, parameters: int, width: int, in_flight: int
 ) -> Memory:
-    tokens = config.micro_batch * model.context
+    tokens = config.micro_batch * config.length
     blocks = model.layers // layout.pipeline
     kept = blocks * activation_bytes_per_token(model, layout.tensor, width, config.recompute) + model.hidden * width
     widest = 3 * 4 * model.hidden // layout.tensor * width  # the feed-forward while its gradient is made

@@ -17,6 +17,8 @@ class Job:
     vocabulary: int
     tokenizer: str
     output: str
+    initial: str = ""  # a model folder to start from
+    turns: tuple[int, int] | None = None  # ids that open and close what is trained on; None: everything is
 
     @property
     def shape(self) -> ModelConfig:

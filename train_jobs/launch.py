@@ -19,13 +19,13 @@ def pretrain(config: PretrainConfig, context: StepContext) -> Outcome:
     layout = config.layout
     context.say(
         f"{shape.parameters / 1e6:,.1f} M parameters; pipeline {layout.pipeline} × tensor {layout.tensor} "
-        f"× data {layout.data}; {config.steps:,} steps of {config.global_batch * shape.context:,} tokens"
+        f"× data {layout.data}; {config.steps:,} steps of {config.global_batch * config.length:,} tokens"
     )
     launch(job, context.name)
     context.output.publish("model")
     context.output.publish("checkpoints")
     details = {"parameters": shape.parameters, "shape": shape.model_dump(mode="json"), "steps": config.steps}
-    tokens = config.steps * config.global_batch * shape.context
+    tokens = config.steps * config.global_batch * config.length
     return Outcome(
         rows_in=config.steps * config.global_batch, rows_out=config.steps, details={**details, "tokens": tokens}
     )
@@ -42,12 +42,13 @@ def describe(config: PretrainConfig, context: StepContext) -> Job:
         split: tuple(
             str(root / name)
             for name, counts in sorted(details["shards"].items())
-            if name.startswith(f"{split}/") and counts["tokens"] > config.model.context
+            if name.startswith(f"{split}/") and counts["tokens"] > config.length
         )
         for split in ("train", "heldout")
     }
     if not stems["train"]:
-        raise UserError(f"model.context = {config.model.context}: no shard is that long; lower it or add data")
+        raise UserError(f"{config.length} tokens a sample: no shard is that long; lower it or add data")
+    initial = _initial(config, context, details["vocabulary"])
     return Job(
         config=config,
         train=stems["train"],
@@ -56,7 +57,27 @@ def describe(config: PretrainConfig, context: StepContext) -> Job:
         vocabulary=details["vocabulary"],
         tokenizer=str(tokenizer.local("tokenizer.json")),
         output=str(context.output.local_folder("")),
+        initial=initial,
     )
+
+
+def _initial(config: PretrainConfig, context: StepContext, vocabulary: int) -> str:
+    """The model folder that training starts from, or nothing; its shape must be the configuration's."""
+    from starloom.model.folder import read_config
+
+    model = context.optional("model")
+    if model and config.initial_model:
+        raise UserError("initial_model: a folder is named here and a model among needs; name one of them")
+    initial = str(model.local("model")) if model else config.initial_model
+    if initial:
+        found, wanted = read_config(initial), config.shape(vocabulary)
+        for field in ("layers", "hidden", "heads", "context", "vocabulary"):
+            if getattr(found, field) != getattr(wanted, field):
+                raise UserError(
+                    f"initial_model: {initial} has {field} = {getattr(found, field)}, this run has "
+                    f"{getattr(wanted, field)}; set model.{field} to that, and pack with its tokenizer"
+                )
+    return initial
 
 
 def launch(job: Job, name: str) -> None:

@@ -37,12 +37,12 @@ class Plan:
     @property
     def tokens(self) -> int:
         """Tokens of the whole run."""
-        return self.config.steps * self.config.global_batch * self.model.context
+        return self.config.steps * self.config.global_batch * self.config.length
 
     @property
     def seconds_per_step(self) -> float:
         """At the given share of the peak."""
-        products = self.model.flops_per_token(self.model.context) * self.config.global_batch * self.model.context
+        products = self.model.flops_per_token(self.config.length) * self.config.global_batch * self.config.length
         return products / (self.chosen.layout.ranks * self.hardware.peak_tflops * 1e12 * self.mfu)
 
     @property

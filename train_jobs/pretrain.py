@@ -39,6 +39,8 @@ class PretrainConfig(Config):
     """A whole training run. The layout and the micro batch do not change its result beyond rounding."""
 
     model: ShapeConfig = ShapeConfig()
+    sequence: int | None = Field(None, gt=1)  # tokens of a sample; None: the model's context
+    initial_model: str = ""  # a GPTBigCode folder to start from; or name a model among needs
     steps: int = Field(500, gt=0)
     global_batch: int = Field(16, gt=0)  # sequences
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -66,6 +68,8 @@ class PretrainConfig(Config):
     @model_validator(mode="after")
     def _parts_go_together(self) -> "PretrainConfig":
         self.shape(vocabulary=1)
+        if self.length > self.model.context:
+            raise ValueError(f"sequence = {self.length} is more than model.context = {self.model.context}")
         if self.zero >= 2 and self.layout.pipeline > 1:
             raise ValueError(f"zero = {self.zero} goes without a pipeline; set layout.pipeline = 1 or zero = 1")
         if self.zero == 0 and self.precision == "bf16":
@@ -73,6 +77,11 @@ class PretrainConfig(Config):
         if self.offload and self.zero < 2:
             raise ValueError(f"offload goes with zero = 2 or 3, zero is {self.zero}")
         return self
+
+    @property
+    def length(self) -> int:
+        """Tokens that the model sees of a sample."""
+        return self.sequence or self.model.context
 
     def shape(self, vocabulary: int) -> ModelConfig:
         """The full shape of the model."""

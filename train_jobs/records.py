@@ -49,7 +49,7 @@ class Records:
     def step(self, row: Mapping[str, Any], seconds: float, parts: Mapping[str, float]) -> None:
         """Record one update: `row` holds step, loss, gradient_norm, learning_rate and tokens."""
         config = self.job.config
-        tokens = config.global_batch * config.model.context
+        tokens = config.global_batch * config.length
         self.gauges.set("starloom_train_step_seconds", seconds)
         for part, taken in parts.items():
             self.gauges.set("starloom_train_part_seconds", taken, part=part)
@@ -59,7 +59,7 @@ class Records:
         if self.files is None:
             return
         speed = tokens / seconds
-        share = self.job.shape.flops_per_token(config.model.context) * speed / self.peak
+        share = self.job.shape.flops_per_token(config.length) * speed / self.peak
         left = (config.steps - row["step"]) * seconds
         for name in ("step", "loss", "gradient_norm", "learning_rate"):
             self.gauges.set(f"starloom_train_{name}", row[name])
@@ -99,9 +99,9 @@ class Records:
 
     def _progress(self, row: Mapping[str, Any]) -> None:
         config = self.job.config
-        tokens = config.global_batch * config.model.context
+        tokens = config.global_batch * config.length
         speed = len(self.window) * tokens / sum(self.window)
-        share = self.job.shape.flops_per_token(config.model.context) * speed / self.peak
+        share = self.job.shape.flops_per_token(config.length) * speed / self.peak
         done = row["step"] / config.steps
         bar = "█" * round(20 * done) + "·" * (20 - round(20 * done))
         say(

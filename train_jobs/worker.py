@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from starloom.errors import RunError
 from starloom.model.attention import check_backend
+from starloom.model.folder import read_model
 from starloom.model.model import initial_state
 from starloom.tokenizer import load_tokenizer
 from starloom.tokens import Part, TokenDataset, TokenShard
@@ -28,7 +29,7 @@ from train_jobs.layout import Layout
 from train_jobs.parallel.clipping import clip_gradients
 from train_jobs.parallel.layers import TensorSlice
 from train_jobs.parallel.pipeline import build_pipeline, fill, own_parameters, tensor_slice, to_logical
-from train_jobs.parallel.stageless import Axes, StagelessEngine, StagelessModel
+from train_jobs.parallel.stageless import Axes, Batch, StagelessEngine, StagelessModel
 from train_jobs.parts import PartTimer
 from train_jobs.records import Records
 from train_jobs.saver import Saver
@@ -76,7 +77,7 @@ def work(job: Job, after_step: Callable[[int], None] = lambda step: None) -> Non
             "loss": loss,
             "gradient_norm": float(engine.get_global_grad_norm()),
             "learning_rate": learning_rate(config.optimizer, step - 1, config.steps),
-            "tokens": step * config.global_batch * config.model.context,
+            "tokens": step * config.global_batch * config.length,
         }
         records.step(row, time.perf_counter() - started, timer.take())
         measured = None
@@ -132,7 +133,7 @@ def _stageless_engine(job: Job) -> tuple[StagelessEngine, Place]:
 def _initialize(job: Job, module: nn.Module, tensor: TensorSlice, axes: Axes | None) -> Any:
     import deepspeed
 
-    fill(module, to_logical(initial_state(job.shape, job.config.seed), job.shape), tensor.rank, tensor.size)
+    fill(module, to_logical(first_weights(job), job.shape), tensor.rank, tensor.size)
     decayed = [held for name, held in own_parameters(module) if held.dim() > 1]
     plain = [held for name, held in own_parameters(module) if held.dim() == 1]
     groups = [{"params": held, **extra} for held, extra in ((decayed, {}), (plain, {"weight_decay": 0.0})) if held]
@@ -143,12 +144,23 @@ def _initialize(job: Job, module: nn.Module, tensor: TensorSlice, axes: Axes | N
     return engine
 
 
+def first_weights(job: Job) -> dict[str, Tensor]:
+    """Fresh weights, or those of a model folder; ids that its vocabulary lacks begin as the mean of the others."""
+    if not job.initial:
+        return initial_state(job.shape, job.config.seed)
+    state = {name: held.detach() for name, held in read_model(job.initial).named_parameters()}
+    embedding = state["transformer.wte.weight"]
+    missing = job.vocabulary - embedding.shape[0]
+    state["transformer.wte.weight"] = torch.cat([embedding, embedding.mean(dim=0).expand(missing, -1)])
+    return state
+
+
 def open_data(job: Job) -> tuple[TokenDataset, TokenDataset | None]:
     """Training samples, rearranged by fill-in-the-middle, and held-out ones as they are."""
     config = job.config
     tokenizer = load_tokenizer(job.tokenizer)
     shards = [TokenShard(Path(stem), job.dtype) for stem in job.train]
-    context = config.model.context
+    context = config.length
     data = TokenDataset([Part(tuple(shards))], context=context, seed=config.seed, tokenizer=tokenizer, fim=config.fim)
     kept = [TokenShard(Path(stem), job.dtype) for stem in job.heldout]
     kept = [shard for shard in kept if len(shard.tokens) > context]
@@ -156,14 +168,44 @@ def open_data(job: Job) -> tuple[TokenDataset, TokenDataset | None]:
     return data, heldout
 
 
-def batches(data: TokenDataset, first: int, job: Job, place: Place) -> Iterator[tuple[Tensor, Tensor]]:
-    """This data rank's micro batches of the global batch that begins with sample `first`."""
+def batches(data: TokenDataset, first: int, job: Job, place: Place) -> Iterator[Batch]:
+    """This data rank's micro batches of the global batch that begins with sample `first`.
+
+    What a target counts is such that the mean over all micro batches of all ranks is the mean over the trained tokens
+    of the global batch, however they are spread.
+    """
     config = job.config
     rows = config.global_batch // config.layout.data
     start = first + place.data * rows
-    for at in range(start, start + rows, config.micro_batch):
-        tokens = torch.from_numpy(np.stack([data[at + n].tokens for n in range(config.micro_batch)]))
-        yield tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+    micro_batches = config.global_batch // config.micro_batch
+    own = np.stack([data[start + n].tokens for n in range(rows)])
+    trained = trained_targets(own, job.turns)
+    if job.turns is None:
+        total = config.global_batch * config.length
+    else:
+        others = (n for n in range(first, first + config.global_batch) if not start <= n < start + rows)
+        elsewhere = sum(int(trained_targets(data[n].tokens[None], job.turns).sum()) for n in others)
+        total = max(1, int(trained.sum()) + elsewhere)
+    shares = trained.astype(np.float32) * (micro_batches / total)
+    for at in range(0, rows, config.micro_batch):
+        tokens = torch.from_numpy(own[at : at + config.micro_batch])
+        counted = torch.from_numpy(shares[at : at + config.micro_batch])
+        yield tokens[:, :-1].contiguous(), (tokens[:, 1:].contiguous(), counted)
+
+
+def trained_targets(tokens: np.ndarray, turns: tuple[int, int] | None) -> np.ndarray:
+    """Which of tokens[:, 1:] are trained on: [rows, context + 1] ids to [rows, context] booleans.
+
+    With `turns` it is what comes after an opening id, up to and with the closing one. A turn that began before the
+    window is not known to be one.
+    """
+    if turns is None:
+        return np.ones((tokens.shape[0], tokens.shape[1] - 1), dtype=bool)
+    positions = np.arange(tokens.shape[1])
+    opened, closed = (
+        np.maximum.accumulate(np.where(tokens == number, positions, -1), axis=1)[:, :-1] for number in turns
+    )
+    return np.asarray(opened > closed)
 
 
 def train_step(job: Job, engine: Any, place: Place, data: TokenDataset, step: int) -> float:

@@ -79,14 +79,17 @@ class Planned:
 class LocalEngine:
     """The model in this process. Blocks for the longest possible answer are taken at admission: nothing is evicted."""
 
-    def __init__(self, model: CodeModel, tokenizer: CodeTokenizer, config: EngineConfig) -> None:
+    def __init__(
+        self, model: CodeModel, tokenizer: CodeTokenizer, config: EngineConfig, ends: frozenset[int] = frozenset()
+    ) -> None:
+        """`ends` are ids that end a sequence besides the end of the text, as the end of a turn does in a chat."""
         self.context, self.counters = model.config.context, Counters()
         self._config, self._tokenizer = config, tokenizer
         self._runner, self.blocks = make_runner(model, config)
         native = isinstance(self._runner, NativeRunner)
         self.kernels = f"native, {config.weights} weights" if native else "torch"
         self._pool = BlockPool(self.blocks, self._runner.block_size)
-        self._end = tokenizer.special(END_OF_TEXT)
+        self._ends = ends | {tokenizer.special(END_OF_TEXT)}
         self._bytes = tokenizer.token_bytes + [b""] * (model.config.vocabulary - tokenizer.size)
         self._specials = set(tokenizer.special_ids.values())
         self._waiting = WaitingQueue(config.queue)
@@ -258,7 +261,7 @@ class LocalEngine:
         one.lookup.extend([choice.token])
         self.counters.generated += 1
         sampling = one.request.sampling
-        ended, full = choice.token == self._end and not sampling.ignore_end, not one.left
+        ended, full = choice.token in self._ends and not sampling.ignore_end, not one.left
         piece = b"" if choice.token in self._specials else self._bytes[choice.token]
         text = one.text.feed(piece, final=ended or full)
         finish: FinishReason | None = "stop" if one.text.stopped else "end" if ended else "length" if full else None

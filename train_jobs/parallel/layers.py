@@ -70,11 +70,12 @@ class Output:
         self.embedding = embedding
         return copy_to_group(x, embedding.place.group)
 
-    def loss(self, x: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy, nats, of the states that `enter` returned."""
+    def loss(self, x: Tensor, labels: tuple[Tensor, Tensor]) -> Tensor:
+        """Cross-entropy, nats, of the states that `enter` returned; labels are targets and what each counts."""
         assert self.embedding is not None
-        held = self.embedding
-        return output_loss(x, held.weight, targets, first=held.first, real=self.vocabulary, group=held.place.group)
+        held, (targets, shares) = self.embedding, labels
+        group = held.place.group
+        return output_loss(x, held.weight, targets, shares, first=held.first, real=self.vocabulary, group=group)
 
 
 class PositionEmbedding(nn.Module):

@@ -18,21 +18,34 @@ from train_jobs.parallel.collectives import Group
 CHUNK_BYTES = {"cpu": 16 << 20, "cuda": 256 << 20}
 
 
-def output_loss(x: Tensor, weight: Tensor, targets: Tensor, *, first: int, real: int, group: Group) -> Tensor:
-    """Mean cross-entropy in nats of [..., hidden] states under the output weight [width, hidden] of this rank.
+def output_loss(
+    x: Tensor, weight: Tensor, targets: Tensor, shares: Tensor, *, first: int, real: int, group: Group
+) -> Tensor:
+    """Cross-entropy in nats of [..., hidden] states under the output weight [width, hidden] of this rank.
 
-    `first` is the weight's first id, `real` the number of ids that exist: the padding after them takes no part.
+    `shares` are what each target counts in the sum; equal ones that add up to 1 give the mean. `first` is the weight's
+    first id, `real` the number of ids that exist: the padding after them takes no part.
     """
     rows = x.reshape(-1, x.shape[-1])
     wanted = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    result: Tensor = _OutputLoss.apply(rows, weight, targets.reshape(-1), first, real, group, wanted)  # type: ignore[no-untyped-call]
+    result: Tensor = _OutputLoss.apply(
+        rows, weight, targets.reshape(-1), shares.reshape(-1), first, real, group, wanted
+    )  # type: ignore[no-untyped-call]
     return result
 
 
 class _OutputLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, first: int, real: int, group: Group, wanted: bool
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        shares: Tensor,
+        first: int,
+        real: int,
+        group: Group,
+        wanted: bool,
     ) -> Tensor:
         count, width = x.shape[0], weight.shape[0]
         exists = max(0, min(width, real - first))
@@ -53,11 +66,12 @@ class _OutputLoss(torch.autograd.Function):
             chosen = _joined(z.gather(-1, index).squeeze(-1).masked_fill(~inside, 0.0), dist.ReduceOp.SUM, group)
             z.exp_()
             total = _joined(z.sum(dim=-1), dist.ReduceOp.SUM, group)
-            total_loss += (total.log() - chosen).sum()
+            share = shares[start : start + step]
+            total_loss += (share * (total.log() - chosen)).sum()
             if d_x is None or d_weight is None:
                 continue
-            z.mul_((1.0 / (count * total)).unsqueeze(-1))
-            z.scatter_add_(-1, index, torch.where(inside, -1.0 / count, 0.0).unsqueeze(-1).to(z.dtype))
+            z.mul_((share / total).unsqueeze(-1))
+            z.scatter_add_(-1, index, torch.where(inside, -share, 0.0).unsqueeze(-1).to(z.dtype))
             gradient = z.to(x.dtype)
             torch.matmul(gradient, weight, out=d_x[start : start + step])
             if weight.dtype == torch.float32:
@@ -67,13 +81,13 @@ class _OutputLoss(torch.autograd.Function):
         if wanted:
             ctx.save_for_backward(d_x, d_weight)
             ctx.weight_dtype = weight.dtype
-        return total_loss / count
+        return total_loss
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         d_x, d_weight = ctx.saved_tensors
         scale = gradients[0]
-        return d_x * scale, (d_weight * scale).to(ctx.weight_dtype), None, None, None, None, None
+        return d_x * scale, (d_weight * scale).to(ctx.weight_dtype), None, None, None, None, None, None
 
 
 def _joined(value: Tensor, operation: Any, group: Group) -> Tensor:

@@ -14,6 +14,8 @@ from starloom.model.config import ModelConfig
 from train_jobs.layout import Layout, Recompute
 from train_jobs.parallel.layers import Norm, Output, ParallelBlock, PositionEmbedding, TensorSlice, TokenEmbedding
 
+Batch = tuple[Tensor, tuple[Tensor, Tensor]]  # tokens, (targets, what each target counts)
+
 
 class StagelessModel(nn.Module):
     """The whole model of one tensor rank; its parameters have the pipeline's logical names."""
@@ -30,12 +32,12 @@ class StagelessModel(nn.Module):
         # its weight is used a second time outside of the embedding, where ZeRO-3 would not look for it
         deepspeed.zero.register_external_parameter(self, self.embedding.weight)
 
-    def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy, nats, of [batch, sequence] tokens and targets."""
+    def forward(self, tokens: Tensor, labels: tuple[Tensor, Tensor]) -> Tensor:
+        """Cross-entropy, nats, of [batch, sequence] tokens; labels are targets and what each counts."""
         x = self.positions(self.embedding(tokens))
         for block in self.blocks:
             x = block(x)
-        return self._output.loss(self._output.enter(self.embedding, self.norm(x)), targets)
+        return self._output.loss(self._output.enter(self.embedding, self.norm(x)), labels)
 
 
 class StagelessEngine:
@@ -45,26 +47,22 @@ class StagelessEngine:
         self.inner, self._group = engine, data_group
         self.module, self.optimizer, self.device = engine.module, engine.optimizer, engine.device
 
-    def train_batch(self, data_iter: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
+    def train_batch(self, data_iter: Iterator[Batch]) -> Tensor:
         """One update from as many micro batches as the accumulation says; returns the global batch's mean loss."""
         self.module.train()
         losses = []
         for _ in range(self.inner.gradient_accumulation_steps()):
-            tokens, targets = (part.to(self.device) for part in next(data_iter))
-            loss = self.inner(tokens, targets)
+            loss = self._loss(next(data_iter))
             self.inner.backward(loss)
             self.inner.step()
             losses.append(loss.detach())
         return self._mean(losses)
 
-    def eval_batch(self, data_iter: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
+    def eval_batch(self, data_iter: Iterator[Batch]) -> Tensor:
         """The mean loss of a global batch."""
         self.module.eval()
         with torch.no_grad():
-            losses = [
-                self.inner(*(part.to(self.device) for part in next(data_iter)))
-                for _ in range(self.inner.gradient_accumulation_steps())
-            ]
+            losses = [self._loss(next(data_iter)) for _ in range(self.inner.gradient_accumulation_steps())]
         return self._mean(losses)
 
     def train(self) -> None:
@@ -74,6 +72,11 @@ class StagelessEngine:
     def get_global_grad_norm(self) -> float:
         """The norm of the last update's gradient over all axes, before clipping."""
         return float(self.inner.get_global_grad_norm())
+
+    def _loss(self, batch: Batch) -> Tensor:
+        tokens, (targets, shares) = batch
+        loss: Tensor = self.inner(tokens.to(self.device), (targets.to(self.device), shares.to(self.device)))
+        return loss
 
     def _mean(self, losses: list[Tensor]) -> Tensor:
         mean = torch.stack(losses).mean()

@@ -53,6 +53,16 @@ def read_state(folder: str | Path) -> dict[str, Tensor]:
     return state
 
 
+def read_ends(folder: str | Path) -> frozenset[int]:
+    """The ids that end a generation, of generation_config.json or else of config.json; none when neither says."""
+    for name in ("generation_config.json", "config.json"):
+        path = Path(folder) / name
+        ends = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.is_file() else None
+        if ends is not None:
+            return frozenset(ends if isinstance(ends, list) else [ends])
+    return frozenset()
+
+
 def read_model(folder: str | Path, dtype: torch.dtype = torch.float32) -> CodeModel:
     """The model of a folder, on the CPU, in evaluation mode.
 

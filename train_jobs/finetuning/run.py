@@ -1,0 +1,128 @@
+"""The fine-tuning step: conversations to token shards, the training loop of pre-training, a chat folder at the end."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from starloom.errors import UserError
+from starloom.model.folder import read_config
+from starloom.step import Outcome, StepContext
+from starloom.tokenizer import CodeTokenizer, load_tokenizer, smallest_dtype
+from starloom.tokens import FimConfig, TokenShardWriter
+from train_jobs.finetune import FinetuneConfig
+from train_jobs.finetuning.conversations import Tally, from_commits, from_json_lines
+from train_jobs.finetuning.template import END, ROLES, TEMPLATE, Dialogue, with_special_tokens
+from train_jobs.job import Job
+from train_jobs.launch import launch
+from train_jobs.pretrain import PretrainConfig, ShapeConfig
+
+DATA = "conversations"  # shards and tokenizer, in the artifact
+SHARED_FIELDS = (
+    "global_batch", "optimizer", "seed", "precision", "heldout_every", "checkpoint_every", "keep_checkpoints",
+    "log_every", "micro_batch", "layout", "zero", "offload", "attention", "recompute", "cpus_per_worker",
+    "threads_per_worker", "use_gpu", "max_failures",
+)  # fmt: skip
+
+
+def finetune(config: FinetuneConfig, context: StepContext) -> Outcome:
+    """Run the step; see `train_jobs.finetune`."""
+    initial = _initial(config, context)
+    shape = read_config(initial)
+    if config.context > shape.context:
+        raise UserError(f"context = {config.context} is more than the model's {shape.context}; lower it")
+    tokenizer = with_special_tokens(load_tokenizer(initial))
+    folder = context.output.local_folder(DATA)
+    (folder / "tokenizer.json").write_text(tokenizer.json_text, encoding="utf-8")
+    _write_tokenizer_config(initial, folder)
+    tally = Tally()
+    counts = _write_shards(config, context, tokenizer, folder, tally)
+    windows = max(0, counts["train"] - 1) // config.context
+    if windows == 0:
+        raise UserError(f"context = {config.context}: the conversations have only {counts['train']} tokens; lower it")
+    steps = math.ceil(config.epochs * windows / config.global_batch)
+    settings = PretrainConfig(
+        model=ShapeConfig(**{**shape.model_dump(exclude={"vocabulary", "norm_epsilon"}), "dropout": config.dropout}),
+        sequence=config.context,
+        steps=steps,
+        heldout_sequences=config.global_batch,
+        fim=FimConfig(rate=0.0),
+        **{name: getattr(config, name) for name in SHARED_FIELDS},
+    )
+    vocabulary = max(shape.vocabulary, tokenizer.size)
+    settings.layout.check(settings.shape(vocabulary), config.global_batch, config.micro_batch)
+    context.say(
+        f"{tally.kept:,} conversations, {counts['train']:,} tokens; {steps:,} steps of "
+        f"{config.global_batch * config.context:,} tokens"
+    )
+    job = Job(
+        config=settings,
+        train=(str(folder / "train"),),
+        heldout=(str(folder / "heldout"),) if counts["heldout"] > config.context else (),
+        dtype=smallest_dtype(tokenizer.size),
+        vocabulary=vocabulary,
+        tokenizer=str(folder / "tokenizer.json"),
+        output=str(context.output.local_folder("")),
+        initial=str(initial),
+        turns=(tokenizer.special(ROLES["assistant"]), tokenizer.special(END)),
+    )
+    launch(job, context.name)
+    _end_turns(Path(job.output) / "model", tokenizer)
+    for part in ("model", "checkpoints", DATA):
+        context.output.publish(part)
+    return Outcome(
+        rows_in=tally.kept + sum(tally.dropped.values()),
+        rows_out=tally.kept,
+        dropped=tally.dropped,
+        details={"shape": job.shape.model_dump(mode="json"), "steps": steps, "tokens": counts},
+    )
+
+
+def _initial(config: FinetuneConfig, context: StepContext) -> Path:
+    model = context.optional("model")
+    if (model is None) == (not config.model_folder):
+        raise UserError("model_folder: name either a folder here or a model among needs, not both")
+    return model.local("model") if model else Path(config.model_folder)
+
+
+def _dialogues(config: FinetuneConfig, context: StepContext, tally: Tally) -> Iterator[Dialogue]:
+    yield from from_json_lines(config.conversations, tally)
+    if config.commits:
+        yield from from_commits(context.only("corpus"), tally)
+
+
+def _write_shards(
+    config: FinetuneConfig, context: StepContext, tokenizer: CodeTokenizer, folder: Path, tally: Tally
+) -> dict[str, int]:
+    """Tokens by split. Held out is what a draw says; the others' order is drawn too, for neighbours share windows."""
+    dtype = smallest_dtype(tokenizer.size)
+    draws = np.random.Generator(np.random.Philox(key=[config.seed, 1]))
+    documents: dict[str, list[np.ndarray]] = {"train": [], "heldout": []}
+    for dialogue in _dialogues(config, context, tally):
+        split = "heldout" if draws.random() < config.heldout_share else "train"
+        documents[split].append(np.array(dialogue.ids(tokenizer), dtype=dtype))
+    if tally.kept == 0:
+        raise UserError(f"no conversation was kept; dropped: {json.dumps(tally.dropped)}")
+    for split, held in documents.items():
+        draws.shuffle(held)  # type: ignore[arg-type]  # a list is a sequence that can be shuffled
+        TokenShardWriter(dtype).write(context.output, f"{DATA}/{split}", held)
+    return {split: sum(map(len, held)) for split, held in documents.items()}
+
+
+def _write_tokenizer_config(initial: Path, folder: Path) -> None:
+    source = initial / "tokenizer_config.json"
+    settings = json.loads(source.read_text(encoding="utf-8")) if source.exists() else {}
+    special = settings.get("additional_special_tokens", [])
+    settings["additional_special_tokens"] = [*special, *(t for t in (*ROLES.values(), END) if t not in special)]
+    settings["chat_template"] = TEMPLATE
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+
+
+def _end_turns(folder: Path, tokenizer: CodeTokenizer) -> None:
+    """Generation ends with the assistant's turn as well as with the text."""
+    path = folder / "generation_config.json"
+    settings = json.loads(path.read_text())
+    settings["eos_token_id"] = [settings["eos_token_id"], tokenizer.special(END)]
+    path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
