@@ -1,10 +1,14 @@
 """Fine-tune a model on conversations: chat and instructions, the loss on what the assistant says."""
 
+from collections.abc import Sequence
+from glob import glob
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from starloom.config import Config, runtime
+from starloom.errors import UserError
 from starloom.step import Outcome, Step, StepContext, main
 from train_jobs.layout import Layout, Recompute
 from train_jobs.pretrain import OptimizerConfig
@@ -13,7 +17,7 @@ from train_jobs.pretrain import OptimizerConfig
 class FinetuneConfig(Config):
     """Full fine-tuning of a `model` artifact, or of a folder. Fields that training has too mean the same there."""
 
-    conversations: list[str] = []  # files of JSON lines: {"messages": [{"role", "content"}, ...]}
+    conversations: list[str] = []  # files of JSON lines, or patterns: {"messages": [{"role", "content"}, ...]}
     commits: bool = False  # also the commits of the `corpus` among `needs`, as instructions
     model_folder: str = ""  # a GPTBigCode folder, where no `model` is among `needs`
     context: int = Field(1024, gt=1)  # at most the model's
@@ -53,12 +57,22 @@ def run(config: FinetuneConfig, context: StepContext) -> Outcome:
     return finetune(config, context)
 
 
+def matching_files(patterns: Sequence[str]) -> list[str]:
+    """The files that paths or patterns name, each once, in order; `UserError` when one names none."""
+    found: dict[str, None] = {}
+    for pattern in patterns:
+        names = sorted(glob(pattern, recursive=True))  # noqa: PTH207 - patterns may be absolute
+        if not names:
+            raise UserError(f"conversations: {pattern}: no such file")
+        found.update(dict.fromkeys(names))
+    return list(found)
+
+
 def source_state(config: FinetuneConfig) -> object:
     """The files' names, sizes and times: other conversations make another model."""
-    from pathlib import Path
-
-    files = [Path(path) for path in config.conversations]
-    return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.exists()]
+    model = Path(config.model_folder) / "config.json"
+    files = [*map(Path, matching_files(config.conversations)), *([model] if model.is_file() else [])]
+    return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
 
 
 STEP = Step(config=FinetuneConfig, run=run, produces="model", source_state=source_state)

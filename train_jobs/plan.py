@@ -86,7 +86,7 @@ def make_plan(recipe: Recipe, hardware: Hardware, *, mfu: float, vocabulary: int
 def _vocabulary(recipe: Recipe) -> int:
     for entry in recipe.steps:
         step = load_step(entry.run)
-        if step.produces == "tokenizer":
+        if step.produces == "tokenizer" and "vocabulary" in step.config.model_fields:
             config: Any = validate(step.config, entry.config, where=f"recipe {recipe.name}, step {entry.name}")
             return int(config.vocabulary)
     return STARCODER_VOCABULARY

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import pyarrow.parquet as parquet
 
 from starloom.artifact import Artifact
 from starloom.errors import UserError
+from train_jobs.finetune import matching_files
 from train_jobs.finetuning.template import Dialogue, Message
 
 # how OctoCoder's authors chose commits (Muennighoff et al. 2023): messages that ask for something, in words
@@ -39,17 +40,15 @@ class Tally:
         self.dropped[reason] = self.dropped.get(reason, 0) + 1
 
 
-def from_json_lines(paths: list[str], tally: Tally) -> Iterator[Dialogue]:
+def from_json_lines(patterns: Sequence[str], tally: Tally) -> Iterator[Dialogue]:
     """Conversations of files; a line that is none is counted, and a file without a single one is an error.
 
     Raises:
-        UserError: a file is missing or none of its lines is a conversation; says what is wrong with the first.
+        UserError: a pattern names no file, or none of its lines is a conversation; says what is wrong with the first.
     """
-    for path in paths:
+    for path in matching_files(patterns):
         first_complaint: UserError | None = None
         kept = tally.kept
-        if not Path(path).is_file():
-            raise UserError(f"conversations: {path}: no such file")
         with Path(path).open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
                 if not line.strip():

@@ -1,0 +1,40 @@
+"""Take the tokenizer of a model that is to be trained further, instead of training one."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from starloom.config import Config
+from starloom.step import Outcome, Step, StepContext, main
+
+
+class UseTokenizerConfig(Config):
+    """Where it is."""
+
+    folder: str = Field(min_length=1)  # a model's: it holds tokenizer.json
+
+
+def run(config: UseTokenizerConfig, context: StepContext) -> Outcome:
+    """Copy tokenizer.json and its settings; it must know the end of the text and fill-in-the-middle."""
+    from starloom.tokenizer import END_OF_TEXT, FIM_MIDDLE, FIM_PREFIX, FIM_SUFFIX, load_tokenizer
+
+    tokenizer = load_tokenizer(config.folder)
+    for token in (END_OF_TEXT, FIM_PREFIX, FIM_MIDDLE, FIM_SUFFIX):
+        tokenizer.special(token)
+    context.output.write_text("tokenizer.json", tokenizer.json_text)
+    settings = Path(config.folder) / "tokenizer_config.json"
+    if settings.is_file():
+        context.output.write_text("tokenizer_config.json", settings.read_text(encoding="utf-8"))
+    return Outcome(rows_in=tokenizer.size, rows_out=tokenizer.size)
+
+
+def source_state(config: UseTokenizerConfig) -> object:
+    """The file's size and time."""
+    file = Path(config.folder) / "tokenizer.json"
+    return [file.stat().st_size, file.stat().st_mtime_ns] if file.is_file() else None
+
+
+STEP = Step(config=UseTokenizerConfig, run=run, produces="tokenizer", source_state=source_state)
+
+if __name__ == "__main__":
+    main(STEP)
