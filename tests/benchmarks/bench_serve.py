@@ -11,6 +11,7 @@ import json
 import queue
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -37,25 +38,28 @@ def started(folder: Path, **settings: Any) -> LocalEngine:
 
 
 class Timed:
-    """One request: its tokens and when each came."""
+    """One request: its tokens and when each came. Nobody wakes until the last: readers cost the engine's cores time."""
 
     def __init__(self, engine: LocalEngine, prompt: list[int], sampling: Sampling) -> None:
         self.began = time.perf_counter()
         self.times: list[float] = []
         self.ids: list[int] = []
-        self._events: queue.Queue[tuple[float, Event]] = queue.Queue()
-        engine.submit(Request(prompt, sampling, lambda event: self._events.put((time.perf_counter(), event))))
+        self._ended, self._last = threading.Event(), Event(None, "")
+        engine.submit(Request(prompt, sampling, self._take))
+
+    def _take(self, event: Event) -> None:
+        if event.scored is not None:
+            self.times.append(time.perf_counter())
+            self.ids.append(event.scored.token)
+        if event.finish:
+            self._last = event
+            self._ended.set()
 
     def wait(self) -> "Timed":
         """Until it has ended."""
-        while True:
-            at, event = self._events.get(timeout=600)
-            if event.scored is not None:
-                self.times.append(at)
-                self.ids.append(event.scored.token)
-            if event.finish:
-                assert event.finish == "length", event
-                return self
+        assert self._ended.wait(600), "no end in ten minutes"
+        assert self._last.finish == "length", self._last
+        return self
 
 
 def together(engine: LocalEngine, prompts: list[list[int]], sampling: Sampling) -> list[Timed]:
