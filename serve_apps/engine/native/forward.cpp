@@ -5,10 +5,12 @@
 // Weights are packed into panels of 16 outputs, [outputs / 16][inputs][16]: a panel is read once, front to back, for all
 // rows, which makes small batches as fast as memory allows. Vectors are GCC's: AVX-512, AVX2 or NEON by -march=native.
 #include <omp.h>
+#include <sched.h>
 #ifdef __AVX512F__
 #include <immintrin.h>
 #endif
 
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -18,6 +20,7 @@ typedef int32_t ints __attribute__((vector_size(64), aligned(4), may_alias));
 typedef int8_t bytes16 __attribute__((vector_size(16), aligned(1), may_alias));
 constexpr int LANES = 16;
 constexpr int HEADS_AT_ONCE = 8;
+constexpr int64_t SPINS = 20000;  // about a millisecond
 
 static inline vec splat(float value) { return value - vec{}; }
 static inline vec load(const float* at) { return *(const vec*)at; }
@@ -163,7 +166,7 @@ static void columns(int64_t rows, const float* x, const Linear& layer, int64_t f
 // y[rows, stride] from x[rows, inputs]; called by all threads of the team
 static void linear(int64_t rows, const float* x, const Linear& layer, float* y, int64_t stride, Ending ending) {
     const int64_t panels = (layer.outputs + LANES - 1) / LANES;
-#pragma omp for schedule(dynamic)
+#pragma omp for schedule(dynamic) nowait
     for (int64_t first = 0; first < panels; first += 4) {
         const int64_t count = panels - first < 4 ? panels - first : 4;
         if (layer.quantized)
@@ -172,6 +175,36 @@ static void linear(int64_t rows, const float* x, const Linear& layer, float* y, 
             columns<float>(rows, x, layer, first, count, y, stride, ending);
     }
 }
+
+static inline void relax() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+}
+
+// Threads wait for each other eight times a layer. OpenMP's own barrier sleeps at once when a process has more OpenMP
+// threads than cores (torch has its own), and sleeping 160 times a step costs an eighth of its time. This one spins, and lets
+// others have the core when the wait is long.
+struct Barrier {
+    std::atomic<int> arrived{0}, round{0};
+
+    void wait() {  // called by all threads of the team
+        const int mine = round.load(std::memory_order_relaxed);
+        if (arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == omp_get_num_threads()) {
+            arrived.store(0, std::memory_order_relaxed);
+            round.store(mine + 1, std::memory_order_release);
+            return;
+        }
+        for (int64_t spins = 0; round.load(std::memory_order_acquire) == mine; spins++) {
+            if (spins > SPINS)
+                sched_yield();
+            else
+                relax();
+        }
+    }
+};
 
 static void normalize(const float* x, const float* weight, const float* bias, float epsilon, int64_t hidden, float* out) {
     float total = 0, squares = 0;
@@ -286,24 +319,29 @@ extern "C" void forward(const Model* given, const Batch* rows_given) {
     const int64_t groups = (model.heads + HEADS_AT_ONCE - 1) / HEADS_AT_ONCE;
     // two threads share one row's heads as evenly as groups allow
     const int64_t group = (model.heads + groups - 1) / groups;
+    Barrier barrier;
 #pragma omp parallel num_threads(batch.threads)
     {
-#pragma omp for schedule(static)
+#pragma omp for schedule(static) nowait
         for (int64_t row = 0; row < rows; row++) {
             const float* token = model.tokens + batch.ids[row] * hidden;
             const float* position = model.positions + batch.position[row] * hidden;
             for (int64_t k = 0; k < hidden; k++) batch.x[row * hidden + k] = token[k] + position[k];
         }
+        barrier.wait();
         for (int64_t number = 0; number < model.layers; number++) {
             const Layer& layer = model.layer[number];
-#pragma omp for schedule(static)
+#pragma omp for schedule(static) nowait
             for (int64_t row = 0; row < rows; row++)
                 normalize(batch.x + row * hidden, layer.norm1_weight, layer.norm1_bias, model.epsilon, hidden,
                           batch.normed + row * hidden);
+            barrier.wait();
             linear(rows, batch.normed, layer.attention, batch.fused, fused, PLAIN);
-#pragma omp for schedule(static)
+            barrier.wait();
+#pragma omp for schedule(static) nowait
             for (int64_t row = 0; row < rows; row++) keep(model, layer, batch, row);
-#pragma omp for schedule(dynamic)
+            barrier.wait();
+#pragma omp for schedule(dynamic) nowait
             for (int64_t item = 0; item < rows * groups; item++) {
                 const int64_t row = item / groups, head = item % groups * group;
                 const int64_t count = model.heads - head < group ? model.heads - head : group;
@@ -311,22 +349,30 @@ extern "C" void forward(const Model* given, const Batch* rows_given) {
                     attend_some<HEADS_AT_ONCE>(count, model, layer, batch, row, head,
                                                batch.scratch + omp_get_thread_num() * HEADS_AT_ONCE * batch.context);
             }
+            barrier.wait();
             linear(rows, batch.mixed, layer.projection, batch.x, hidden, ADD);
-#pragma omp for schedule(static)
+            barrier.wait();
+#pragma omp for schedule(static) nowait
             for (int64_t row = 0; row < rows; row++)
                 normalize(batch.x + row * hidden, layer.norm2_weight, layer.norm2_bias, model.epsilon, hidden,
                           batch.normed + row * hidden);
+            barrier.wait();
             linear(rows, batch.normed, layer.widen, batch.wide, layer.widen.outputs, GELU);
+            barrier.wait();
             linear(rows, batch.wide, layer.narrow, batch.x, hidden, ADD);
+            barrier.wait();
         }
-#pragma omp for schedule(static)
+#pragma omp for schedule(static) nowait
         for (int64_t number = 0; number < batch.wanted; number++)
             normalize(batch.x + batch.wanted_rows[number] * hidden, model.norm_weight, model.norm_bias, model.epsilon, hidden,
                       batch.normed + number * hidden);
+        barrier.wait();
         linear(batch.wanted, batch.normed, model.head, batch.logits, model.vocabulary, PLAIN);
-#pragma omp for schedule(static)
+        barrier.wait();
+#pragma omp for schedule(static) nowait
         for (int64_t number = 0; number < batch.wanted; number++)
             summarize(batch.logits + number * model.vocabulary, model.vocabulary, batch.best + number,
                       batch.log_total + number);
+        barrier.wait();
     }
 }
