@@ -47,6 +47,8 @@ class PretrainConfig(Config):
     fim: FimConfig = FimConfig()
     seed: int = 0
     precision: Literal["fp32", "bf16"] = "fp32"
+    bad_loss: Literal["stop", "skip", "rollback"] = "stop"  # when a loss is not finite, or explodes
+    bad_loss_margin: float = Field(0.0, ge=0)  # nats above the mean of the last 100: exploding; 0: none is
     heldout_every: int = Field(100, gt=0)
     heldout_sequences: int = Field(64, gt=0)
     checkpoint_every: int = Field(100, gt=0)

@@ -47,7 +47,7 @@ class Records:
         self.window: list[float] = []
 
     def step(self, row: Mapping[str, Any], seconds: float, parts: Mapping[str, float]) -> None:
-        """Record one update: `row` holds step, loss, gradient_norm, learning_rate and tokens."""
+        """Record one step: `row` holds step, learning_rate and tokens; loss and gradient_norm if it made an update."""
         config = self.job.config
         tokens = config.global_batch * config.length
         self.gauges.set("starloom_train_step_seconds", seconds)
@@ -62,17 +62,17 @@ class Records:
         share = self.job.shape.flops_per_token(config.length) * speed / self.peak
         left = (config.steps - row["step"]) * seconds
         for name in ("step", "loss", "gradient_norm", "learning_rate"):
-            self.gauges.set(f"starloom_train_{name}", row[name])
+            if name in row:
+                self.gauges.set(f"starloom_train_{name}", row[name])
         self.gauges.set("starloom_train_tokens_per_second", speed)
         self.gauges.set("starloom_train_mfu", share)
         self.gauges.set("starloom_train_seconds_left", left)
         self.files.metrics(row)
         self.files.timings({"step": row["step"], "at": time.time(), "seconds": seconds, "tokens_per_second": speed})
-        self.files.curves(row["step"], {"loss": row["loss"], "gradient_norm": row["gradient_norm"]})
-        self.files.curves(
-            row["step"], {"learning_rate": row["learning_rate"], "tokens_per_second": speed, "mfu": share}
-        )
-        self.files.curves(row["step"], {f"seconds/{part}": taken for part, taken in parts.items()})
+        curves = {name: row[name] for name in ("loss", "gradient_norm", "learning_rate") if name in row}
+        curves |= {"tokens_per_second": speed, "mfu": share}
+        curves |= {f"seconds/{part}": taken for part, taken in parts.items()}
+        self.files.curves(row["step"], curves)
         self.window.append(seconds)
         if row["step"] % config.log_every == 0 or row["step"] == config.steps:
             self._progress(row)
@@ -104,9 +104,9 @@ class Records:
         share = self.job.shape.flops_per_token(config.length) * speed / self.peak
         done = row["step"] / config.steps
         bar = "█" * round(20 * done) + "·" * (20 - round(20 * done))
+        result = f"loss {row['loss']:.3f}  norm {row['gradient_norm']:.2f}" if "loss" in row else "left out"
         say(
-            f"{bar} step {row['step']:>6,}/{config.steps:,}  loss {row['loss']:.3f}  "
-            f"norm {row['gradient_norm']:.2f}  {speed:,.0f} tokens/s  MFU {share:.0%}  "
+            f"{bar} step {row['step']:>6,}/{config.steps:,}  {result}  {speed:,.0f} tokens/s  MFU {share:.0%}  "
             f"{clock((config.steps - row['step']) * tokens / speed)} left"
         )
         self.window = []

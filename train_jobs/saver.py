@@ -29,7 +29,7 @@ class Saver:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
 
-    def save(self, engine: Any, step: int, heldout_loss: float | None) -> None:
+    def save(self, engine: Any, step: int, updates: int, heldout_loss: float | None) -> None:
         """Copy the state and start writing ``step-N``; a collective call. Waits for the one before, if need be."""
         self.wait()
         tensors = checkpoint.snapshot(engine, self._place, vocabulary=self._job.vocabulary, keep=self._writes)
@@ -40,7 +40,7 @@ class Saver:
             "step": step,
             "sample": step * config.global_batch,
             "seed": config.seed,
-            "updates": step,
+            "updates": updates,
         }
         if heldout_loss is not None:
             position["heldout_loss"] = heldout_loss

@@ -1,8 +1,8 @@
 """What each training process does: build model, build data, restore, fit, export."""
 
 import contextlib
+import gc
 import io
-import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +24,7 @@ from starloom.tokenizer import load_tokenizer
 from starloom.tokens import Part, TokenDataset, TokenShard
 from train_jobs import checkpoint
 from train_jobs.deepspeed_settings import deepspeed_settings
+from train_jobs.guard import BadLossError, LossGuard
 from train_jobs.job import Job
 from train_jobs.layout import Layout
 from train_jobs.parallel.clipping import clip_gradients
@@ -31,7 +32,7 @@ from train_jobs.parallel.layers import TensorSlice
 from train_jobs.parallel.pipeline import build_pipeline, fill, own_parameters, tensor_slice, to_logical
 from train_jobs.parallel.stageless import Axes, Batch, StagelessEngine, StagelessModel
 from train_jobs.parts import PartTimer
-from train_jobs.records import Records
+from train_jobs.records import Records, say
 from train_jobs.saver import Saver
 from train_jobs.schedule import learning_rate
 
@@ -60,42 +61,57 @@ class Place:
 
 def work(job: Job, after_step: Callable[[int], None] = lambda step: None) -> None:
     """Train from the last checkpoint, or from the start, to the last step, and export the model."""
+    torch.set_num_threads(job.config.threads_per_worker)
+    while not _attempt(job, after_step):
+        gc.collect()  # the engine that is left behind
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    if dist.get_rank() == 0:
+        export(job)
+    dist.barrier()
+
+
+def _attempt(job: Job, after_step: Callable[[int], None]) -> bool:
+    """Train on from the last checkpoint; False when a bad loss asks to go back there."""
     config = job.config
-    torch.set_num_threads(config.threads_per_worker)
     engine, place = build_engine(job)
     data, heldout = open_data(job)
     step = restore(job, engine, place)
     saver = Saver(job, Path(job.output) / CHECKPOINTS, place.tensor, stage=place.stage, writes=place.writes_stage)
+    guard = LossGuard(job, engine, step)
     timer = PartTimer(engine)
     records = Records(job, rank=dist.get_rank(), ranks=dist.get_world_size(), step=step)
-    while step < config.steps:
-        started = time.perf_counter()
-        loss = train_step(job, engine, place, data, step)
-        step += 1
-        row = {
-            "step": step,
-            "loss": loss,
-            "gradient_norm": float(engine.get_global_grad_norm()),
-            "learning_rate": learning_rate(config.optimizer, step - 1, config.steps),
-            "tokens": step * config.global_batch * config.length,
-        }
-        records.step(row, time.perf_counter() - started, timer.take())
-        measured = None
-        if heldout is not None and (step % config.heldout_every == 0 or step == config.steps):
-            measured = heldout_loss(job, engine, place, heldout)
-            records.heldout(step, measured)
-            timer.take()  # the held-out batches' time is not the next step's
-        if step % config.checkpoint_every == 0 or step == config.steps:
+    try:
+        while step < config.steps:
+            step += 1
             started = time.perf_counter()
-            saver.save(engine, step, measured)
-            records.checkpoint(step, time.perf_counter() - started)
-        after_step(step)
-    saver.wait()
-    records.close()
+            row: dict[str, Any] = {"step": step}
+            if not guard.leaves_out(step):
+                loss = train_step(job, engine, place, data, step - 1)
+                if guard.check(step, loss):
+                    row |= {"loss": loss, "gradient_norm": float(engine.get_global_grad_norm())}
+            row["learning_rate"] = learning_rate(config.optimizer, step - 1, config.steps)
+            row["tokens"] = step * config.global_batch * config.length
+            records.step(row, time.perf_counter() - started, timer.take())
+            measured = None
+            if heldout is not None and (step % config.heldout_every == 0 or step == config.steps):
+                measured = heldout_loss(job, engine, place, heldout)
+                records.heldout(step, measured)
+                timer.take()  # the held-out batches' time is not the next step's
+            if step % config.checkpoint_every == 0 or step == config.steps:
+                started = time.perf_counter()
+                saver.save(engine, step, guard.updates(step), measured)
+                records.checkpoint(step, time.perf_counter() - started)
+            after_step(step)
+    except BadLossError as bad:
+        if dist.get_rank() == 0:
+            say(f"{bad}: its loss is bad; back to the last checkpoint, and without these samples")
+        return False
+    finally:
+        saver.wait()
+        records.close()
     dist.barrier()
-    if dist.get_rank() == 0:
-        export(job)
-    dist.barrier()
+    return True
 
 
 def build_engine(job: Job) -> tuple[Any, Place]:
@@ -216,14 +232,7 @@ def train_step(job: Job, engine: Any, place: Place, data: TokenDataset, step: in
         group["lr"] = rate
     torch.manual_seed((config.seed * 1_000_003 + step) * 4099 + place.stage * 64 + place.data)
     iterator = batches(data, step * config.global_batch, job, place) if place.holds_data else None
-    loss = float(engine.train_batch(data_iter=iterator))
-    if not math.isfinite(loss):
-        first = step * config.global_batch
-        raise RunError(
-            f"step {step + 1}: the loss is {loss}; samples {first} to {first + config.global_batch - 1}; "
-            "lower optimizer.rate or look at these samples"
-        )
-    return loss
+    return float(engine.train_batch(data_iter=iterator))
 
 
 def heldout_loss(job: Job, engine: Any, place: Place, data: TokenDataset) -> float:

@@ -131,7 +131,7 @@ class Run:
         folder = Path(self.job.output) / "checkpoints"
         place = self.place
         saver = Saver(self.job, folder, place.tensor, stage=place.stage, writes=place.writes_stage)
-        saver.save(self.engine, step, None)
+        saver.save(self.engine, step, step, None)
         saver.wait()
 
     def restore(self, checkpoint: Path) -> None:

@@ -89,7 +89,7 @@ def _process(
 
 
 def train(
-    data: Path, output: Path, settings: PretrainConfig, stop_at: int = -1, awaited: str = ""
+    data: Path, output: Path, settings: PretrainConfig, stop_at: int = -1, awaited: str = "", code: int = 0
 ) -> list[dict[str, float]]:
     """Run real processes to the end (or until they die) and return the logged steps."""
     with socket.socket() as probe:
@@ -105,7 +105,7 @@ def train(
     for process in processes:
         process.join(timeout=300)
     codes = [process.exitcode for process in processes]
-    assert codes == [9 if stop_at >= 0 else 0] * world, codes
+    assert codes == [9 if stop_at >= 0 else code] * world, codes
     return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -142,6 +142,58 @@ def test_checkpoint_cut_short_is_never_chosen(data, tmp_path, reference) -> None
     rows = train(data, output, config((1, 1, 1)))
     assert rows == reference[1]
     assert sorted(path.name for path in (output / "checkpoints").iterdir()) == ["step-10", "step-5"]
+
+
+@pytest.fixture(scope="module")
+def poisoned(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same data with a long run of noise in the middle: windows whose loss explodes."""
+    folder = tmp_path_factory.mktemp("poisoned")
+    (folder / "tokenizer.json").write_text((data / "tokenizer.json").read_text())
+    good = np.fromfile(data / "train.bin", dtype="uint16")
+    noise = np.random.default_rng(1).integers(0, 301, 300).astype("uint16")
+    documents = [np.concatenate([good, good, good]), noise, np.concatenate([good, good, good])]
+    TokenShardWriter("uint16").write(ArtifactWriter(str(folder)), "train", documents)
+    return folder
+
+
+EXPLODING = {"steps": 160, "checkpoint_every": 40, "global_batch": 2, "micro_batch": 1, "bad_loss_margin": 1.0}
+
+
+@pytest.mark.slow
+def test_bad_batches_are_left_out_the_same_way_by_skipping_and_by_going_back(poisoned, tmp_path) -> None:
+    rows = train(poisoned, tmp_path / "skip", config((2, 1, 1), **EXPLODING, bad_loss="skip"))
+    skipped = [json.loads(line) for line in (tmp_path / "skip" / "skipped.jsonl").read_text().splitlines()]
+    assert 0 < len(skipped) < 10
+    assert [row["step"] for row in rows if "loss" not in row] == [row["step"] for row in skipped]
+    assert all(row["samples"] == [2 * (row["step"] - 1), 2 * row["step"] - 1] for row in skipped)
+    train(poisoned, tmp_path / "back", config((2, 1, 1), **EXPLODING, bad_loss="rollback"))
+    for name in (
+        "metrics.jsonl",
+        "skipped.jsonl",
+        "model/model.safetensors",
+        "checkpoints/step-160/stage-1.safetensors",
+    ):
+        assert (tmp_path / "skip" / name).read_bytes() == (tmp_path / "back" / name).read_bytes(), name
+
+
+@pytest.mark.slow
+def test_killed_run_leaves_the_same_batches_out(poisoned, tmp_path) -> None:
+    settings = config((1, 1, 2), **EXPLODING, bad_loss="skip", zero=3)
+    train(poisoned, tmp_path / "whole", settings)
+    train(poisoned, tmp_path / "killed", settings, stop_at=130, awaited="checkpoints/step-120/manifest.json")
+    train(poisoned, tmp_path / "killed", settings)
+    assert (tmp_path / "whole" / "skipped.jsonl").read_text().count("\n") > 0
+    for name in ("metrics.jsonl", "skipped.jsonl", "model/model.safetensors"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes(), name
+
+
+@pytest.mark.slow
+def test_loss_that_is_not_finite_stops_the_run_and_its_samples_are_written_down(data, tmp_path) -> None:
+    wild = OptimizerConfig(rate=1e30, final_rate=1e30, warmup_steps=0)
+    train(data, tmp_path, config((1, 1, 1), optimizer=wild), code=1)
+    rows = [json.loads(line) for line in (tmp_path / "skipped.jsonl").read_text().splitlines()]
+    assert rows == [{"step": 2, "samples": [8, 15], "loss": "nan"}]
+    assert not (tmp_path / "model").exists()
 
 
 def made(folder: Path, step: int, loss: float | None = None) -> None:

@@ -46,17 +46,18 @@ class StagelessEngine:
     def __init__(self, engine: Any, data_group: Any) -> None:
         self.inner, self._group = engine, data_group
         self.module, self.optimizer, self.device = engine.module, engine.optimizer, engine.device
+        self.losses: list[Tensor] = []  # of the step's micro batches so far
 
     def train_batch(self, data_iter: Iterator[Batch]) -> Tensor:
         """One update from as many micro batches as the accumulation says; returns the global batch's mean loss."""
         self.module.train()
-        losses = []
+        self.losses.clear()
         for _ in range(self.inner.gradient_accumulation_steps()):
             loss = self._loss(next(data_iter))
+            self.losses.append(loss.detach())
             self.inner.backward(loss)
             self.inner.step()
-            losses.append(loss.detach())
-        return self._mean(losses)
+        return self._mean(self.losses)
 
     def eval_batch(self, data_iter: Iterator[Batch]) -> Tensor:
         """The mean loss of a global batch."""
