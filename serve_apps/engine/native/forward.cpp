@@ -227,6 +227,53 @@ static void keep(const Model& model, const Layer& layer, const Batch& batch, int
     memcpy(layer.values + (block * LANES + lane) * model.padded_dim, key + model.dim, model.dim * sizeof(float));
 }
 
+// Scores of `HEADS` query heads over the keys of `BLOCKS` blocks at once: each key and each query number is loaded less
+// often. What comes next is fetched ahead, since no processor guesses a block table.
+template <int HEADS, int BLOCKS>
+static inline void block_scores(const float* query, int64_t dim, const float* const (&keys)[BLOCKS], const float* next,
+                                vec (&sums)[BLOCKS][HEADS]) {
+    for (int b = 0; b < BLOCKS; b++)
+        for (int h = 0; h < HEADS; h++) sums[b][h] = vec{};
+    for (int64_t d = 0; d < dim; d++) {
+        vec key[BLOCKS];
+        for (int b = 0; b < BLOCKS; b++) {
+            key[b] = load(keys[b] + d * LANES);
+            __builtin_prefetch(next + (b * dim + d) * LANES);
+        }
+#pragma GCC unroll 8
+        for (int h = 0; h < HEADS; h++) {
+            const vec value = splat(query[h * dim + d]);
+            for (int b = 0; b < BLOCKS; b++) sums[b][h] += value * key[b];
+        }
+    }
+}
+
+// `WIDE` vectors of the values, mixed for `HEADS` heads; `left` numbers of them are the head's.
+template <int HEADS, int WIDE>
+static inline void mix(const Model& model, const float* values, const int32_t* table, int64_t length, const float* scores,
+                       int64_t stride, const float* share, int64_t left, float* out) {
+    vec sums[HEADS][WIDE] = {};
+    for (int64_t at = 0; at < length; at++) {
+        const float* row = values + (table[at / LANES] * LANES + at % LANES) * model.padded_dim;
+        vec value[WIDE];
+        for (int w = 0; w < WIDE; w++) value[w] = load(row + w * LANES);
+#pragma GCC unroll 8
+        for (int h = 0; h < HEADS; h++) {
+            const vec weight = splat(scores[h * stride + at]);
+            for (int w = 0; w < WIDE; w++) sums[h][w] += weight * value[w];
+        }
+    }
+    for (int h = 0; h < HEADS; h++)
+        for (int w = 0; w < WIDE; w++) {
+            const vec mixed = sums[h][w] * share[h];
+            float* to = out + h * model.dim + w * LANES;
+            if (left - w * LANES >= LANES)
+                store(to, mixed);
+            else
+                for (int64_t lane = 0; lane < left - w * LANES; lane++) to[lane] = mixed[lane];
+        }
+}
+
 // `HEADS` query heads of one row over all keys up to its own: scores, softmax, mixture. K and V are read once for all.
 template <int HEADS>
 static void attend(const Model& model, const Layer& layer, const Batch& batch, int64_t row, int64_t head, float* scores) {
@@ -238,20 +285,28 @@ static void attend(const Model& model, const Layer& layer, const Batch& batch, i
     const ints lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     vec top[HEADS];
     for (int h = 0; h < HEADS; h++) top[h] = splat(-1e30f);
-    for (int64_t b = 0; b < blocks; b++) {
-        const float* keys = layer.keys + table[b] * dim * LANES;
-        vec sums[HEADS] = {};
-        for (int64_t d = 0; d < dim; d++) {
-            const vec key = load(keys + d * LANES);
-#pragma GCC unroll 8
-            for (int h = 0; h < HEADS; h++) sums[h] += splat(query[h * dim + d]) * key;
-        }
+    const auto keep_scores = [&](int64_t b, const vec(&sums)[HEADS]) {
         const ints seen = lanes < (int32_t)(length - b * LANES);
         for (int h = 0; h < HEADS; h++) {
             const vec score = seen ? sums[h] * scale : splat(-1e30f);
             store(scores + h * stride + b * LANES, score);
             top[h] = larger(top[h], score);
         }
+    };
+    const auto keys_of = [&](int64_t b) { return layer.keys + table[b < blocks ? b : blocks - 1] * dim * LANES; };
+    int64_t done = 0;
+    for (; done + 2 <= blocks; done += 2) {
+        vec sums[2][HEADS];
+        const float* const keys[2] = {keys_of(done), keys_of(done + 1)};
+        block_scores<HEADS, 2>(query, dim, keys, keys_of(done + 2), sums);
+        keep_scores(done, sums[0]);
+        keep_scores(done + 1, sums[1]);
+    }
+    if (done < blocks) {
+        vec sums[1][HEADS];
+        const float* const keys[1] = {keys_of(done)};
+        block_scores<HEADS, 1>(query, dim, keys, layer.values + table[0] * LANES * model.padded_dim, sums);
+        keep_scores(done, sums[0]);
     }
     float share[HEADS];
     for (int h = 0; h < HEADS; h++) {
@@ -267,27 +322,13 @@ static void attend(const Model& model, const Layer& layer, const Batch& batch, i
         }
         share[h] = 1.0f / sum(total);
     }
-    for (int64_t d = 0; d < dim; d += LANES) {
-        vec sums[HEADS] = {};
-        for (int64_t b = 0; b < blocks; b++) {
-            const float* values = layer.values + table[b] * LANES * model.padded_dim + d;
-            const int64_t count = length - b * LANES < LANES ? length - b * LANES : LANES;
-            for (int64_t lane = 0; lane < count; lane++) {
-                const vec value = load(values + lane * model.padded_dim);
-#pragma GCC unroll 8
-                for (int h = 0; h < HEADS; h++) sums[h] += splat(scores[h * stride + b * LANES + lane]) * value;
-            }
-        }
-        const int64_t left = dim - d < LANES ? dim - d : LANES;
-        for (int h = 0; h < HEADS; h++) {
-            const vec mixed = sums[h] * share[h];
-            float* at = batch.mixed + row * model.hidden + (head + h) * dim + d;
-            if (left == LANES)
-                store(at, mixed);
-            else
-                for (int64_t lane = 0; lane < left; lane++) at[lane] = mixed[lane];
-        }
-    }
+    constexpr int WIDE = HEADS <= 6 ? 4 : 2;  // as many sums as there are registers
+    int64_t d = 0;
+    float* out = batch.mixed + row * model.hidden + head * dim;
+    for (; dim - d > (WIDE - 1) * LANES; d += WIDE * LANES)
+        mix<HEADS, WIDE>(model, layer.values + d, table, length, scores, stride, share, dim - d, out + d);
+    for (; d < dim; d += LANES)
+        mix<HEADS, 1>(model, layer.values + d, table, length, scores, stride, share, dim - d, out + d);
 }
 
 template <int HEADS>
