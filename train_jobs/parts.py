@@ -35,6 +35,7 @@ class PartTimer:
         self._seconds: dict[str, float] = defaultdict(float)
         self._pending: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
         self._on_gpu = engine.device.type == "cuda"
+        self.current = ("", time.time())  # the part that is being carried out, and since when
         if isinstance(engine, StagelessEngine):
             for method, part in (("forward", "forward"), ("backward", "backward"), ("step", "optimizer")):
                 setattr(engine.inner, method, self._timed(part, getattr(engine.inner, method)))
@@ -58,6 +59,7 @@ class PartTimer:
     def _timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def on_cpu(*arguments: Any, **options: Any) -> Any:
             started = time.perf_counter()
+            self.current = (part, time.time())
             result = function(*arguments, **options)
             self._seconds[part] += time.perf_counter() - started
             return result
@@ -65,6 +67,7 @@ class PartTimer:
         def on_gpu(*arguments: Any, **options: Any) -> Any:
             begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             begin.record()
+            self.current = (part, time.time())
             result = function(*arguments, **options)
             end.record()
             self._pending.append((part, begin, end))

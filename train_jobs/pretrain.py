@@ -66,6 +66,7 @@ class PretrainConfig(Config):
     offload: bool = runtime(False)  # the optimizer's state in the node's memory, with zero = 2 or 3
     recompute: Recompute = runtime("none")  # activations that the backward pass makes again, to save memory
     max_failures: int = runtime(2, ge=0)
+    hang_seconds: float = runtime(60.0, ge=0)  # a rank that does nothing for so long ends the attempt; 0: never
 
     @model_validator(mode="after")
     def _parts_go_together(self) -> "PretrainConfig":

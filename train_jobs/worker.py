@@ -3,7 +3,6 @@
 import contextlib
 import gc
 import io
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -35,6 +34,7 @@ from train_jobs.parts import PartTimer
 from train_jobs.records import Records, say
 from train_jobs.saver import Saver
 from train_jobs.schedule import learning_rate
+from train_jobs.watchdog import Watchdog
 
 CHECKPOINTS = "checkpoints"
 
@@ -80,36 +80,41 @@ def _attempt(job: Job, after_step: Callable[[int], None]) -> bool:
     saver = Saver(job, Path(job.output) / CHECKPOINTS, place.tensor, stage=place.stage, writes=place.writes_stage)
     guard = LossGuard(job, engine, step)
     timer = PartTimer(engine)
-    records = Records(job, rank=dist.get_rank(), ranks=dist.get_world_size(), step=step)
-    try:
-        while step < config.steps:
-            step += 1
-            started = time.perf_counter()
-            row: dict[str, Any] = {"step": step}
-            if not guard.leaves_out(step):
-                loss = train_step(job, engine, place, data, step - 1)
-                if guard.check(step, loss):
-                    row |= {"loss": loss, "gradient_norm": float(engine.get_global_grad_norm())}
-            row["learning_rate"] = learning_rate(config.optimizer, step - 1, config.steps)
-            row["tokens"] = step * config.global_batch * config.length
-            records.step(row, time.perf_counter() - started, timer.take())
-            measured = None
-            if heldout is not None and (step % config.heldout_every == 0 or step == config.steps):
-                measured = heldout_loss(job, engine, place, heldout)
-                records.heldout(step, measured)
-                timer.take()  # the held-out batches' time is not the next step's
-            if step % config.checkpoint_every == 0 or step == config.steps:
+    rank, ranks = dist.get_rank(), dist.get_world_size()
+    records = Records(job, rank=rank, ranks=ranks, step=step)
+    with Watchdog(Path(job.output), timer, rank=rank, ranks=ranks, hang_seconds=config.hang_seconds) as watchdog:
+        try:
+            while step < config.steps:
+                step += 1
                 started = time.perf_counter()
-                saver.save(engine, step, guard.updates(step), measured)
-                records.checkpoint(step, time.perf_counter() - started)
-            after_step(step)
-    except BadLossError as bad:
-        if dist.get_rank() == 0:
-            say(f"{bad}: its loss is bad; back to the last checkpoint, and without these samples")
-        return False
-    finally:
-        saver.wait()
-        records.close()
+                row: dict[str, Any] = {"step": step}
+                if not guard.leaves_out(step):
+                    loss = train_step(job, engine, place, data, step - 1)
+                    if guard.check(step, loss):
+                        row |= {"loss": loss, "gradient_norm": float(engine.get_global_grad_norm())}
+                row["learning_rate"] = learning_rate(config.optimizer, step - 1, config.steps)
+                row["tokens"] = step * config.global_batch * config.length
+                records.step(row, time.perf_counter() - started, timer.take())
+                watchdog.step(step)
+                measured = None
+                if heldout is not None and (step % config.heldout_every == 0 or step == config.steps):
+                    measured = heldout_loss(job, engine, place, heldout)
+                    records.heldout(step, measured)
+                    timer.take()  # the held-out batches' time is not the next step's
+                if step % config.checkpoint_every == 0 or step == config.steps:
+                    started = time.perf_counter()
+                    with watchdog.pause():
+                        saver.save(engine, step, guard.updates(step), measured)
+                    records.checkpoint(step, time.perf_counter() - started)
+                after_step(step)
+        except BadLossError as bad:
+            if rank == 0:
+                say(f"{bad}: its loss is bad; back to the last checkpoint, and without these samples")
+            return False
+        finally:
+            with watchdog.pause():
+                saver.wait()
+            records.close()
     dist.barrier()
     return True
 
@@ -122,8 +127,9 @@ def build_engine(job: Job) -> tuple[Any, Place]:
     check_backend(config.attention, dropout=config.model.dropout, gpu=config.use_gpu)
     if not dist.is_initialized():
         raise RunError("torch.distributed is not initialized; start workers through train_jobs.launch")
-    # DeepSpeed reads it when it decides whether ranks share a node; Ray does not set it
-    os.environ.setdefault("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", str(dist.get_world_size())))
+    # its all-reduce for inference, which training never calls: it would be compiled first, and leave 66 MB of shared
+    # memory behind for each process that ever ran
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend=dist.get_backend(), verbose=False)
     if config.zero >= 2:
         return _stageless_engine(job)

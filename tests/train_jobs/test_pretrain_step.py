@@ -90,11 +90,11 @@ def test_training_learns_and_exports_a_folder_that_our_model_reads(model: Artifa
 
 
 class Assassin(threading.Thread):
-    """Kills one training worker after the first checkpoint."""
+    """Sends one training worker a signal after the first checkpoint."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, sent: signal.Signals = signal.SIGKILL) -> None:
         super().__init__(daemon=True)
-        self.root = root
+        self.root, self.sent = root, sent
         self.killed: list[int] = []
 
     def run(self) -> None:
@@ -103,7 +103,7 @@ class Assassin(threading.Thread):
         while time.monotonic() < deadline and not self.killed:
             if list(self.root.glob("model/*/checkpoints/step-*/manifest.json")):
                 for victim in self._workers():
-                    os.kill(victim.pid, signal.SIGKILL)
+                    os.kill(victim.pid, self.sent)
                     self.killed.append(victim.pid)
                     return
             time.sleep(0.01)
@@ -128,6 +128,23 @@ def test_killed_worker_is_replaced_and_the_run_ends_with_the_same_bytes(tmp_path
     assert [point.step for point in board.Scalars("loss")] == list(range(1, 31))  # none lost, none twice
     parts = [board.Scalars(f"seconds/{part}")[-1].value for part in ("data", "forward", "backward", "optimizer")]
     assert all(seconds > 0 for seconds in parts)
+
+
+def test_hanging_worker_is_named_and_the_run_ends_with_the_same_bytes(tmp_path, inputs, model) -> None:
+    assassin = Assassin(tmp_path, signal.SIGSTOP)
+    assassin.start()
+    settings = SETTINGS.model_copy(update={"hang_seconds": 4.0})
+    started = time.monotonic()
+    again = run_step(STEP, settings, root=str(tmp_path), name="model", needs=inputs)
+    assassin.join(timeout=1)
+    assert len(assassin.killed) == 1
+    assert time.monotonic() - started < 90
+    told = json.loads((again.local("logs/watch") / "hang.json").read_text())
+    assert told["process"] == assassin.killed[0]  # the one that was stopped, told by the other
+    assert told["told_by"] == 1 - told["rank"]
+    stack = (again.local("logs/watch") / f"stack-{told['told_by']}.txt").read_text()
+    assert "train_step" in stack
+    assert again.manifest.files == model.manifest.files
 
 
 def test_layout_larger_than_the_cluster_is_told_in_one_line(tmp_path, inputs) -> None:

@@ -116,6 +116,13 @@ def reference(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
 
 
 @pytest.mark.slow
+def test_training_leaves_no_shared_memory_behind(data, tmp_path) -> None:
+    before = set(os.listdir("/dev/shm"))
+    train(data, tmp_path, config((1, 1, 2), steps=1))
+    assert set(os.listdir("/dev/shm")) - before == set()
+
+
+@pytest.mark.slow
 def test_training_learns(reference) -> None:
     losses = [row["loss"] for row in reference[1]]
     assert losses[-1] < losses[0] - 0.5
