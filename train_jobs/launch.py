@@ -8,6 +8,7 @@ from starloom import cluster
 from starloom.errors import UserError
 from starloom.step import Outcome, StepContext
 from train_jobs.job import Job
+from train_jobs.preflight import preflight
 from train_jobs.pretrain import PretrainConfig
 
 
@@ -95,6 +96,7 @@ def launch(job: Job, name: str) -> None:
             f"layout: {config.layout.ranks} workers × cpus_per_worker = {config.cpus_per_worker:g} need "
             f"{needed:g} CPUs, the cluster has {available:g}; lower cpus_per_worker or the layout"
         )
+    preflight(job)
     resources = {"CPU": config.cpus_per_worker, **({"GPU": 1} if config.use_gpu else {})}
     environment = {"OMP_NUM_THREADS": str(config.threads_per_worker), "TOKENIZERS_PARALLELISM": "false"}
     environment["RAY_TRAIN_ENABLE_PRINT_PATCH"] = "0"  # it logs every line a second time
