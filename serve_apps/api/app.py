@@ -56,7 +56,9 @@ def _tell_errors(app: FastAPI, service: Service) -> None:
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         where = [str(part) for part in first["loc"] if part != "body" and not str(part).isdigit()]
-        return told(request, Problem(400, f"{where[0] if where else 'body'}: {first['msg']}"))
+        named = where[:2] if where[:1] in (["parameters"], ["options"]) else where[:1]
+        message = first["msg"].removeprefix("Value error, ")
+        return told(request, Problem(400, f"{'.'.join(named) or 'body'}: {message}"))
 
     @app.exception_handler(Problem)
     async def problem(request: Request, error: Problem) -> Response:

@@ -1,19 +1,21 @@
-"""Ollama's dialect: `/api/generate`, `/api/tags`, `/api/version`; newline-separated JSON."""
+"""Ollama's dialect: `/api/generate`, `/api/chat`, `/api/tags`, `/api/version`; newline-separated JSON."""
 
+import dataclasses
 import datetime
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
-from serve_apps.api.openai import Stop, StopText
+from serve_apps.api.chat import chat_prompt
+from serve_apps.api.openai import Message, Stop, StopText
 from serve_apps.api.prompts import infilling_prompt, prompt_ids
-from serve_apps.api.service import Served, Service, started, while_connected
+from serve_apps.api.service import Caller, Served, Service, started, while_connected
 from serve_apps.api.streaming import streamed
 from serve_apps.engine.request import Sampling
 from starloom.tokenizer import END_OF_TEXT
@@ -35,6 +37,22 @@ class Options(BaseModel):
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
 
+    def sampling(self, room: int) -> Sampling:
+        """That server's defaults where nothing is said."""
+        asked = 128 if self.num_predict is None else self.num_predict
+        stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return Sampling(
+            max_tokens=max(1, room if asked < 1 else min(asked, room)),
+            temperature=0.8 if self.temperature is None else self.temperature,
+            top_p=self.top_p or 0.9,
+            top_k=40 if self.top_k is None else self.top_k,
+            seed=secrets.randbits(48) if self.seed is None else self.seed,
+            stop=tuple(filter(None, stop)),
+            repetition_penalty=self.repeat_penalty or 1.0,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            presence_penalty=self.presence_penalty or 0.0,
+        )
+
 
 class GenerateBody(BaseModel):
     """/api/generate. Editors send `raw` with sentinels in the prompt, or `suffix`."""
@@ -47,22 +65,14 @@ class GenerateBody(BaseModel):
     raw: bool | None = False
     options: Options | None = None
 
-    def sampling(self, room: int) -> Sampling:
-        """That server's defaults where nothing is said."""
-        o = self.options or Options()
-        asked = 128 if o.num_predict is None else o.num_predict
-        stop = [o.stop] if isinstance(o.stop, str) else o.stop or []
-        return Sampling(
-            max_tokens=max(1, room if asked < 1 else min(asked, room)),
-            temperature=0.8 if o.temperature is None else o.temperature,
-            top_p=o.top_p or 0.9,
-            top_k=40 if o.top_k is None else o.top_k,
-            seed=secrets.randbits(48) if o.seed is None else o.seed,
-            stop=tuple(filter(None, stop)),
-            repetition_penalty=o.repeat_penalty or 1.0,
-            frequency_penalty=o.frequency_penalty or 0.0,
-            presence_penalty=o.presence_penalty or 0.0,
-        )
+
+class ChatBody(BaseModel):
+    """/api/chat."""
+
+    model: str | None = None
+    messages: list[Message] = Field(min_length=1, max_length=1000)
+    stream: bool | None = True
+    options: Options | None = None
 
 
 def _now() -> str:
@@ -91,27 +101,57 @@ def router(service: Service) -> APIRouter:
         """Text after the prompt or before the suffix, streamed unless `stream` is false."""
         served, caller = service.model(body.model), service.caller(request)
         prompt = _prompt(served, body)
-        sampling = body.sampling(served.engine.context - len(prompt))
-        began = time.perf_counter_ns()
-        if not body.stream:
-            answer = await while_connected(request, service.complete(served, prompt, sampling, caller))
-            return _last(served, answer.text, answer.finish, len(prompt), len(answer.scored), began)
-        batches = await started(service.batches(served, prompt, sampling, caller))
+        sampling = (body.options or Options()).sampling(served.engine.context - len(prompt))
+        return await _answer(service, served, prompt, sampling, caller, request, body.stream, _response)
 
-        async def chunks() -> AsyncIterator[str]:
-            made = 0
-            async for batch in batches:
-                made += sum(event.scored is not None for event in batch)
-                text, finish = "".join(event.text for event in batch), batch[-1].finish
-                if finish:
-                    yield json.dumps(_last(served, text, finish, len(prompt), made, began)) + "\n"
-                elif text:
-                    head = {"model": served.name, "created_at": _now()}
-                    yield json.dumps({**head, "response": text, "done": False}) + "\n"
-
-        return streamed(request.url.path, chunks(), "application/x-ndjson")
+    @api.post("/api/chat", response_model=None)
+    async def chat(body: ChatBody, request: Request) -> Response | dict[str, Any]:
+        """The assistant's next turn, streamed unless `stream` is false."""
+        served, caller = service.model(body.model), service.caller(request)
+        prompt, stops = chat_prompt(served, [message.plain() for message in body.messages])
+        sampling = (body.options or Options()).sampling(served.engine.context - len(prompt))
+        sampling = dataclasses.replace(sampling, stop=(*sampling.stop, *stops))
+        return await _answer(service, served, prompt, sampling, caller, request, body.stream, _message)
 
     return api
+
+
+def _response(text: str) -> dict[str, Any]:
+    return {"response": text}
+
+
+def _message(text: str) -> dict[str, Any]:
+    return {"message": {"role": "assistant", "content": text}}
+
+
+async def _answer(
+    service: Service,
+    served: Served,
+    prompt: list[int],
+    sampling: Sampling,
+    caller: Caller,
+    request: Request,
+    stream: bool | None,
+    shape: Callable[[str], dict[str, Any]],
+) -> Response | dict[str, Any]:
+    began = time.perf_counter_ns()
+    if not stream:
+        answer = await while_connected(request, service.complete(served, prompt, sampling, caller))
+        return _last(served, shape(answer.text), answer.finish, len(prompt), len(answer.scored), began)
+    batches = await started(service.batches(served, prompt, sampling, caller))
+
+    async def chunks() -> AsyncIterator[str]:
+        made = 0
+        async for batch in batches:
+            made += sum(event.scored is not None for event in batch)
+            text, finish = "".join(event.text for event in batch), batch[-1].finish
+            if finish:
+                yield json.dumps(_last(served, shape(text), finish, len(prompt), made, began)) + "\n"
+            elif text:
+                head = {"model": served.name, "created_at": _now()}
+                yield json.dumps({**head, **shape(text), "done": False}) + "\n"
+
+    return streamed(request.url.path, chunks(), "application/x-ndjson")
 
 
 def _prompt(served: Served, body: GenerateBody) -> list[int]:
@@ -124,12 +164,12 @@ def _prompt(served: Served, body: GenerateBody) -> list[int]:
     return prompt_ids(served.tokenizer, text)[-room:] or [served.tokenizer.special(END_OF_TEXT)]
 
 
-def _last(served: Served, text: str, finish: str, prompt: int, made: int, began: int) -> dict[str, Any]:
+def _last(served: Served, shaped: dict[str, Any], finish: str, prompt: int, made: int, began: int) -> dict[str, Any]:
     spent = time.perf_counter_ns() - began
     return {
         "model": served.name,
         "created_at": _now(),
-        "response": text,
+        **shaped,
         "done": True,
         "done_reason": FINISH.get(finish, "stop"),
         "total_duration": spent,

@@ -12,8 +12,9 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
+from serve_apps.api.chat import chat_prompt
 from serve_apps.api.errors import Problem
-from serve_apps.api.prompts import PLAIN_DIALOGUE, PLAIN_STOP, conversation, infilling_prompt, prompt_ids
+from serve_apps.api.prompts import infilling_prompt, prompt_ids
 from serve_apps.api.service import Caller, Completion, Served, Service, merged, started, while_connected
 from serve_apps.api.streaming import sse, streamed
 from serve_apps.api.tabby import Segments, tabby_completion
@@ -328,18 +329,12 @@ async def _stream(
 async def _chat(
     service: Service, served: Served, body: ChatBody, caller: Caller, request: Request
 ) -> Response | dict[str, Any]:
-    specials = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT}
-    template = served.chat_template or PLAIN_DIALOGUE
-    text = conversation(template, [message.plain() for message in body.messages], specials)
-    prompt = prompt_ids(served.tokenizer, text)
+    prompt, stops = chat_prompt(served, [message.plain() for message in body.messages])
     room = served.engine.context - len(prompt)
-    if room < 1:
-        raise Problem(400, f"messages: their {len(prompt)} tokens exceed the window of {served.engine.context} tokens")
     wanted = body.max_completion_tokens or body.max_tokens or min(room, 512)
     top = body.top_logprobs if body.logprobs and body.top_logprobs else 0
     sampling = body.sampled(wanted, top_logprobs=top)
-    if served.chat_template is None:
-        sampling = dataclasses.replace(sampling, stop=(*sampling.stop, PLAIN_STOP))
+    sampling = dataclasses.replace(sampling, stop=(*sampling.stop, *stops))
     n = body.n or 1
     if body.stream:
         head = _head("chatcmpl", "chat.completion.chunk", served)

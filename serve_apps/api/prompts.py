@@ -1,19 +1,11 @@
-"""From what a client sends to token ids: plain prompts, documents with a gap, conversations."""
+"""From what a client sends to token ids: plain prompts and documents with a gap."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from starloom.tokenizer import FIM_MIDDLE, FIM_PREFIX, FIM_SUFFIX, CodeTokenizer
 
 FimOrder = Literal["psm", "spm"]
 SUFFIX_SHARE = 4  # when a document does not fit, the text after the cursor gets one part in four
-# A base model has seen no chat format; a dialogue in plain text with this stop is what it continues best.
-PLAIN_DIALOGUE = (
-    "{% for message in messages %}"
-    "{{ {'user': 'Human', 'assistant': 'Assistant'}.get(message.role, message.role | capitalize) }}: "
-    "{{ message.content }}\n\n{% endfor %}Assistant:"
-)
-PLAIN_STOP = "\n\nHuman:"
 
 
 def prompt_ids(tokenizer: CodeTokenizer, text: str) -> list[int]:
@@ -45,27 +37,6 @@ def infilling_prompt(
     if order == "spm":
         return [first, second, *after, third, *before]
     return [first, *before, second, *after, third]
-
-
-def conversation(template: str, messages: Sequence[Mapping[str, Any]], specials: Mapping[str, str]) -> str:
-    """The text of a conversation up to where the assistant speaks; the template comes with the model: sandboxed.
-
-    Raises:
-        ValueError: the template refuses the messages.
-    """
-    from jinja2 import TemplateError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    def refuse(message: str) -> None:
-        raise ValueError(f"messages: {message}")
-
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-    environment.globals["raise_exception"] = refuse
-    try:
-        made = environment.from_string(template)
-        return made.render(messages=list(messages), add_generation_prompt=True, **specials)
-    except TemplateError as error:
-        raise ValueError(f"messages: the model's chat template refuses them: {error}") from None
 
 
 def _whole(text: str) -> str:

@@ -37,6 +37,10 @@ class Parameters(BaseModel):
     details: bool | None = False
     decoder_input_details: bool | None = False
     top_n_tokens: int | None = Field(None, ge=0, le=5)
+    typical_p: float | None = Field(None, gt=0, le=1)
+    adapter_id: str | None = None
+    watermark: bool | None = False
+    grammar: Any = None
 
     @model_validator(mode="before")
     @classmethod
@@ -45,6 +49,14 @@ class Parameters(BaseModel):
         if isinstance(values, dict) and isinstance(values.get("parameters"), dict):
             return {**values["parameters"], **{k: v for k, v in values.items() if k != "parameters"}}
         return values
+
+    @model_validator(mode="after")
+    def _refused(self) -> "Parameters":
+        if self.watermark:
+            raise ValueError("watermark: is not supported; leave it out")
+        if self.grammar is not None:
+            raise ValueError("grammar: is not supported; leave it out")
+        return self
 
 
 class GenerateBody(BaseModel):
@@ -63,11 +75,13 @@ class GenerateBody(BaseModel):
         """Greedy unless sampling is asked for, as that server does."""
         p = self.wishes
         sampled = p.do_sample or p.temperature is not None or p.top_p is not None or p.top_k is not None
+        sampled = sampled or p.typical_p is not None
         return Sampling(
             max_tokens=p.max_new_tokens or 100,
             temperature=(p.temperature or 1.0) if sampled else 0.0,
             top_p=p.top_p or 1.0,
             top_k=p.top_k or 0,
+            typical_p=p.typical_p or 1.0,
             seed=secrets.randbits(48) if p.seed is None else p.seed,
             stop=tuple(filter(None, p.stop or ())),
             repetition_penalty=p.repetition_penalty or 1.0,
@@ -78,7 +92,7 @@ class GenerateBody(BaseModel):
 
 
 def router(service: Service) -> APIRouter:
-    """The routes; this dialect knows one model, the first."""
+    """The routes; the first model, unless `adapter_id` names another."""
     api = APIRouter(tags=["text-generation-inference"])
 
     @api.post("/generate", response_model=None)
@@ -89,7 +103,7 @@ def router(service: Service) -> APIRouter:
     @api.post("/generate_stream", response_model=None)
     async def generate_stream(body: GenerateBody, request: Request) -> Response:
         """The answer token by token."""
-        served, caller = service.model(None), service.caller(request)
+        served, caller = service.model(body.wishes.adapter_id), service.caller(request)
         prompt, sampling = _prompt(served, body), body.sampling()
         if sampling.prompt_logprobs:
             raise ValueError("decoder_input_details: goes not with a stream; ask for the whole answer")
@@ -124,7 +138,7 @@ def _prompt(served: Served, body: GenerateBody) -> list[int]:
 
 
 async def _generated(service: Service, body: GenerateBody, caller: Caller) -> dict[str, Any]:
-    served, sampling = service.model(None), body.sampling()
+    served, sampling = service.model(body.wishes.adapter_id), body.sampling()
     prompt = _prompt(served, body)
     seeds = [dataclasses.replace(sampling, seed=sampling.seed + n) for n in range(body.wishes.best_of or 1)]
     answers = await asyncio.gather(*(service.complete(served, prompt, one, caller) for one in seeds))

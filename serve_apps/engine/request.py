@@ -10,7 +10,7 @@ FinishReason = Literal["length", "stop", "end", "deadline", "cancelled", "error"
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are chosen; temperature 0 is greedy, top_k 0 is all.
+    """How tokens are chosen; temperature 0 is greedy, top_k 0 is all, and so are top_p 1 and typical_p 1.
 
     `repetition_penalty` is transformers': over prompt and answer. `frequency_penalty` and `presence_penalty` are
     OpenAI's: over the answer. `top_logprobs` alternatives are told of each token; with `prompt_logprobs` the prompt's
@@ -21,6 +21,7 @@ class Sampling:
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
+    typical_p: float = 1.0
     seed: int = 0
     stop: tuple[str, ...] = ()
     ignore_end: bool = False

@@ -55,8 +55,25 @@ def _largest(logits: Array, count: int) -> Array:
     return found[np.argsort(-logits[found], kind="stable")][:count]
 
 
+def _typical(weights: Array, share: float) -> Array:
+    """The weights of the tokens whose surprise is nearest to what is expected, up to `share` of the mass; others 0.
+
+    (C. Meister et al., Locally Typical Sampling, 2023.)
+    """
+    chances = weights / weights.sum()
+    surprise = -np.log(np.maximum(chances, 1e-300))
+    order = np.argsort(np.abs(surprise - (chances * surprise).sum()), kind="stable")
+    kept = order[: int(np.searchsorted(chances[order].cumsum(), share)) + 1]
+    left = np.zeros_like(weights)
+    left[kept] = weights[kept]
+    return left
+
+
 def _sample(logits: Array, sampling: Sampling, position: int) -> int:
     weights = np.exp((logits.astype(np.float64) - logits.max()) / sampling.temperature)
+    if sampling.typical_p < 1:
+        weights = _typical(weights, sampling.typical_p)
+        logits = np.where(weights > 0, logits, -np.inf)
     if sampling.top_k:
         order = _largest(logits, sampling.top_k)
     elif sampling.top_p < 1:

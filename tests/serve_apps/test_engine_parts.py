@@ -65,3 +65,11 @@ def test_sampling_follows_temperature_top_p_and_top_k() -> None:
 
 def test_top_p_over_a_flat_distribution_reaches_beyond_the_likeliest_thousand() -> None:
     assert (_frequencies(np.zeros(5000), Sampling(top_p=0.9), 3000)[1024:] > 0).any()
+
+
+def test_typical_sampling_keeps_what_is_as_surprising_as_expected() -> None:
+    # the entropy is 1.14 nats: 0.3 (1.20) is nearest, then 0.5 (0.69)
+    logits = np.log(np.array([0.5, 0.3, 0.15, 0.05]))
+    assert _frequencies(logits, Sampling(typical_p=0.2), 50).tolist() == [0, 1, 0, 0]
+    assert np.abs(_frequencies(logits, Sampling(typical_p=0.7)) - [0.625, 0.375, 0, 0]).max() < 0.03
+    assert _frequencies(logits, Sampling(typical_p=0.7, top_p=0.5), 50).tolist() == [1, 0, 0, 0]

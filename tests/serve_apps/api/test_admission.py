@@ -4,8 +4,11 @@ import asyncio
 import json
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 
 import httpx
+import psutil
 import pytest
 
 from serve_apps.api.gate import GateConfig
@@ -123,3 +126,18 @@ def test_slow_reader_and_half_closed_socket_hold_nobody_up(server: Running) -> N
         answer = httpx.post(f"{server.url}/v1/completions", json={"prompt": "x", "max_tokens": 5}, timeout=10)
         assert answer.status_code == 200
     _until_idle(server.engine)
+
+
+def test_hundred_megabytes_are_refused_without_being_kept(server: Running) -> None:
+    def body() -> Iterator[bytes]:
+        yield b'{"prompt": "'
+        for _ in range(100):
+            yield b"x" * 1_000_000
+        yield b'"}'
+
+    before = psutil.Process().memory_info().rss
+    with suppress(httpx.WriteError, httpx.RemoteProtocolError):  # the server may close before all has been sent
+        assert httpx.post(f"{server.url}/v1/completions", content=body(), timeout=30).status_code == 413
+    assert psutil.Process().memory_info().rss - before < 50e6
+    served = httpx.post(f"{server.url}/v1/completions", json={"prompt": "x", "max_tokens": 2})
+    assert served.status_code == 200

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from pathlib import Path
 
 import httpx
@@ -150,3 +151,30 @@ def test_dashboard_asks_only_for_metrics_that_are_exported(server: Running) -> N
     asked = set(re.findall(r"(?:vllm|starloom):\w+", dashboard))
     assert len(asked) > 12
     assert [name for name in asked if name not in exported] == []
+
+
+def test_tgi_parameters_are_honoured_or_refused(server: Running) -> None:
+    def asked(**parameters: object) -> httpx.Response:
+        return _post(server, "/generate", inputs="def f", parameters={"max_new_tokens": 8, **parameters})
+
+    greedy = asked().json()["generated_text"]
+    assert asked(typical_p=0.9, seed=1).json() == asked(typical_p=0.9, seed=1).json()
+    assert asked(typical_p=0.9, seed=1).json()["generated_text"] != greedy
+    assert asked(adapter_id="tiny").json()["generated_text"] == greedy
+    for name, value in {"watermark": True, "grammar": {"type": "json"}, "typical_p": 0}.items():
+        refused = asked(**{name: value})
+        assert (refused.status_code, refused.json()["error_type"]) == (422, "validation")
+        assert name in refused.json()["error"]
+    assert asked(adapter_id="other").status_code == 404
+
+
+def test_ten_thousand_stop_strings_are_refused_at_once_and_the_most_allowed_work(server: Running) -> None:
+    ask = {"prompt": "def f", "max_tokens": 8, "temperature": 0}
+    for stop in ([f"stop{n}" for n in range(10_000)], ["x" * 100_000]):
+        began = time.perf_counter()
+        refused = _post(server, "/v1/completions", **ask, stop=stop)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "stop")
+        assert time.perf_counter() - began < 2
+    plain = _post(server, "/v1/completions", **ask).json()["choices"][0]["text"]
+    allowed = _post(server, "/v1/completions", **ask, stop=[f"never {n}" for n in range(16)]).json()
+    assert allowed["choices"][0]["text"] == plain
