@@ -8,6 +8,7 @@ from serve_apps.evaluation.contamination import contamination
 from serve_apps.evaluation.endpoint import Endpoint, Generation
 from serve_apps.evaluation.evaluate_benchmark import row, settings_of, summarize
 from serve_apps.evaluation.pool import run_on_actors
+from serve_apps.evaluation.results import keep_as_artifact
 from serve_apps.evaluation.sampling import Sample, places, samples
 from serve_apps.evaluation.sandbox import Limits, Verdict
 from serve_apps.evaluation.store import CANCELLED, DONE, FAILED, RUNNING, EvaluationRequest, StoredRun
@@ -62,7 +63,8 @@ def _advance(run: StoredRun, request: EvaluationRequest, default_url: str | None
     result = {"model": model, "benchmark": chosen.name, **summary, "settings": settings}
     if request.corpus is not None:
         result["contamination"] = contamination(Artifact.open(request.corpus), tasks)
-    run.write("results.json", result)
+    kept = keep_as_artifact(run.folder.parent, request.model_dump(mode="json"), result, rows)
+    run.write("results.json", {**result, "artifact": f"{kept.name}/{kept.fingerprint}"})
     if speed is not None:  # a measurement differs from run to run: it stays out of the result
         run.write("throughput.json", speed)
     run.set_state(DONE)

@@ -20,6 +20,7 @@ from serve_apps.evaluation.pool import run_on_actors
 from serve_apps.evaluation.sandbox import Limits
 from serve_apps.evaluation.service import evaluating
 from serve_apps.evaluation.store import DONE, RUNNING, EvaluationRequest, Store
+from starloom.artifact import find
 from tests.serve_apps.evaluation.stand_in import StandIn, stand_in
 
 CANONICAL = {task.prompt: str(task.record["canonical_solution"]) for task in benchmark("humaneval").tasks(None)}
@@ -86,6 +87,12 @@ def test_begun_run_goes_on_where_it_was(client: httpx.Client, root: Path) -> Non
     assert run["result"]["statuses"] == {"failed": 1, "passed": 5}
     lines = (root / name / "samples.jsonl").read_text().splitlines()
     assert len({(row["task"], row["number"]) for row in map(json.loads, lines)}) == len(lines) == 6
+    artifact = find(str(root), run["result"]["artifact"])
+    artifact.verify()
+    assert (artifact.kind, artifact.manifest.counts.rows_in, artifact.manifest.counts.rows_out) == ("evaluation", 6, 5)
+    rows = [json.loads(line) for line in artifact.read_text("samples.jsonl").splitlines()]
+    assert [row["task_id"] for row in rows] == [f"HumanEval/{n}" for n in range(6)]
+    assert artifact.read_json("results.json")["statuses"] == {"failed": 1, "passed": 5}
 
 
 def test_evaluation_is_taken_carried_out_and_listed(client: httpx.Client, model: StandIn) -> None:
