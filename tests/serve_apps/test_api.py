@@ -1,13 +1,11 @@
 """The served API with the clients that people use."""
 
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import openai
-import psutil
 import pytest
 
 from data_jobs.tokenization import train_bpe
@@ -133,27 +131,3 @@ def test_client_that_goes_away_from_serve_is_cancelled_in_the_engine(url: str) -
             break
     assert cancelled() > before
     assert running() == 0
-
-
-@pytest.mark.slow
-def test_killed_replica_comes_back_and_serves(url: str) -> None:
-    killed = [
-        p for p in psutil.process_iter(["cmdline"]) if "ServeReplica:starloom" in " ".join(p.info["cmdline"] or ())
-    ]
-    mine = {child.pid for child in psutil.Process().children(recursive=True)}
-    victims = [process for process in killed if process.pid in mine]
-    assert victims, "no replica of this session found"
-    for process in victims:
-        process.kill()
-    until = time.monotonic() + 60
-    while True:
-        try:
-            if (
-                httpx.post(f"{url}/v1/completions", json={"prompt": "x", "max_tokens": 2}, timeout=30).status_code
-                == 200
-            ):
-                break
-        except httpx.TransportError:
-            pass
-        assert time.monotonic() < until
-        time.sleep(0.5)

@@ -1,0 +1,117 @@
+"""What Ray Serve adds: several models, changes and deaths of replicas under load, evaluations beside."""
+
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from serve_apps.deployment import application
+from serve_apps.evaluation.service import deploy
+from serve_apps.serve import serving_config
+
+ASK = {"prompt": "def f", "max_tokens": 40, "temperature": 0, "ignore_eos": True}
+CLIENTS = 6
+
+
+class Crowd:
+    """Clients that ask again and again, half of them streaming, until they are told to stop."""
+
+    def __init__(self, url: str) -> None:
+        self.failed, self.answers = Counter[int](), Counter[str]()
+        self._url, self._over, self._lock = url, threading.Event(), threading.Lock()
+        self._threads = [threading.Thread(target=self._ask, args=(n,)) for n in range(CLIENTS)]
+        for thread in self._threads:
+            thread.start()
+
+    def _ask(self, number: int) -> None:
+        with httpx.Client(timeout=60) as client:
+            while not self._over.is_set():
+                text = None
+                try:
+                    got = client.post(f"{self._url}/v1/completions", json={**ASK, "stream": bool(number % 2)})
+                    if got.status_code == 200 and (not number % 2 or "[DONE]" in got.text):
+                        text = got.json()["choices"][0]["text"] if not number % 2 else "streamed"
+                except httpx.TransportError:
+                    pass
+                with self._lock:
+                    self.failed[number] += text is None
+                    self.answers[text or ""] += 1
+
+    def stop(self) -> None:
+        """Wait for the answers under way."""
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+
+def _completed(url: str, **more: Any) -> str:
+    answer = httpx.post(f"{url}/v1/completions", json={**ASK, **more}, timeout=60)
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["choices"][0]["text"])
+
+
+def _replicas() -> set[int]:
+    mine = {child.pid for child in psutil.Process().children(recursive=True)}
+    found = psutil.process_iter(["cmdline"])  # a dead one has none
+    return {
+        one.pid for one in found if one.pid in mine and "ServeReplica:starloom" in " ".join(one.info["cmdline"] or ())
+    }
+
+
+def test_several_models_answer_by_name_beside_evaluations(
+    ray_cluster: str, tiny_models: tuple[Path, Path], tmp_path: Path
+) -> None:
+    models = [{"name": name, "folder": str(folder)} for name, folder in zip("ab", tiny_models, strict=True)]
+    with serving_config({"models": models}) as url:
+        assert [card["id"] for card in httpx.get(f"{url}/v1/models").json()["data"]] == ["a", "b"]
+        first, second = (_completed(url, model=name) for name in "ab")
+        assert first != second
+        assert _completed(url) == first
+        assert httpx.post(f"{url}/v1/completions", json={**ASK, "model": "c"}).status_code == 404
+        assert 'vllm:generation_tokens_total{model_name="b"} 40' in httpx.get(f"{url}/metrics").text
+        deploy(tmp_path, url)
+        assert httpx.get(f"{url}/v1/evaluations", follow_redirects=True).json() == {"object": "list", "data": []}
+        assert httpx.get(f"{url}/leaderboard", follow_redirects=True).status_code == 200
+        assert _completed(url, model="b") == second
+
+
+@pytest.mark.slow
+def test_model_is_changed_under_load_without_a_failed_request(ray_cluster: str, tiny_models: tuple[Path, Path]) -> None:
+    from ray import serve
+
+    before, after = ({"models": [{"name": "code", "folder": str(folder)}]} for folder in tiny_models)
+    with serving_config(before) as url:
+        old = _completed(url)
+        crowd = Crowd(url)
+        time.sleep(1)
+        serve.run(application(after), name="starloom", route_prefix="/")
+        new = _completed(url)
+        time.sleep(1)
+        crowd.stop()
+    assert new != old
+    assert crowd.failed.total() == 0
+    assert set(crowd.answers) == {old, new, "streamed"}
+
+
+@pytest.mark.slow
+def test_killed_replica_costs_each_client_at_most_one_request(ray_cluster: str, tiny_models: tuple[Path, Path]) -> None:
+    with serving_config({"models": [{"folder": str(tiny_models[0])}]}) as url:
+        text = _completed(url)
+        crowd = Crowd(url)
+        time.sleep(1)
+        (victim,) = _replicas()
+        psutil.Process(victim).kill()
+        until = time.monotonic() + 60
+        while not _replicas() - {victim}:
+            assert time.monotonic() < until
+            time.sleep(0.2)
+        assert _completed(url) == text
+        time.sleep(1)
+        crowd.stop()
+    assert max(crowd.failed.values()) <= 1
+    assert crowd.answers[text] > CLIENTS
