@@ -45,12 +45,14 @@ class PretrainConfig(Config):
     global_batch: int = Field(16, gt=0)  # sequences
     optimizer: OptimizerConfig = OptimizerConfig()
     fim: FimConfig = FimConfig()
+    weights: dict[str, float] = {}  # of languages or sources, where the tokens were packed in groups; else 1
     seed: int = 0
     precision: Literal["fp32", "bf16"] = "fp32"
     bad_loss: Literal["stop", "skip", "rollback"] = "stop"  # when a loss is not finite, or explodes
     bad_loss_margin: float = Field(0.0, ge=0)  # nats above the mean of the last 100: exploding; 0: none is
     heldout_every: int = Field(100, gt=0)
     heldout_sequences: int = Field(64, gt=0)
+    heldout_groups: bool = False  # also the loss of each language or source that the tokens were packed by
     checkpoint_every: int = Field(100, gt=0)
     keep_checkpoints: int = Field(1, ge=1)  # the newest
     keep_every: int = Field(0, ge=0)  # and those of each so many steps; 0: none of these

@@ -77,13 +77,17 @@ class Records:
         if row["step"] % config.log_every == 0 or row["step"] == config.steps:
             self._progress(row)
 
-    def heldout(self, step: int, loss: float) -> None:
-        """Record a held-out loss."""
-        if self.files:
-            self.gauges.set("starloom_train_heldout_loss", loss)
-            self.files.metrics({"step": step, "heldout_loss": loss})
-            self.files.curves(step, {"heldout_loss": loss})
-            say(f"step {step:,}: held-out loss {loss:.3f}")
+    def heldout(self, step: int, loss: float, groups: Mapping[str, float]) -> None:
+        """Record a held-out loss, and those of languages or sources by name."""
+        if self.files is None:
+            return
+        self.gauges.set("starloom_train_heldout_loss", loss)
+        for name, value in groups.items():
+            self.gauges.set("starloom_train_heldout_loss", value, part=name)
+        self.files.metrics({"step": step, "heldout_loss": loss, **({"heldout_groups": dict(groups)} if groups else {})})
+        self.files.curves(step, {"heldout_loss": loss, **{f"heldout/{name}": value for name, value in groups.items()}})
+        worst = f", from {min(groups.values()):.3f} to {max(groups.values()):.3f} by group" if groups else ""
+        say(f"step {step:,}: held-out loss {loss:.3f}{worst}")
 
     def checkpoint(self, step: int, seconds: float) -> None:
         """Record how long training stood still for a checkpoint."""

@@ -20,7 +20,8 @@ from starloom.model.attention import check_backend
 from starloom.model.folder import read_model
 from starloom.model.model import initial_state
 from starloom.tokenizer import load_tokenizer
-from starloom.tokens import Part, TokenDataset, TokenShard
+from starloom.tokens import Part, TokenDataset, TokenShard, weighted_parts
+from starloom.tokens.mixture import group_of
 from train_jobs import checkpoint
 from train_jobs.deepspeed_settings import deepspeed_settings
 from train_jobs.guard import BadLossError, LossGuard
@@ -97,9 +98,10 @@ def _attempt(job: Job, after_step: Callable[[int], None]) -> bool:
                 records.step(row, time.perf_counter() - started, timer.take())
                 watchdog.step(step)
                 measured = None
-                if heldout is not None and (step % config.heldout_every == 0 or step == config.steps):
-                    measured = heldout_loss(job, engine, place, heldout)
-                    records.heldout(step, measured)
+                if heldout and (step % config.heldout_every == 0 or step == config.steps):
+                    losses = {name: heldout_loss(job, engine, place, part) for name, part in heldout.items()}
+                    measured = losses.pop("")
+                    records.heldout(step, measured, losses)
                     timer.take()  # the held-out batches' time is not the next step's
                 if step % config.checkpoint_every == 0 or step == config.steps:
                     started = time.perf_counter()
@@ -177,16 +179,28 @@ def first_weights(job: Job) -> dict[str, Tensor]:
     return state
 
 
-def open_data(job: Job) -> tuple[TokenDataset, TokenDataset | None]:
-    """Training samples, rearranged by fill-in-the-middle, and held-out ones as they are."""
-    config = job.config
+def open_data(job: Job) -> tuple[TokenDataset, dict[str, TokenDataset]]:
+    """Training samples, rearranged by fill-in-the-middle, and held-out ones as they are: all under "", groups by name.
+
+    Raises:
+        UserError: `weights` names no group of the tokens.
+    """
+    config, context = job.config, job.config.length
     tokenizer = load_tokenizer(job.tokenizer)
     shards = [TokenShard(Path(stem), job.dtype) for stem in job.train]
-    context = config.length
-    data = TokenDataset([Part(tuple(shards))], context=context, seed=config.seed, tokenizer=tokenizer, fim=config.fim)
-    kept = [TokenShard(Path(stem), job.dtype) for stem in job.heldout]
-    kept = [shard for shard in kept if len(shard.tokens) > context]
-    heldout = TokenDataset([Part(tuple(kept))], context=context, seed=config.seed) if kept else None
+    parts = weighted_parts(shards, config.weights, context) if config.weights else [Part(tuple(shards))]
+    data = TokenDataset(parts, context=context, seed=config.seed, tokenizer=tokenizer, fim=config.fim)
+    groups: dict[str, list[TokenShard]] = {}
+    for stem in job.heldout:
+        shard = TokenShard(Path(stem), job.dtype)
+        if len(shard.tokens) > context:
+            groups.setdefault("", []).append(shard)
+            if config.heldout_groups and group_of(shard.stem):
+                groups.setdefault(group_of(shard.stem), []).append(shard)
+    heldout = {
+        name: TokenDataset([Part(tuple(kept))], context=context, seed=config.seed)
+        for name, kept in sorted(groups.items())
+    }
     return data, heldout
 
 

@@ -1,0 +1,59 @@
+"""Training on tokens that were packed by language: the weights decide what is seen, and each language has a loss."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_jobs.tokenization import train_bpe
+from starloom.artifact import ArtifactWriter
+from starloom.errors import UserError
+from starloom.tokens import FimConfig, TokenShardWriter
+from train_jobs.job import Job
+from train_jobs.pretrain import PretrainConfig, ShapeConfig
+from train_jobs.worker import open_data
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Python's tokens are all 1, Go's all 2, and of Go there is half as much."""
+    folder = tmp_path_factory.mktemp("packed")
+    (folder / "tokenizer.json").write_text(train_bpe(iter(["def add(a, b): return a"] * 9), 280).json_text)
+    for split in ("train", "heldout"):
+        for language, number, length in (("Python", 1, 4000), ("Go", 2, 2000)):
+            documents = [np.full(length, number, dtype="uint16")]
+            TokenShardWriter("uint16").write(ArtifactWriter(str(folder)), f"{split}/{language}/part-00000", documents)
+    return folder
+
+
+def job(packed: Path, **changes: object) -> Job:
+    config = PretrainConfig(
+        model=ShapeConfig(layers=1, hidden=8, heads=2, context=20), fim=FimConfig(rate=0), **changes
+    )
+    train, heldout = (
+        tuple(str(packed / split / language / "part-00000") for language in ("Go", "Python"))
+        for split in ("train", "heldout")
+    )
+    return Job(config, train, heldout, "uint16", 280, str(packed / "tokenizer.json"), "")
+
+
+def share_of_go(data) -> float:
+    return float(np.mean([data[number].tokens[0] == 2 for number in range(3000)]))
+
+
+def test_weights_decide_what_is_sampled(packed: Path) -> None:
+    assert share_of_go(open_data(job(packed))[0]) == pytest.approx(1 / 3, abs=0.02)
+    assert share_of_go(open_data(job(packed, weights={"Go": 2.0}))[0]) == pytest.approx(1 / 2, abs=0.01)
+    assert share_of_go(open_data(job(packed, weights={"Python": 0.0}))[0]) == 1.0
+
+
+def test_unknown_language_is_told_with_the_known_ones(packed: Path) -> None:
+    with pytest.raises(UserError, match=r"weights\.Rust: no tokens of that group; there are Go, Python"):
+        open_data(job(packed, weights={"Rust": 2.0}))
+
+
+def test_each_language_is_held_out_by_itself(packed: Path) -> None:
+    assert list(open_data(job(packed))[1]) == [""]
+    heldout = open_data(job(packed, heldout_groups=True))[1]
+    assert list(heldout) == ["", "Go", "Python"]
+    assert set(heldout["Go"][3].tokens) == {2}
