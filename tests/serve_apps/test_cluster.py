@@ -57,10 +57,8 @@ def _completed(url: str, **more: Any) -> str:
 
 def _replicas() -> set[int]:
     mine = {child.pid for child in psutil.Process().children(recursive=True)}
-    found = psutil.process_iter(["cmdline"])  # a dead one has none
-    return {
-        one.pid for one in found if one.pid in mine and "ServeReplica:starloom" in " ".join(one.info["cmdline"] or ())
-    }
+    known = [one for one in psutil.process_iter(["cmdline"]) if one.pid in mine]  # a dead one has no command line
+    return {one.pid for one in known if "ServeReplica:starloom" in " ".join(one.info["cmdline"] or ())}
 
 
 def test_several_models_answer_by_name_beside_evaluations(
