@@ -17,12 +17,14 @@ from ray import serve
 from serve_apps.api.gate import GateConfig
 from serve_apps.api.prompts import FimOrder
 from serve_apps.api.service import Served, Service
+from serve_apps.autoscaling import CACHE_USE, OCCUPANCY
 from serve_apps.engine.engine import EngineConfig, LocalEngine
 from starloom.config import Config, validate
 from starloom.errors import UserError
 
 ONGOING = 256  # beyond what engines queue, so that they refuse and not the proxy
 SWITCH_SECONDS = 0.001  # for so long the engine's thread waits for a loop that is busy (Python's default: 0.005)
+REPORTED_SECONDS = 11.0  # replicas report every ten seconds
 KEYS_VARIABLE = "STARLOOM_API_KEYS"
 
 
@@ -40,12 +42,33 @@ class ModelSettings(Config):
         return self.name or Path(self.folder).resolve().name
 
 
+class Replicas(Config):
+    """Bounds of the number of replicas, and for how long the load must ask for more or fewer."""
+
+    at_least: int = Field(1, ge=1)
+    at_most: int = Field(1, ge=1)
+    seconds_before_more: float = Field(10, ge=0)
+    seconds_before_fewer: float = Field(300, ge=0)
+
+    def autoscaling(self) -> dict[str, Any]:
+        """Serve's settings."""
+        return {
+            "min_replicas": self.at_least,
+            "max_replicas": max(self.at_least, self.at_most),
+            "upscale_delay_s": self.seconds_before_more,
+            "downscale_delay_s": self.seconds_before_fewer,
+            "look_back_period_s": REPORTED_SECONDS,
+            "policy": {"policy_function": "serve_apps.autoscaling:replicas_for_load"},
+        }
+
+
 class ServingConfig(Config):
     """What a replica serves and to whom. Keys may come from STARLOOM_API_KEYS too: ``name:key,name:key``."""
 
     models: tuple[ModelSettings, ...] = Field(min_length=1)
     gate: GateConfig = GateConfig()
     deadline_seconds: float | None = Field(None, gt=0)
+    replicas: Replicas = Replicas()
 
 
 class Completions:
@@ -63,6 +86,14 @@ class Completions:
         keys = config.gate.keys | keys_of(os.environ.get(KEYS_VARIABLE, ""))
         self._gate = config.gate.model_copy(update={"keys": keys})
         self._service = Service(models, config.deadline_seconds)
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """What `replicas_for_load` counts on: the busiest model's."""
+        loads = [served.engine.load for served in self._service.models.values()]
+        return {
+            OCCUPANCY: max((load.running + load.waiting) / load.places for load in loads),
+            CACHE_USE: max(load.cache_use for load in loads),
+        }
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         from serve_apps.api.app import create_app
@@ -84,7 +115,9 @@ def application(arguments: dict[str, Any]) -> serve.Application:
         UserError: the config is wrong.
     """
     config = validate(ServingConfig, arguments, where="serving")
-    return Replica.options(name="Completions").bind(config.model_dump(mode="json"))  # type: ignore[attr-defined]
+    values = config.model_dump(mode="json", exclude={"replicas"})  # more replicas are no other replicas
+    options = {"name": "Completions", "autoscaling_config": config.replicas.autoscaling()}
+    return Replica.options(**options).bind(values)  # type: ignore[attr-defined]
 
 
 def keys_of(text: str) -> dict[str, str]:

@@ -107,7 +107,7 @@ class LocalEngine:
     @property
     def load(self) -> Load:
         """How busy it is."""
-        return Load(len(self._running), len(self._waiting), 1 - self._pool.free / self.blocks)
+        return Load(len(self._running), len(self._waiting), 1 - self._pool.free / self.blocks, self._config.batch)
 
     def submit(self, request: Request) -> None:
         """Queue a request; its prompt and answer fit the window, or ValueError. `Overloaded` when the queue is full."""

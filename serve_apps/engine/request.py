@@ -102,11 +102,12 @@ class Counters:
 
 @dataclass(frozen=True)
 class Load:
-    """How busy an engine is now."""
+    """How busy an engine is now; `places` is how many requests can run at once."""
 
     running: int
     waiting: int
     cache_use: float
+    places: int
 
 
 class Engine(Protocol):

@@ -113,3 +113,25 @@ def test_killed_replica_costs_each_client_at_most_one_request(ray_cluster: str, 
         crowd.stop()
     assert max(crowd.failed.values()) <= 1
     assert crowd.answers[text] > CLIENTS
+
+
+@pytest.mark.slow
+def test_replicas_come_when_requests_wait_and_go_when_none_do(ray_cluster: str, tiny_models: tuple[Path, Path]) -> None:
+    def reached(count: int) -> bool:
+        until = time.monotonic() + 90
+        while len(_replicas()) != count and time.monotonic() < until:
+            time.sleep(0.5)
+        return len(_replicas()) == count
+
+    replicas = {"at_most": 2, "seconds_before_more": 0, "seconds_before_fewer": 0}
+    model = {"folder": str(tiny_models[0]), "engine": {"batch": 1, "threads": 1}}
+    with serving_config({"models": [model], "replicas": replicas}) as url:
+        text = _completed(url)
+        assert len(_replicas()) == 1
+        crowd = Crowd(url)
+        assert reached(2)
+        crowd.stop()
+        assert crowd.failed.total() == 0
+        assert set(crowd.answers) == {text, "streamed"}
+        assert reached(1)
+        assert _completed(url) == text
