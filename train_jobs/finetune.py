@@ -5,7 +5,7 @@ from glob import glob
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from starloom.config import Config, runtime
 from starloom.errors import UserError
@@ -17,7 +17,8 @@ from train_jobs.pretrain import OptimizerConfig
 class FinetuneConfig(Config):
     """Full fine-tuning of a `model` artifact, or of a folder. Fields that training has too mean the same there."""
 
-    conversations: list[str] = []  # files of JSON lines, or patterns: {"messages": [{"role", "content"}, ...]}
+    # with what `conversations` steps among `needs` made; files of JSON lines, or patterns:
+    conversations: list[str] = []  # {"messages": [{"role", "content"}, ...]}
     commits: bool = False  # also the commits of the `corpus` among `needs`, as instructions
     model_folder: str = ""  # a GPTBigCode folder, where no `model` is among `needs`
     context: int = Field(1024, gt=1)  # at most the model's
@@ -42,12 +43,6 @@ class FinetuneConfig(Config):
     threads_per_worker: int = runtime(1, gt=0)
     use_gpu: bool = runtime(False)
     max_failures: int = runtime(2, ge=0)
-
-    @model_validator(mode="after")
-    def _has_data(self) -> "FinetuneConfig":
-        if not self.conversations and not self.commits:
-            raise ValueError("conversations is empty and commits is false; name files or set commits = true")
-        return self
 
 
 def run(config: FinetuneConfig, context: StepContext) -> Outcome:

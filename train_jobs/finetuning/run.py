@@ -88,7 +88,10 @@ def _initial(config: FinetuneConfig, context: StepContext) -> Path:
 
 
 def _dialogues(config: FinetuneConfig, context: StepContext, tally: Tally) -> Iterator[Dialogue]:
-    yield from from_json_lines(config.conversations, tally)
+    made = [str(artifact.local("conversations.jsonl")) for artifact in context.every("conversations")]
+    if not (made or config.conversations or config.commits):
+        raise UserError("conversations is empty and commits is false; name files or a step, or set commits = true")
+    yield from from_json_lines([*config.conversations, *made], tally)
     if config.commits:
         yield from from_commits(context.only("corpus"), tally)
 
