@@ -8,10 +8,10 @@ what it has begun.
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import FastAPI
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 from ray import serve
 
 from serve_apps.api.gate import GateConfig
@@ -19,6 +19,8 @@ from serve_apps.api.prompts import FimOrder
 from serve_apps.api.service import Served, Service
 from serve_apps.autoscaling import CACHE_USE, OCCUPANCY
 from serve_apps.engine.engine import EngineConfig, LocalEngine
+from serve_apps.engine.request import Engine
+from serve_apps.engine.vllm_engine import VllmConfig, start_vllm
 from starloom.config import Config, validate
 from starloom.errors import UserError
 
@@ -28,12 +30,20 @@ REPORTED_SECONDS = 11.0  # replicas report every ten seconds
 KEYS_VARIABLE = "STARLOOM_API_KEYS"
 
 
+def _kind(engine: Any) -> str:
+    kind = engine.get("kind", "local") if isinstance(engine, dict) else getattr(engine, "kind", "local")
+    return str(kind)
+
+
+AnyEngine = Annotated[Annotated[EngineConfig, Tag("local")] | Annotated[VllmConfig, Tag("vllm")], Discriminator(_kind)]
+
+
 class ModelSettings(Config):
     """A model folder under a name (none: the folder's)."""
 
     folder: str
     name: str | None = None
-    engine: EngineConfig = EngineConfig()
+    engine: AnyEngine = EngineConfig()
     fim_order: FimOrder = "psm"
 
     @property
@@ -116,8 +126,8 @@ def application(arguments: dict[str, Any]) -> serve.Application:
     """
     config = validate(ServingConfig, arguments, where="serving")
     values = config.model_dump(mode="json", exclude={"replicas"})  # more replicas are no other replicas
-    options = {"name": "Completions", "autoscaling_config": config.replicas.autoscaling()}
-    return Replica.options(**options).bind(values)  # type: ignore[attr-defined]
+    scaled = Replica.options(name="Completions", autoscaling_config=config.replicas.autoscaling())
+    return scaled.bind(values)  # type: ignore[attr-defined]
 
 
 def keys_of(text: str) -> dict[str, str]:
@@ -134,7 +144,7 @@ def keys_of(text: str) -> dict[str, str]:
 def _served(settings: ModelSettings) -> Served:
     import json
 
-    from starloom.model.folder import read_ends, read_model
+    from starloom.model.folder import read_config, read_ends, read_model
     from starloom.tokenizer import load_tokenizer
 
     folder = Path(settings.folder)
@@ -144,5 +154,9 @@ def _served(settings: ModelSettings) -> Served:
         template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
     elif (folder / "tokenizer_config.json").is_file():
         template = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template")
-    engine = LocalEngine(read_model(folder), tokenizer, settings.engine, read_ends(folder))
+    engine: Engine
+    if isinstance(settings.engine, VllmConfig):
+        engine = start_vllm(folder, tokenizer, settings.engine, read_config(folder).context)
+    else:
+        engine = LocalEngine(read_model(folder), tokenizer, settings.engine, read_ends(folder))
     return Served(settings.shown, engine, tokenizer, settings.fim_order, template)

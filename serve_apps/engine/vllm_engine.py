@@ -1,0 +1,227 @@
+"""vLLM behind the same API, for clusters with GPUs: ``engine: {kind: vllm}`` with the extra ``starloom[vllm]``.
+
+vLLM gives tokens; text, stop strings, deadlines and refusals are made here, as `LocalEngine` makes them.
+"""
+
+import asyncio
+import itertools
+import threading
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from serve_apps.engine.request import Counters, Event, FinishReason, Load, Overloaded, Request, Sampling, Scored
+from serve_apps.engine.text import TextStream
+from starloom.config import Config, runtime
+from starloom.errors import UserError
+from starloom.tokenizer import END_OF_TEXT, CodeTokenizer
+
+LOOK_SECONDS = 0.05  # so often a request is asked whether its client is still there
+
+
+class VllmConfig(Config):
+    """What vLLM is started with; `batch` and `queue` bound what it is given at once."""
+
+    kind: Literal["vllm"]
+    dtype: str = "auto"
+    tensor_parallel: int = runtime(1, gt=0)
+    memory_share: float = runtime(0.9, gt=0, le=1)
+    batch: int = runtime(64, gt=0)
+    queue: int = runtime(128, gt=0)
+
+
+class Tokens(Protocol):
+    """vLLM as far as it is used: ids with their log probabilities, in pieces."""
+
+    def generate(self, name: str, prompt: list[int], sampling: Sampling) -> AsyncIterator[list[Scored]]:
+        """The answer's tokens as they come; to close the iterator is to abort the request."""
+
+    def close(self) -> None:
+        """Stop."""
+
+
+class VllmEngine:
+    """`Tokens` as an `Engine`, on an event loop of its own thread."""
+
+    def __init__(self, tokens: Tokens, tokenizer: CodeTokenizer, config: VllmConfig, context: int) -> None:
+        self.context, self.kernels, self.counters = context, "vllm", Counters()
+        self._tokens, self._config, self._names = tokens, config, itertools.count()
+        self._bytes, self._specials = tokenizer.token_bytes, set(tokenizer.special_ids.values())
+        self._end = tokenizer.special(END_OF_TEXT)
+        self._under_way, self._lock, self._closed = set[asyncio.Task[None]](), threading.Lock(), False
+        self._given = 0
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="vllm", daemon=True)
+        self._thread.start()
+
+    @property
+    def load(self) -> Load:
+        """How busy it is; vLLM's own metrics tell the use of its cache."""
+        running = min(self._given, self._config.batch)
+        return Load(running, self._given - running, 0.0, self._config.batch)
+
+    def submit(self, request: Request) -> None:
+        """Hand a request over; `Overloaded` when too many are under way, ValueError when it cannot fit."""
+        if not request.prompt or len(request.prompt) + request.sampling.max_tokens > self.context:
+            raise ValueError(f"prompt: it and max_tokens must fit the model's window of {self.context} tokens")
+        if request.sampling.prompt_logprobs or request.sampling.typical_p < 1:
+            raise ValueError("echo: neither scores of prompts nor typical_p are had from vLLM here; leave them out")
+        with self._lock:
+            if self._closed or self._given >= self._config.batch + self._config.queue:
+                raise Overloaded(f"{self._given} requests are under way; try again in a moment")
+            self._given += 1
+        self._loop.call_soon_threadsafe(self._start, request)
+
+    def close(self) -> None:
+        """Stop; what runs ends as cancelled."""
+        with self._lock:
+            self._closed = True
+        asyncio.run_coroutine_threadsafe(self._cancel_all(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        self._tokens.close()
+
+    async def _cancel_all(self) -> None:
+        for task in self._under_way:
+            task.cancel()
+        await asyncio.gather(*self._under_way, return_exceptions=True)
+
+    def _start(self, request: Request) -> None:
+        task = self._loop.create_task(self._answer(request))
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+
+    async def _answer(self, request: Request) -> None:
+        reason: FinishReason = "cancelled"
+        try:
+            reason = await self._answered(request)
+        except Exception as error:  # noqa: BLE001 - told to the client; others are served
+            print(f"vllm: a request failed: {type(error).__name__}: {error}", flush=True)
+            self.counters.failed_requests += 1
+            reason = "error"
+        finally:
+            with self._lock:
+                self._given -= 1
+            if reason in ("cancelled", "deadline", "error"):
+                request.emit(Event(None, "", reason))
+
+    async def _answered(self, request: Request) -> FinishReason:
+        self.counters.prompt += len(request.prompt)
+        text, made = TextStream(request.sampling.stop), 0
+        pieces = self._tokens.generate(f"request-{next(self._names)}", request.prompt, request.sampling)
+        coming = asyncio.ensure_future(anext(pieces, None))
+        try:
+            while True:
+                await asyncio.wait({coming}, timeout=LOOK_SECONDS)
+                if request.cancelled or request.late:
+                    return self._given_up(request)
+                if not coming.done():
+                    continue
+                piece = coming.result()
+                if piece is None:
+                    raise RuntimeError("vLLM ended a request before its last token")
+                for scored in piece:
+                    made += 1
+                    reason = self._told(request, text, scored, made)
+                    if reason:
+                        return reason
+                coming = asyncio.ensure_future(anext(pieces, None))
+        finally:
+            coming.cancel()
+            await asyncio.gather(coming, return_exceptions=True)
+            await pieces.aclose()  # type: ignore[attr-defined]
+
+    def _given_up(self, request: Request) -> FinishReason:
+        self.counters.cancelled_requests += request.cancelled
+        self.counters.late_requests += not request.cancelled
+        return "cancelled" if request.cancelled else "deadline"
+
+    def _told(self, request: Request, text: TextStream, scored: Scored, made: int) -> FinishReason | None:
+        self.counters.generated += 1
+        ended = scored.token == self._end and not request.sampling.ignore_end
+        full = made == request.sampling.max_tokens
+        known = scored.token not in self._specials and scored.token < len(self._bytes)
+        free = text.feed(self._bytes[scored.token] if known else b"", final=ended or full)
+        reason: FinishReason | None = "stop" if text.stopped else "end" if ended else "length" if full else None
+        request.emit(Event(scored, free, reason))
+        return reason
+
+
+def sampling_arguments(sampling: Sampling) -> dict[str, Any]:
+    """Our sampling in the words of vLLM's `SamplingParams`; stop strings stay here, where text is made."""
+    return {
+        "max_tokens": sampling.max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "seed": sampling.seed,
+        "ignore_eos": sampling.ignore_end,
+        "repetition_penalty": sampling.repetition_penalty,
+        "frequency_penalty": sampling.frequency_penalty,
+        "presence_penalty": sampling.presence_penalty,
+        "logprobs": sampling.top_logprobs,
+        "detokenize": False,
+    }
+
+
+def engine_arguments(folder: Path, config: VllmConfig, context: int) -> dict[str, Any]:
+    """What vLLM's `AsyncEngineArgs` takes."""
+    return {
+        "model": str(folder),
+        "dtype": config.dtype,
+        "tensor_parallel_size": config.tensor_parallel,
+        "gpu_memory_utilization": config.memory_share,
+        "max_num_seqs": config.batch,
+        "max_model_len": context,
+        "enable_prefix_caching": True,
+    }
+
+
+def scored_tokens(ids: Sequence[int], logprobs: Sequence[Mapping[int, Any]], top: int) -> list[Scored]:
+    """vLLM's ids and their tables of `Logprob`, the token's own among them, as ours: likeliest first."""
+    found = []
+    for token, table in zip(ids, logprobs, strict=True):
+        likeliest = sorted(((other, float(entry.logprob)) for other, entry in table.items()), key=lambda one: -one[1])
+        found.append(Scored(token, float(table[token].logprob), tuple(likeliest[:top])))
+    return found
+
+
+@dataclass
+class VllmTokens:
+    """vLLM's asynchronous engine as `Tokens`."""
+
+    engine: Any
+    library: Any
+
+    async def generate(self, name: str, prompt: list[int], sampling: Sampling) -> AsyncIterator[list[Scored]]:
+        """The answer's tokens as they come."""
+        kind = self.library.sampling_params.RequestOutputKind.DELTA
+        parameters = self.library.SamplingParams(**sampling_arguments(sampling), output_kind=kind)
+        try:
+            async for output in self.engine.generate({"prompt_token_ids": prompt}, parameters, name):
+                answer = output.outputs[0]
+                if answer.token_ids:
+                    yield scored_tokens(answer.token_ids, answer.logprobs, sampling.top_logprobs)
+        finally:
+            await self.engine.abort(name)
+
+    def close(self) -> None:
+        """Stop vLLM's processes."""
+        self.engine.shutdown()
+
+
+def start_vllm(folder: Path, tokenizer: CodeTokenizer, config: VllmConfig, context: int) -> VllmEngine:
+    """vLLM over a model folder.
+
+    Raises:
+        UserError: vLLM is not installed.
+    """
+    try:
+        import vllm
+        from vllm.v1.engine.async_llm import AsyncLLM
+    except ImportError:
+        raise UserError("engine.kind = 'vllm': vLLM is not installed; pip install 'starloom[vllm]'") from None
+    engine = AsyncLLM.from_engine_args(vllm.AsyncEngineArgs(**engine_arguments(folder, config, context)))
+    return VllmEngine(VllmTokens(engine, vllm), tokenizer, config, context)
