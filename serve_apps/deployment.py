@@ -5,15 +5,17 @@
 what it has begun.
 """
 
+import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from fastapi import FastAPI
 from pydantic import Discriminator, Field, Tag
 from ray import serve
 
+from serve_apps.adapters import base_folder, read_adapted
 from serve_apps.api.gate import GateConfig
 from serve_apps.api.prompts import FimOrder
 from serve_apps.api.service import Served, Service
@@ -39,12 +41,15 @@ AnyEngine = Annotated[Annotated[EngineConfig, Tag("local")] | Annotated[VllmConf
 
 
 class ModelSettings(Config):
-    """A model folder under a name (none: the folder's)."""
+    """A folder of a model or a LoRA adapter under a name (none: the folder's), and the order of infilling.
+
+    Without `fim_order` it is that of the model's config.json, or else PSM, which every model of Starloom has learnt.
+    """
 
     folder: str
     name: str | None = None
     engine: AnyEngine = EngineConfig()
-    fim_order: FimOrder = "psm"
+    fim_order: FimOrder | None = None
 
     @property
     def shown(self) -> str:
@@ -142,21 +147,36 @@ def keys_of(text: str) -> dict[str, str]:
 
 
 def _served(settings: ModelSettings) -> Served:
-    import json
-
-    from starloom.model.folder import read_config, read_ends, read_model
+    from starloom.model.folder import read_config, read_ends
     from starloom.tokenizer import load_tokenizer
 
     folder = Path(settings.folder)
-    tokenizer = load_tokenizer(folder)
-    template = None
-    if (folder / "chat_template.jinja").is_file():
-        template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    elif (folder / "tokenizer_config.json").is_file():
-        template = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template")
+    base = base_folder(folder)
+    # an adapter may come with a tokenizer and a template of its own
+    tokenizer = load_tokenizer(folder if (folder / "tokenizer.json").is_file() else base)
     engine: Engine
     if isinstance(settings.engine, VllmConfig):
+        if base != folder:
+            raise UserError(f"{folder}: adapters are served by the engine of kind 'local' only; merge it for vLLM")
         engine = start_vllm(folder, tokenizer, settings.engine, read_config(folder).context)
     else:
-        engine = LocalEngine(read_model(folder), tokenizer, settings.engine, read_ends(folder))
-    return Served(settings.shown, engine, tokenizer, settings.fim_order, template)
+        engine = LocalEngine(read_adapted(folder), tokenizer, settings.engine, read_ends(folder) or read_ends(base))
+    template = _chat_template(folder) or _chat_template(base)
+    return Served(settings.shown, engine, tokenizer, settings.fim_order or _fim_order(base), template)
+
+
+def _chat_template(folder: Path) -> str | None:
+    if (folder / "chat_template.jinja").is_file():
+        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    if not (folder / "tokenizer_config.json").is_file():
+        return None
+    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    template: str | None = config.get("chat_template")
+    return template
+
+
+def _fim_order(folder: Path) -> FimOrder:
+    order = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("fim_order", "psm")
+    if order not in get_args(FimOrder):
+        raise UserError(f"{folder / 'config.json'}: fim_order = {order!r}; use one of {', '.join(get_args(FimOrder))}")
+    return "spm" if order == "spm" else "psm"

@@ -78,12 +78,12 @@ def _keys(path: str | None) -> dict[str, str]:
 
 
 def model_folder(location: str) -> Path:
-    """The folder with a config.json: `location` itself, or the newest finished model of a run.
+    """The folder of a model or adapter: `location` itself, or the newest finished model of a run.
 
     Raises:
         UserError: there is neither.
     """
-    if storage.exists(storage.join(location, "config.json")):
+    if any(storage.exists(storage.join(location, name)) for name in ("config.json", "adapter_config.json")):
         return storage.local_copy(location)
     newest: tuple[float, Artifact] | None = None
     for step in storage.folders(location):
@@ -117,13 +117,14 @@ def serving_config(values: dict[str, Any], port: int = 0, host: str = "127.0.0.1
     """
     from ray import serve
 
+    from serve_apps.adapters import base_folder
     from serve_apps.deployment import application
     from starloom.cluster import connect
     from starloom.model.folder import read_config
 
     made = application(values)
     for model in values["models"]:
-        read_config(model["folder"])  # a wrong folder is told before anything is started
+        read_config(base_folder(Path(model["folder"])))  # a wrong folder is told before anything is started
     port = _free_port(host, port)
     connect()
     serve.start(http_options={"host": host, "port": port})

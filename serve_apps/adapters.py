@@ -1,0 +1,88 @@
+"""LoRA adapters as peft writes them: added into a copy of the base model's weights when they are served.
+
+(E. Hu et al., LoRA, 2021.) Merged, an adapter costs the memory of one more model and no time at all.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from starloom.errors import UserError
+from starloom.model.model import CodeModel
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."
+# settings that change what the matrices mean, and the values that are understood
+UNDERSTOOD = {
+    "peft_type": ("LORA",),
+    "use_dora": (False, None),
+    "bias": ("none", None),
+    "fan_in_fan_out": (False, None),
+}
+
+
+def base_folder(folder: Path) -> Path:
+    """The folder of an adapter's base model; `folder` itself when it holds no adapter.
+
+    Raises:
+        UserError: the adapter does not name a folder that is here.
+    """
+    if not (folder / CONFIG).is_file():
+        return folder
+    named = str(_config(folder).get("base_model_name_or_path") or "")
+    found = folder / named  # an absolute path stays what it is
+    if not named or not (found / "config.json").is_file():
+        raise UserError(f"{folder / CONFIG}: base_model_name_or_path = {named!r} is no model folder; set it to one")
+    return found
+
+
+def read_adapted(folder: Path) -> CodeModel:
+    """The model of a folder; an adapter's is its base model with the adapter added.
+
+    Raises:
+        UserError: the base or the adapter is damaged, or the adapter is none that can be added.
+    """
+    from starloom.model.folder import read_model
+
+    model = read_model(base_folder(folder))
+    if (folder / CONFIG).is_file():
+        _add(model, folder)
+    return model
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    for name, values in UNDERSTOOD.items():
+        if config.get(name) not in values:
+            raise UserError(f"{folder / CONFIG}: {name} = {config.get(name)!r} cannot be served; use {values[0]!r}")
+    if config.get("rank_pattern") or config.get("alpha_pattern"):
+        raise UserError(f"{folder / CONFIG}: ranks that differ by layer cannot be served; merge the adapter first")
+    return config
+
+
+def _add(model: CodeModel, folder: Path) -> None:
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    config = _config(folder)
+    rank = int(config["r"])
+    scale = config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    try:
+        state = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{folder / WEIGHTS}: cannot be read: {error}") from None
+    weights = dict(model.named_parameters())
+    downs = {name for name in state if name.endswith(".lora_A.weight")}
+    if not downs or {name.replace("lora_A", "lora_B") for name in downs} != set(state) - downs:
+        raise UserError(f"{folder / WEIGHTS}: holds no pairs of lora_A and lora_B; it is no LoRA adapter")
+    for name in sorted(downs):
+        target = name.removeprefix(PREFIX).replace(".lora_A.weight", ".weight")
+        change = scale * state[name.replace("lora_A", "lora_B")].float() @ state[name].float()
+        if target not in weights or weights[target].shape != change.shape:
+            raise UserError(f"{folder / WEIGHTS}: {name} fits no weight of the base model; it is another model's")
+        if not torch.isfinite(change).all():
+            raise UserError(f"{folder / WEIGHTS}: {name} holds values that are not finite; the adapter is damaged")
+        with torch.no_grad():
+            weights[target].add_(change)
