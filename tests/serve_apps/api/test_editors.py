@@ -130,3 +130,26 @@ def test_llama_vim_infill_reads_content_and_timings(server: Running, extra: str)
 def test_jupytercoder_posts_to_the_root_and_reads_an_array(server: Running) -> None:
     body = '{"inputs":"def f","parameters":{"max_new_tokens":5,"return_full_text":false}}'
     assert isinstance(json.loads(_sent(server, "/", body)[2])[0]["generated_text"], str)
+
+
+def test_emacs_minuet_fills_the_gap_without_optional_fields(server: Running) -> None:
+    body = '{"model":"tiny","prompt":"def f(x):\\n    return ","suffix":"\\n","stream":true,"max_tokens":6}'
+    events = _events(_sent(server, "/v1/completions", body)[2])
+    assert all(isinstance(event["choices"][0]["text"], str) for event in events)
+    assert events[-1]["choices"][0]["finish_reason"] in ("length", "stop")
+
+
+def test_jupyter_ai_chats_through_langchains_openai(server: Running) -> None:
+    body = (
+        '{"messages":[{"content":"You are Jupyternaut.","role":"system"},{"content":"def f","role":"user"}],'
+        '"model":"tiny","max_completion_tokens":5,"n":1,"stream":true,"temperature":0.7,'
+        '"stream_options":{"include_usage":true},"user":"me","parallel_tool_calls":null,"logit_bias":null}'
+    )
+    status, kind, text = _sent(server, "/v1/chat/completions", body)
+    assert (status, kind.split(";")[0]) == (200, "text/event-stream")
+    assert text.endswith("data: [DONE]\n\n")
+    assert _events(text)[-1]["usage"]["completion_tokens"] <= 5
+    whole = json.loads(_sent(server, "/v1/chat/completions", body.replace('"stream":true', '"stream":false'))[2])
+    assert whole["choices"][0]["message"]["role"] == "assistant"
+    models = json.loads(_sent(server, "/v1/models", "", "GET")[2])
+    assert [card["id"] for card in models["data"]] == ["tiny"]
