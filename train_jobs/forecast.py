@@ -14,8 +14,8 @@ from train_jobs.layout import Layout, Recompute, padded_vocabulary
 from train_jobs.pretrain import PretrainConfig
 
 STATE_BYTES = 12  # of a parameter in checkpoints: fp32 master and two moments
-# logits of some rows in fp32, their gradient and what makes them: as much again in bf16 each (GPU), in fp32 on a CPU
-LOSS_BYTES = {2: 2 * (256 << 20), 4: 4 * (16 << 20)}
+# logits of some rows in fp32, which become their gradient; on a GPU both in bf16 too, on a CPU a row-wise term or two
+LOSS_BYTES = {2: 2 * (256 << 20), 4: 2 * (16 << 20)}
 USABLE = 0.92  # of a processor's memory: the rest is the driver's, the libraries' and fragments
 
 
@@ -133,13 +133,17 @@ def _memory(
         widest += activation_bytes_per_token(model, layout.tensor, width)  # of the block that is made again
     last = stage == layout.pipeline - 1
     output_gradient = 4 * padded_vocabulary(model.vocabulary, layout.tensor) // layout.tensor * model.hidden
+    activations = in_flight * tokens * kept
+    buffers = tokens * widest + (LOSS_BYTES[width] + output_gradient if last else 0)
+    # when the optimizer works activations are gone, and there are a flat copy of the gradients and Adam's two terms
+    update = (4 + 2 * 4) * -(-parameters // layout.data)
     return Memory(
         weights=width * parameters,
         # bf16 gradients of a micro batch are added to fp32 ones; in fp32 there is one set
         gradients=(width + 4 if width == 2 else 4) * parameters,
         optimizer=STATE_BYTES * -(-parameters // layout.data),
-        activations=in_flight * tokens * kept,
-        buffers=tokens * widest + (LOSS_BYTES[width] + output_gradient if last else 0),
+        activations=activations,
+        buffers=max(buffers, update - activations),
     )
 
 

@@ -20,6 +20,7 @@ from starloom.artifact import ArtifactWriter
 from starloom.model.config import ModelConfig
 from starloom.tokens import FimConfig, TokenShardWriter
 from tests.benchmarks.harness import cores, finish, measured_matmul, table
+from tests.benchmarks.layout_memory import compare
 from train_jobs.layout import Layout
 from train_jobs.pretrain import OptimizerConfig, PretrainConfig, ShapeConfig
 
@@ -41,6 +42,7 @@ def main() -> None:
         single = run(folder, "single", settings(threads=1))
         double = run(folder, "double", settings(threads=1, data=2))
         stall = checkpoint_stall(folder, threads)
+        memory = compare(folder, _free_port())
     finally:
         shutil.rmtree(folder)
     tokens = BATCH * SHAPE.context
@@ -55,6 +57,8 @@ def main() -> None:
     print(table(title, ("run", "threads a process", "tokens/s", "GFLOP/s"), rows))
     print(f"matrix products of this machine: {matmul / 1e9:.0f} GFLOP/s")
     print(f"a checkpoint costs {stall:.2f} s of training\n")
+    sizes = [(name, measured / 1e6, predicted / 1e6, predicted / measured) for name, measured, predicted in memory]
+    print(table("Peak memory of the fullest rank", ("layout", "measured MB", "planned MB", "planned/measured"), sizes))
     finish(
         "train",
         {
@@ -63,6 +67,7 @@ def main() -> None:
             "two_process_speedup": single / double,
             "checkpoint_stall_share": stall / 60,  # at one checkpoint a minute
             "tokens_per_s": tokens / ours,
+            "planned_memory_error": max(abs(predicted / measured - 1) for _, measured, predicted in memory),
         },
     )
 
@@ -102,10 +107,7 @@ def step_seconds(folder: Path, name: str, config: PretrainConfig) -> list[float]
     """Seconds of each step of a run in processes of its own."""
     output = folder / name
     output.mkdir()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    arguments = (config.layout.ranks, port, str(folder), str(output), config.model_dump_json())
+    arguments = (config.layout.ranks, _free_port(), str(folder), str(output), config.model_dump_json())
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=_process, args=(rank, *arguments)) for rank in range(config.layout.ranks)]
     for process in processes:
@@ -115,6 +117,12 @@ def step_seconds(folder: Path, name: str, config: PretrainConfig) -> list[float]
         if process.exitcode != 0:
             raise RuntimeError(f"a worker of run {name} ended with {process.exitcode}")
     return [row["seconds"] for row in timings(output) if "seconds" in row]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _process(rank: int, world: int, port: int, data: str, output: str, config: str) -> None:
