@@ -10,6 +10,7 @@ from typing import Protocol
 from serve_apps.evaluation.javatuples import PACKAGE, tuple_sources
 from serve_apps.evaluation.languages import command, language, present_folders
 from serve_apps.evaluation.sandbox import ENVIRONMENT, Bound, Command, Limits, Sandbox, Tests, Verdict
+from serve_apps.evaluation.seals import sealed
 
 
 class Job(Protocol):
@@ -36,13 +37,15 @@ class JudgedPython:
 class Program:
     """A whole program in some language; it passes when it ends with exit code 0.
 
-    `timeout` is CPU seconds of the run; None is the language's own.
+    `timeout` is CPU seconds of the run; None is the language's own. With `tests_last` the source ends with tests, and
+    the program passes only when they came to their end (`seals.py`), in the languages whose endings are known.
     """
 
     language: str
     source: str
     stdin: str = ""
     timeout: float | None = None
+    tests_last: bool = False
 
     def run(self, sandbox: Sandbox, limits: Limits) -> Verdict:
         """Build it where the language does that, and run it."""
@@ -61,10 +64,12 @@ class Program:
             file_megabytes=max(limits.file_megabytes, 128),
             temporary_megabytes=max(limits.temporary_megabytes, 256),
         )
-        files = {known.file: self.source}
+        ending = sealed(known.name, self.source) if self.tests_last else None
+        files = {known.file: ending.source if ending else self.source}
         if known.name == "Java" and PACKAGE in self.source:
             files.update(tuple_sources())
-        return sandbox.run_command(Command(files, build, tuple(run)), stdin=self.stdin, limits=wanted)
+        whole = Command(files, build, tuple(run), ending.seal if ending else "")
+        return sandbox.run_command(whole, stdin=self.stdin, limits=wanted)
 
 
 @dataclass(frozen=True)
@@ -82,8 +87,10 @@ class InstalledPython:
             memory_megabytes=max(limits.memory_megabytes, 4096),
             limit_addresses=False,
         )
-        found = Command({"program.py": self.source}, (), (sandbox.environment_python, "-s", "program.py"))
-        return sandbox.run_command(found, limits=wanted)
+        ending = sealed("Python", self.source)
+        assert ending is not None, "any Python program takes one more statement"
+        python = (sandbox.environment_python, "-s", "program.py")
+        return sandbox.run_command(Command({"program.py": ending.source}, (), python, ending.seal), limits=wanted)
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,7 @@ class Command:
     files: dict[str, str]
     build: tuple[tuple[str, ...], ...]
     run: tuple[str, ...]
+    seal: str = ""  # what it must print last to pass
 
 
 @dataclass(frozen=True)
@@ -235,7 +236,7 @@ class Sandbox:
         return self._ask([request, asdict(tests)])
 
     def run_command(self, command: Command, *, stdin: str = "", limits: Limits | None = None) -> Verdict:
-        """Build and run a program of another language; it passes when it ends with exit code 0."""
+        """Build and run a program of another language; it passes with exit code 0 and, if it has one, its seal."""
         return self._ask([self._request(limits or self.limits, stdin=stdin, **asdict(command))])
 
     def _request(self, limits: Limits, **more: Any) -> dict[str, Any]:

@@ -59,7 +59,7 @@ class HumanEvalPack:
                 source, Tests(record["declaration"] + "    pass\n", record["test"], (record["entry_point"],))
             )
         parts = [PREAMBLE.get(self.short), record.get("import"), record.get("test_setup"), source, record["test"]]
-        return Program(LANGUAGES[self.short], "\n".join(part for part in parts if part))
+        return Program(LANGUAGES[self.short], "\n".join(part for part in parts if part), tests_last=True)
 
 
 BENCHMARKS = tuple(

@@ -35,7 +35,7 @@ class MultiplE:
 
     def job(self, task: Task, completion: str) -> Program:
         """The whole file; its exit code decides."""
-        return Program(self.language, task.prompt + completion + "\n" + task.record["tests"])
+        return Program(self.language, task.prompt + completion + "\n" + task.record["tests"], tests_last=True)
 
 
 def fenced_code(answer: str) -> str:
@@ -60,7 +60,7 @@ def whole_program(record: dict[str, str], code: str) -> Program:
     if brace is not None:
         before, found, _ = ("\n" + code).rpartition("\n" + brace.group(0))
         code = before.removeprefix("\n") if found else code
-    return Program(RENAMED.get(record["language"], record["language"]), code + "\n" + tests)
+    return Program(RENAMED.get(record["language"], record["language"]), code + "\n" + tests, tests_last=True)
 
 
 BENCHMARKS = tuple(
