@@ -68,7 +68,8 @@ LANGUAGES = (
              _apt("lua5.4", "lua-unit"), extra=("lua-unit",)),
     Language("R", ("r",), "program.r", ("Rscript", "--vanilla", "program.r"), ("Rscript",), _apt("r-base-core")),
     Language("Bash", ("sh", "bash"), "program.sh", ("bash", "program.sh"), ("bash",), _apt("bash")),
-    Language("C#", ("cs", "csharp"), "program.cs", ("mono", "program.exe"), ("mcs", "mono"), _apt("mono-mcs"),
+    Language("C#", ("cs", "csharp"), "program.cs",
+             ("env", "MONO_TRACE_LISTENER=Console.Error", "mono", "program.exe"), ("mcs", "mono"), _apt("mono-mcs"),
              build=("mcs", "-d:DEBUG", "-r:System.Numerics.dll", "-out:program.exe", "program.cs"),
              virtual_memory=False, processes=256),
     Language("D", ("d",), "program.d", ("./program",), ("gdc",), _apt("gdc"),
@@ -78,7 +79,8 @@ LANGUAGES = (
     Language("Racket", ("rkt", "racket"), "program.rkt", ("racket", "program.rkt"), ("racket",), _apt("racket"),
              virtual_memory=False, run_cpu_seconds=15.0),
     Language("Scala", ("scala",), "program.scala", ("scala", "-cp", "classes", "-Dfile.encoding=UTF8", "Problem"),
-             ("scalac", "scala"), _apt("scala"), build=("scalac", "-d", "classes", "program.scala"),
+             ("scalac", "scala"), _apt("scala"),
+             build=("bash", "-c", "mkdir classes && scalac -d classes program.scala"),
              virtual_memory=False, processes=512, build_cpu_seconds=60.0, run_cpu_seconds=15.0),
     Language("Swift", ("swift",), "program.swift", ("./program",), ("swiftc",), "https://swift.org/install",
              build=("swiftc", "-o", "program", "program.swift"), virtual_memory=False, build_cpu_seconds=60.0),
@@ -92,7 +94,8 @@ LANGUAGES = (
     Language("Elixir", ("ex", "exs", "elixir"), "program.exs", ("elixir", "program.exs"), ("elixir",),
              _apt("elixir"), virtual_memory=False, processes=512, run_cpu_seconds=15.0),
     Language("Ada", ("adb", "ada"), "program.adb", ("./main",), ("gnatchop", "gnatmake"), _apt("gnat"),
-             build=("bash", "-c", "gnatchop -w program.adb && gnatmake -gnat2022 -o main main.adb")),
+             build=("bash", "-c", "gnatchop -w program.adb &&"
+                    " gnatmake -q -gnat2022 -gnatW8 -gnata -gnateE -o main main.adb")),
 )  # fmt: skip
 
 

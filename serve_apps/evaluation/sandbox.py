@@ -21,11 +21,12 @@ from serve_apps.evaluation.inside.limits import CellLimits
 from serve_apps.evaluation.inside.usage import descendants
 from starloom.errors import RunError, UserError
 
-SYSTEM_FOLDERS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt")
+SYSTEM_FOLDERS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/var/lib/ghc")
 # what toolchains read of /etc; the rest of it is nobody's business, least of all where this runs as root
 CONFIGURATION = (
     "alternatives", "erlang", "gai.conf", "ghc", "group", "java*", "ld.so.cache", "ld.so.conf", "ld.so.conf.d",
-    "localtime", "mime.types", "mono", "nsswitch.conf", "passwd", "perl", "php", "R", "ssl/openssl.cnf", "timezone",
+    "localtime", "mime.types", "mono", "nsswitch.conf", "passwd", "perl", "php", "R", "racket",
+    "ssl/openssl.cnf", "timezone",
 )  # fmt: skip
 INSIDE = "/run/starloom"  # where the scripts are bound
 Bound = str | tuple[str, str]  # a folder in its own place, or a folder and its place inside

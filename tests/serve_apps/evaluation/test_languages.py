@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from serve_apps.evaluation.jobs import Program
 from serve_apps.evaluation.languages import LANGUAGES, language, present_folders, toolchain, toolchain_table
 from serve_apps.evaluation.sandbox import Limits, Sandbox
 from starloom.errors import UserError
+from tests.serve_apps.evaluation.tested_files import TESTED
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,16 @@ PROGRAMS = {
         'class P { static void Main() { throw new System.Exception("no"); } }',
     ),
     "D": Programs("import std.stdio; void main() { writeln(42); }", "void main() { assert(false); }"),
+    "Scala": Programs(
+        "object Problem { def main(a: Array[String]) = println(42) }",
+        "object Problem { def main(a: Array[String]) = assert(false) }",
+    ),
+    "Clojure": Programs("(println 42)", "(assert false)"),
+    "Elixir": Programs("IO.puts(42)", 'raise "no"'),
+    "Ada": Programs(
+        'with Ada.Text_IO;\nprocedure Main is\nbegin\n   Ada.Text_IO.Put_Line ("42");\nend Main;\n',
+        "procedure Main is\nbegin\n   pragma Assert (False);\nend Main;\n",
+    ),
 }
 BROKEN = {
     "C": "int main(void) { return x; }",
@@ -113,92 +124,18 @@ def test_programs_of_other_languages_keep_to_the_limits(sandbox: Sandbox, name: 
     assert sandbox.run_python("print(1)").stdout == "1\n"
 
 
-@dataclass(frozen=True)
-class Tested:
-    """A completion's place `@` above tests of `f`, which must be 1; a good one, and one that ends before the tests."""
-
-    __test__ = False
-
-    file: str
-    good: str
-    early: str
-
-
-TESTED = {
-    "C++": Tested(
-        "#include <cassert>\n#include <cstdlib>\nlong f() { @ }\nint main() {\n  assert(f() == 1);\n}\n",
-        "return 1;",
-        "std::exit(0);",
-    ),
-    "Go": Tested(
-        'package p_test\nimport ("fmt"; "os"; "testing")\nfunc f() int { @ }\nfunc TestF(t *testing.T) {\n'
-        '  if fmt.Sprint(f()) != "1" { t.Errorf("no") }\n}\n',
-        "defer os.Getpid(); return 1",
-        "os.Exit(0); return 2",
-    ),
-    "Java": Tested(
-        "class Problem {\n  static int f() { @ }\n  public static void main(String[] a) {\n    assert(f() == 1);\n"
-        "    }\n\n}\n",
-        "return 1;",
-        "System.exit(0); return 2;",
-    ),
-    "Rust": Tested("fn f() -> i32 { @ }\nfn main() {\n    assert_eq!(f(), 1);\n}\n", "1", "std::process::exit(0)"),
-    "JavaScript": Tested(
-        "const f = () => { @ };\nfunction test() {\n  require('assert').deepEqual(f(), 1);\n}\n\ntest();",
-        "return 1",
-        "process.exit(0)",
-    ),
-    "TypeScript": Tested(
-        "declare var require: any, process: any;\nconst f = () => { @ };\n"
-        "function test() {\n  require('assert').deepEqual(f(), 1);\n}\n\ntest();",
-        "return 1",
-        "process.exit(0)",
-    ),
-    "PHP": Tested(
-        "<?php\nfunction f() { @ }\nfunction test() {\n  if (f() !== 1) { throw new Exception('no'); }\n}\n\ntest();",
-        "return 1;",
-        "exit(0);",
-    ),
-    "Perl": Tested(
-        'sub f { @ }\nsub test {\n  if (f() == 1) { print "ok!" } else { exit 1; }\n}\n\ntest();',
-        "return 1;",
-        "exit 0;",
-    ),
-    "R": Tested(
-        "f <- function() { @ }\ntest <- function() {\n  stopifnot(isTRUE(all.equal(f(), 1)))\n}\ntest()",
-        "1",
-        "quit(status = 0)",
-    ),
-    "Bash": Tested(
-        'f() { @ \n}\nrun_test() {\n  [[ $(echo x; f) = "x1" || $value = 1 ]]\n}\nset -e\nf\nrun_test',
-        "value=1",
-        "exit 0",
-    ),
-    "Ruby": Tested(
-        "def f; @; end\nrequire 'test/unit'\nclass T < Test::Unit::TestCase\n  def test_f\n"
-        "    assert_equal(1, f)\n  end\nend\n",
-        "1",
-        "exit!(0)",
-    ),
-    "Lua": Tested(
-        "@\nlu = require('luaunit')\nfunction test_f()\n    lu.assertEquals(f(), 1)\nend\n\n"
-        "os.exit(lu.LuaUnit.run())",
-        "local function f() return 1 end",
-        "os.exit(0)",
-    ),
-}
-
-
 @pytest.mark.parametrize("name", [name for name in TESTED if name in PRESENT])
-def test_program_that_ends_before_its_tests_has_failed(sandbox: Sandbox, name: str) -> None:
+def test_file_with_tests_passes_only_when_they_came_to_their_end(sandbox: Sandbox, name: str) -> None:
     known = TESTED[name]
     good = Program(name, known.file.replace("@", known.good), tests_last=True).run(sandbox, Limits())
     assert good.status == "passed", good
     assert "sealed-" not in good.stdout
-    early = Program(name, known.file.replace("@", known.early), tests_last=True)
-    assert replace(early, tests_last=False).run(sandbox, Limits()).status == "passed"  # what an exit code alone says
-    verdict = early.run(sandbox, Limits())
-    assert (verdict.status, verdict.detail) == ("failed", "the program ended before its tests did"), verdict
+    wrong = Program(name, known.file.replace("@", known.wrong), tests_last=True).run(sandbox, Limits())
+    assert wrong.status == "failed", wrong
+    assert wrong.detail != "the program ended before its tests did" or name == "Clojure", wrong
+    early = Program(name, known.file.replace("@", known.early), tests_last=True).run(sandbox, Limits())
+    assert early.exit_code == 0, early
+    assert (early.status, early.detail) == ("failed", "the program ended before its tests did"), early
 
 
 def test_seal_is_found_behind_much_output(sandbox: Sandbox) -> None:
