@@ -1,6 +1,7 @@
 """Jobs: what decides about a completion; and running many of them on warm sandboxes."""
 
 import os
+import re
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -55,6 +56,8 @@ class Program:
             return sandbox.run_python(self.source, stdin=self.stdin, limits=wanted)
         build = (tuple(command(known, known.build)),) if known.build else ()
         run = command(known, known.run)
+        if known.name == "Java":
+            run[-1] = main_class(self.source) or run[-1]
         wanted = replace(
             limits,
             cpu_seconds=self.timeout or max(limits.cpu_seconds, known.run_cpu_seconds),
@@ -71,6 +74,13 @@ class Program:
         whole = Command(files, build, tuple(run), ending.seal if ending else "")
         verdict = sandbox.run_command(whole, stdin=self.stdin, limits=wanted)
         return without_complaint(known.name, verdict) if self.tests_last else verdict
+
+
+def main_class(source: str) -> str | None:
+    """The Java class that holds `main`: the last one named before it."""
+    before, found, _ = source.partition("static void main")
+    names = re.findall(r"\bclass\s+(\w+)", before) if found else []
+    return names[-1] if names else None
 
 
 @dataclass(frozen=True)

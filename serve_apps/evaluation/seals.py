@@ -40,9 +40,7 @@ ENDINGS: Mapping[str, Ending] = {
     "C#": Ending('System.Console.WriteLine("\\n@seal@");\n@rest@', _TWO_BRACES, complaint="Fail"),
     "Scala": Ending('println("\\n@seal@")\n@rest@', _TWO_BRACES, complaint=r"\S"),
     # D's unit tests run in the place of main
-    "D": Ending(
-        'import std.stdio : writeln; writeln("\\n@seal@");\n@rest@', r"\}\s*(?:void main\(\)\s*\{\s*\})?\s*\Z"
-    ),
+    "D": Ending('import std.stdio : writeln; writeln("\\n@seal@");\n@rest@', r"\}\s*(?:void main\(\)\s*\{\s*\})?\s*\Z"),
     "JavaScript": Ending('\nconsole.log("\\n@seal@")\n'),
     "TypeScript": Ending('\nconsole.log("\\n@seal@")\n'),
     "PHP": Ending('\necho "\\n@seal@\\n";\n'),

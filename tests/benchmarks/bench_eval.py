@@ -25,10 +25,10 @@ from tests.serve_apps.evaluation.by_hand import passes_by_hand
 from tests.serve_apps.evaluation.evil_programs import ATTACKS, FORGERIES
 from tests.serve_apps.evaluation.test_evil_programs import ADD, LIMITS, Bait, marked_processes
 
-ROUNDS = 3
+ROUNDS = 10
 LOADED_RUNS = 10
 PEER_WORKERS = 4  # what evaluate_functional_correctness starts
-SOAKED = int(os.environ.get("STARLOOM_SOAK", "2000"))
+SOAKED = int(os.environ.get("STARLOOM_SOAK", "20000"))
 DATA = Path(os.environ.get("STARLOOM_MULTIPL_E", Path(__file__).resolve().parents[3] / "shared" / "data" / "multipl-e"))
 PER_LANGUAGE = int(os.environ.get("STARLOOM_MULTIPL_E_TASKS", "10"))
 
@@ -100,7 +100,7 @@ def peer_rate(workers: int) -> dict[str, float]:
     answers = []
     for threads in (workers, PEER_WORKERS):
         asked = subprocess.run(
-            [sys.executable, "-c", PEER, "--run", "1", str(threads)],
+            [sys.executable, "-c", PEER, "--run", str(ROUNDS), str(threads)],
             capture_output=True,
             text=True,
             timeout=300,

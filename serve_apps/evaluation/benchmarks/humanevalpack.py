@@ -1,4 +1,8 @@
-"""HumanEvalPack: HumanEval to synthesize, to fix, and to write again from an explanation."""
+"""HumanEvalPack: HumanEval to synthesize, to fix, and to write again from an explanation.
+
+Four of its six languages. The tests of the other two are no single files: Go's import testify and Rust's three crates,
+which a sandbox without a network cannot fetch.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,11 +13,12 @@ from serve_apps.evaluation.benchmarks.records import hub_records, read_records
 from serve_apps.evaluation.jobs import Job, JudgedPython, Program
 from serve_apps.evaluation.sandbox import Tests
 
-LANGUAGES = {"python": "Python", "js": "JavaScript", "cpp": "C++"}
+LANGUAGES = {"python": "Python", "js": "JavaScript", "cpp": "C++", "java": "Java"}
 STOPS = {
     "python": ("\nclass", "\ndef", "\n#", "\n@", "\nprint", "\nif", "\n```"),
     "js": ("\nfunction", "\n//", "\nconst", "\nconsole.log", "\n```"),
     "cpp": ("\nint main", "\n//", "\n#include", "\n```"),
+    "java": ("\npublic class", "\nimport", "\n```"),
 }
 # a failed console.assert only prints: a program of tests must end with it
 PREAMBLE = {"js": "console.assert = require('node:assert');"}

@@ -59,6 +59,14 @@ PACK_JS = PACK | {
     "canonical_solution": "  return 2 * x;\n}\n",
     "test": "const t = () => { console.assert(double(3) === 6) }\nt()\n",
 }
+PACK_JAVA = PACK | {
+    "task_id": "Java/0",
+    "prompt": "import java.util.*;\n\nclass Solution {\n    // Twice x.\n    public int twice(int x) {\n",
+    "declaration": "class Solution {\n    public int twice(int x) {\n",
+    "canonical_solution": "        return 2 * x;\n    }\n}\n",
+    "test": "public class Main {\n    public static void main(String[] args) {\n        Solution s = new Solution();\n"
+    "        if (s.twice(3) != 6) {\n            throw new AssertionError();\n        }\n    }\n}\n",
+}
 DS = {
     "prompt": "import numpy as np\nA:\n<code>\n",
     "metadata": {"library": "Numpy"},
@@ -75,6 +83,7 @@ CASES = [
     ("humanevalfix-python", PACK, "    return x + x\n", "    return 3 * x\n"),
     ("humanevalexplain-python", PACK, "    return x + x\n", "    pass\n"),
     ("humanevalsynthesize-js", PACK_JS, "  return x + x\n}\n", "  return x\n}\n"),
+    ("humanevalsynthesize-java", PACK_JAVA, "        return x + x;\n    }\n}\n", "        return x;\n    }\n}\n"),
     ("ds1000", DS, "result = np.arange(1, 3)", "result = np.arange(3)"),
 ]
 
@@ -83,8 +92,9 @@ CASES = [
 def test_benchmark_tells_right_from_wrong(
     tmp_path: Path, name: str, record: dict[str, Any], right: str, wrong: str
 ) -> None:
-    if name.endswith("-js") and not toolchain(language("js")).present:
-        pytest.skip("node is not installed")
+    short = name.rpartition("-")[2]
+    if short in ("js", "java") and not toolchain(language(short)).present:
+        pytest.skip(f"no toolchain of {short}")
     path = tmp_path / "data.jsonl"
     path.write_text(json.dumps(record) + "\n")
     chosen = benchmark(name)
