@@ -19,12 +19,13 @@ from deepspeed.utils import (
     safe_set_full_fp32_param,
     safe_set_full_optimizer_state,
 )
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from starloom.errors import RunError
 from train_jobs.parallel.layers import TensorSlice
-from train_jobs.parallel.pipeline import cut, own_parameters
+from train_jobs.parallel.pipeline import own_parameters
+from train_jobs.parallel.sources import Files, Source, own_part
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 MASTER = "master"
@@ -96,24 +97,44 @@ def prune(folder: Path, *, last: int, every: int = 0, best: bool = False) -> Non
             shutil.rmtree(complete[step].parent)
 
 
-def read(checkpoint: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Position and tensors; `RunError` when a file does not match its checksum."""
-    position = json.loads((checkpoint / MANIFEST).read_text())
-    tensors: dict[str, Tensor] = {}
-    for name, checksum in position.pop("files").items():
-        if _checksum(checkpoint / name) != checksum:
+def verified(checkpoint: Path, device: torch.device | None = None) -> dict[str, Any]:
+    """Position of a checkpoint whose files match their checksums; a collective call where processes are many.
+
+    The files are dealt out over all processes, far apart so that nodes share the work, and each is read once; what
+    one finds wrong, all raise.
+
+    Raises:
+        RunError: a file does not match its checksum, or is missing.
+    """
+    position: dict[str, Any] = json.loads((checkpoint / MANIFEST).read_text())
+    files: dict[str, str] = position.pop("files")
+    alone = not dist.is_initialized()
+    rank, ranks = (0, 1) if alone else (dist.get_rank(), dist.get_world_size())
+    wrong = torch.zeros(len(files), device=device)
+    for number, (name, checksum) in enumerate(files.items()):
+        if number * max(1, ranks // len(files)) % ranks == rank:
+            wrong[number] = float(not (checkpoint / name).is_file() or _checksum(checkpoint / name) != checksum)
+    if not alone:
+        dist.all_reduce(wrong)
+    for name, count in zip(files, wrong.tolist(), strict=True):
+        if count:
             raise RunError(f"{checkpoint / name}: does not match its checksum; remove {checkpoint} to use an older one")
-        tensors.update(load_file(checkpoint / name))
-    return position, tensors
+    return position
 
 
-def restore(engine: Any, tensors: dict[str, Tensor], place: TensorSlice, *, updates: int) -> None:
+def opened(checkpoint: Path) -> Files:
+    """The logical tensors of a checkpoint, `NAME.KIND`, to be read in parts."""
+    return Files(sorted(checkpoint.glob("stage-*.safetensors")))
+
+
+def restore(engine: Any, source: Source, place: TensorSlice, *, updates: int) -> None:
     """Put masters and moments into an engine of any layout; `updates` is Adam's own count."""
     stored = _stored(engine.optimizer)
     stored.begin(updates)
     for name, held in own_parameters(engine.module):
         for kind in (MASTER, *MOMENTS):
-            stored.write(held, kind, cut(tensors[f"{name}.{kind}"], held, place.rank, place.size).contiguous())
+            part = own_part(source, f"{name}.{kind}", held, place.rank, place.size)
+            stored.write(held, kind, part.contiguous())
 
 
 class _Stored(Protocol):
@@ -157,7 +178,7 @@ class _Whole:
             held.data.copy_(value)
         else:
             self._state[held].setdefault("step", self._updates.clone())
-            self._state[held][kind] = value.to(held)
+            self._state[held][kind] = value.to(held, copy=True)
 
 
 class _Shared:

@@ -1,20 +1,21 @@
 """From a checkpoint to a model folder that transformers loads."""
 
+import json
 from pathlib import Path
 
 from starloom.model.config import ModelConfig
 from starloom.model.folder import write_model
 from train_jobs import checkpoint
 from train_jobs.checkpoint import MASTER
-from train_jobs.parallel.pipeline import from_logical
+from train_jobs.parallel.pipeline import Exported
 
 
 def export_checkpoint(source: Path, target: Path, shape: ModelConfig, tokenizer: str) -> None:
     """Write the fp32 masters of a checkpoint as a `GPTBigCodeForCausalLM` folder with its tokenizer and card."""
-    position, tensors = checkpoint.read(source)
-    suffix = f".{MASTER}"
-    masters = {name.removesuffix(suffix): tensor for name, tensor in tensors.items() if name.endswith(suffix)}
-    write_model(target, shape, from_logical(masters), tokenizer=tokenizer, card=model_card(shape, position["step"]))
+    position = json.loads((source / checkpoint.MANIFEST).read_text())
+    with checkpoint.opened(source) as masters:
+        state = Exported(masters, shape, suffix=f".{MASTER}")
+        write_model(target, shape, state, tokenizer=tokenizer, card=model_card(shape, position["step"]))
 
 
 def model_card(shape: ModelConfig, steps: int) -> str:

@@ -13,12 +13,11 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
-from torch import Tensor, nn
+from torch import nn
 
 from starloom.errors import RunError
 from starloom.model.attention import check_backend
-from starloom.model.folder import read_model
-from starloom.model.model import initial_state
+from starloom.model.folder import weight_files
 from starloom.tokenizer import load_tokenizer
 from starloom.tokens import Part, TokenDataset, TokenShard, weighted_parts
 from starloom.tokens.mixture import group_of
@@ -29,7 +28,8 @@ from train_jobs.job import Job
 from train_jobs.layout import Layout
 from train_jobs.parallel.clipping import clip_gradients
 from train_jobs.parallel.layers import TensorSlice
-from train_jobs.parallel.pipeline import build_pipeline, fill, own_parameters, tensor_slice, to_logical
+from train_jobs.parallel.pipeline import build_pipeline, fill, own_parameters, tensor_slice
+from train_jobs.parallel.sources import Files, Fresh, Source, Weights
 from train_jobs.parallel.stageless import Axes, Batch, StagelessEngine, StagelessModel
 from train_jobs.parts import PartTimer
 from train_jobs.records import Records, say
@@ -157,7 +157,8 @@ def _stageless_engine(job: Job) -> tuple[StagelessEngine, Place]:
 def _initialize(job: Job, module: nn.Module, tensor: TensorSlice, axes: Axes | None) -> Any:
     import deepspeed
 
-    fill(module, to_logical(first_weights(job), job.shape), tensor.rank, tensor.size)
+    with first_weights(job) as weights:
+        fill(module, weights, tensor)
     decayed = [held for name, held in own_parameters(module) if held.dim() > 1]
     plain = [held for name, held in own_parameters(module) if held.dim() == 1]
     groups = [{"params": held, **extra} for held, extra in ((decayed, {}), (plain, {"weight_decay": 0.0})) if held]
@@ -168,15 +169,14 @@ def _initialize(job: Job, module: nn.Module, tensor: TensorSlice, axes: Axes | N
     return engine
 
 
-def first_weights(job: Job) -> dict[str, Tensor]:
+@contextlib.contextmanager
+def first_weights(job: Job) -> Iterator[Source]:
     """Fresh weights, or those of a model folder; ids that its vocabulary lacks begin as the mean of the others."""
     if not job.initial:
-        return initial_state(job.shape, job.config.seed)
-    state = {name: held.detach() for name, held in read_model(job.initial).named_parameters()}
-    embedding = state["transformer.wte.weight"]
-    missing = job.vocabulary - embedding.shape[0]
-    state["transformer.wte.weight"] = torch.cat([embedding, embedding.mean(dim=0).expand(missing, -1)])
-    return state
+        yield Weights(Fresh(job.shape, job.config.seed), job.shape)
+        return
+    with Files(weight_files(job.initial)) as files:
+        yield Weights(files, job.shape)
 
 
 def open_data(job: Job) -> tuple[TokenDataset, dict[str, TokenDataset]]:
@@ -275,8 +275,14 @@ def restore(job: Job, engine: Any, place: Place) -> int:
     found = checkpoint.latest(folder)
     if found is None:
         return 0
-    position, tensors = checkpoint.read(found)
-    checkpoint.restore(engine, tensors, place.tensor, updates=position["updates"])
+    return load(engine, found, place)
+
+
+def load(engine: Any, source: Path, place: Place) -> int:
+    """Put a checkpoint of any layout into the engine; returns the number of steps that are done. A collective call."""
+    position = checkpoint.verified(source, engine.device if dist.get_backend() == "nccl" else None)
+    with checkpoint.opened(source) as tensors:
+        checkpoint.restore(engine, tensors, place.tensor, updates=position["updates"])
     return int(position["step"])
 
 

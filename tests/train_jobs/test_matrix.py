@@ -136,10 +136,9 @@ class Run:
 
     def restore(self, checkpoint: Path) -> None:
         """Go on from a checkpoint of any layout."""
-        from train_jobs import checkpoint as checkpoints
+        from train_jobs.worker import load
 
-        position, tensors = checkpoints.read(checkpoint)
-        checkpoints.restore(self.engine, tensors, self.place.tensor, updates=position["updates"])
+        load(self.engine, checkpoint, self.place)
 
 
 def _reference(case: Case, data: Path, output: Path) -> dict[str, Any]:

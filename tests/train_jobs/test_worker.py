@@ -214,7 +214,8 @@ def test_policy_keeps_the_newest_each_nth_and_the_best(tmp_path) -> None:
         made(tmp_path, step, loss)
         checkpoint.prune(tmp_path, last=1, every=40, best=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-20", "step-40", "step-60"]
-    assert checkpoint.read(checkpoint.latest(tmp_path))[1]["a.master"].tolist() == [60.0] * 3
+    with checkpoint.opened(checkpoint.latest(tmp_path)) as tensors:
+        assert tensors.read("a.master", 0, 0, 3).tolist() == [60.0] * 3
 
 
 def test_manifest_waits_for_every_stage(tmp_path) -> None:
@@ -235,7 +236,7 @@ def test_changed_checkpoint_is_refused(tmp_path) -> None:
     file = tmp_path / "step-7" / "stage-0.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     with pytest.raises(RunError, match="does not match its checksum"):
-        checkpoint.read(tmp_path / "step-7")
+        checkpoint.verified(tmp_path / "step-7")
 
 
 @pytest.mark.parametrize(

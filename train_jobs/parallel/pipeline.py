@@ -1,6 +1,6 @@
 """The model as DeepSpeed's PipelineModule, and its weights as logical tensors."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from starloom.model.attention import Backend
 from starloom.model.config import ModelConfig
+from starloom.model.model import initial_shapes
 from train_jobs.layout import Layout, Recompute
 from train_jobs.parallel.layers import Norm, Output, ParallelBlock, PositionEmbedding, TensorSlice, TokenEmbedding
+from train_jobs.parallel.sources import Source, own_part
 
 
 def build_pipeline(
@@ -60,45 +62,31 @@ def own_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
             yield held.logical, held  # type: ignore[attr-defined]
 
 
-def cut(logical: Tensor, held: nn.Parameter, rank: int, size: int) -> Tensor:
-    """This rank's part of a logical tensor, padded along the vocabulary where that does not divide."""
-    axis = held.cut  # type: ignore[attr-defined]
-    if axis is None or size == 1:
-        return logical
-    width = getattr(held, "ds_shape", held.shape)[axis]  # ZeRO-3 holds a piece and remembers the shape
-    total = width * size
-    if logical.shape[axis] < total:
-        padding = list(logical.shape)
-        padding[axis] = total - logical.shape[axis]
-        logical = torch.cat([logical, torch.zeros(padding, dtype=logical.dtype)], dim=axis)
-    return logical.narrow(axis, rank * width, width)
-
-
-def fill(module: nn.Module, state: dict[str, Tensor], place_rank: int, size: int) -> None:
-    """Copy logical weights into this process's parameters."""
+def fill(module: nn.Module, source: Source, place: TensorSlice) -> None:
+    """Copy this process's parts of logical weights into its parameters."""
     for name, held in own_parameters(module):
-        held.data.copy_(cut(state[name], held, place_rank, size))
+        held.data.copy_(own_part(source, name, held, place.rank, place.size))
 
 
-def to_logical(state: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """transformers' names to ours: the fused attention projection becomes q and kv."""
-    out = {}
-    for name, tensor in state.items():
+class Exported(Mapping[str, Tensor]):
+    """A source's tensors under transformers' names, each made whole when it is asked for."""
+
+    def __init__(self, source: Source, config: ModelConfig, suffix: str = "") -> None:
+        self._source, self._suffix = source, suffix
+        self._names = initial_shapes(config)
+
+    def __getitem__(self, name: str) -> Tensor:
         if ".attn.c_attn." in name:
-            q, kv = tensor.split((config.hidden, 2 * config.head_dim), dim=0)
-            out[name.replace("c_attn", "q")], out[name.replace("c_attn", "kv")] = q, kv
-        else:
-            out[name] = tensor
-    return out
+            ours = [name.replace(".attn.c_attn.", f".attn.{part}.") for part in ("q", "kv")]
+            return torch.cat([self._whole(part) for part in ours])
+        return self._whole(name)
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
 
-def from_logical(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Ours to transformers' names."""
-    out = {}
-    for name, tensor in state.items():
-        if ".attn.q." in name:
-            joined = torch.cat([tensor, state[name.replace(".q.", ".kv.")]], dim=0)
-            out[name.replace(".attn.q.", ".attn.c_attn.")] = joined
-        elif ".attn.kv." not in name:
-            out[name] = tensor
-    return out
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def _whole(self, name: str) -> Tensor:
+        name += self._suffix
+        return self._source.read(name, 0, 0, self._source.shape(name)[0])

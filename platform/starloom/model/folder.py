@@ -36,21 +36,24 @@ def read_state(folder: str | Path) -> dict[str, Tensor]:
     Raises:
         UserError: there are none, or a file of a sharded model is missing or damaged.
     """
-    folder = Path(folder)
-    if (folder / INDEX).is_file():
-        names = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
-    elif (folder / WEIGHTS).is_file():
-        names = [WEIGHTS]
-    else:
-        raise UserError(f"{folder}: holds no weights ({WEIGHTS} is missing); export or download the model again")
     state = {}
-    for name in names:
+    for path in weight_files(folder):
         try:
-            with safe_open(folder / name, framework="pt") as file:
+            with safe_open(path, framework="pt") as file:
                 state.update({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118 - not a dict
         except (OSError, SafetensorError) as error:
-            raise UserError(f"{folder / name}: cannot be read: {error}") from None
+            raise UserError(f"{path}: cannot be read: {error}") from None
     return state
+
+
+def weight_files(folder: str | Path) -> list[Path]:
+    """The safetensors files of a folder, sharded or not; `UserError` when it names none."""
+    folder = Path(folder)
+    if (folder / INDEX).is_file():
+        return [folder / name for name in sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))]
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    raise UserError(f"{folder}: holds no weights ({WEIGHTS} is missing); export or download the model again")
 
 
 def read_ends(folder: str | Path) -> frozenset[int]:
@@ -122,25 +125,24 @@ LICENSE_NOTE = (
 
 
 def _write_weights(folder: Path, state: Mapping[str, Tensor], shard_bytes: int) -> None:
-    parts: list[dict[str, Tensor]] = [{}]
-    size = 0
-    for name in sorted(state):
-        tensor = state[name].contiguous()
-        if size and size + tensor.nbytes > shard_bytes:
-            parts.append({})
-            size = 0
-        parts[-1][name] = tensor
-        size += tensor.nbytes
-    if len(parts) == 1:
-        save_file(parts[0], folder / WEIGHTS, metadata={"format": "pt"})
-        return
+    # the mapping may make its tensors as they are asked for: one shard at a time is in memory
+    sizes = {name: state[name].nbytes for name in sorted(state)}
+    parts: list[list[str]] = [[]]
+    held = 0
+    for name, size in sizes.items():
+        if held and held + size > shard_bytes:
+            parts.append([])
+            held = 0
+        parts[-1].append(name)
+        held += size
     index: dict[str, str] = {}
-    for number, part in enumerate(parts, 1):
-        name = f"model-{number:05d}-of-{len(parts):05d}.safetensors"
-        save_file(part, folder / name, metadata={"format": "pt"})
-        index.update(dict.fromkeys(part, name))
-    total = sum(tensor.nbytes for tensor in state.values())
-    _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": dict(sorted(index.items()))})
+    for number, names in enumerate(parts, 1):
+        file = WEIGHTS if len(parts) == 1 else f"model-{number:05d}-of-{len(parts):05d}.safetensors"
+        save_file({name: state[name].contiguous() for name in names}, folder / file, metadata={"format": "pt"})
+        index.update(dict.fromkeys(names, file))
+    if len(parts) > 1:
+        total = sum(sizes.values())
+        _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": dict(sorted(index.items()))})
 
 
 def _dtype_name(state: Mapping[str, Tensor]) -> str:

@@ -4,6 +4,7 @@ K and V are one head that all query heads share; they are never expanded in memo
 """
 
 import math
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -104,21 +105,29 @@ class CodeModel(nn.Module):
         return F.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten())
 
 
-def initial_state(config: ModelConfig, seed: int) -> dict[str, Tensor]:
-    """Fresh fp32 weights, each a function of (seed, its name): no layout and no order of creation changes them.
+@cache
+def initial_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """The shapes of all weights by name, in the model's order."""
+    with torch.device("meta"):
+        return {name: tuple(parameter.shape) for name, parameter in CodeModel(config).named_parameters()}
+
+
+def initial_tensor(config: ModelConfig, seed: int, name: str) -> Tensor:
+    """One fresh fp32 weight, a function of (seed, its name): no layout and no order of creation changes it.
 
     Normal with `init_std`; the projections that write to the residual stream are scaled by 1/sqrt(2·layers) (GPT-2).
     """
-    with torch.device("meta"):
-        shapes = {name: parameter.shape for name, parameter in CodeModel(config).named_parameters()}
-    state = {}
-    for name, shape in shapes.items():
-        if name.endswith("bias"):
-            state[name] = torch.zeros(shape)
-        elif ".ln_" in name:
-            state[name] = torch.ones(shape)
-        else:
-            scale = 1 / math.sqrt(2 * config.layers) if name.endswith("c_proj.weight") else 1.0
-            generator = torch.Generator().manual_seed(seed * 1_000_003 + sum(name.encode()) * 7919 + len(state))
-            state[name] = torch.empty(shape).normal_(0.0, config.init_std * scale, generator=generator)
-    return state
+    shapes = initial_shapes(config)
+    if name.endswith("bias"):
+        return torch.zeros(shapes[name])
+    if ".ln_" in name:
+        return torch.ones(shapes[name])
+    scale = 1 / math.sqrt(2 * config.layers) if name.endswith("c_proj.weight") else 1.0
+    place = list(shapes).index(name)
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + sum(name.encode()) * 7919 + place)
+    return torch.empty(shapes[name]).normal_(0.0, config.init_std * scale, generator=generator)
+
+
+def initial_state(config: ModelConfig, seed: int) -> dict[str, Tensor]:
+    """All fresh weights; see `initial_tensor`."""
+    return {name: initial_tensor(config, seed, name) for name in initial_shapes(config)}
