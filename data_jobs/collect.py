@@ -51,7 +51,7 @@ def source_state(config: CollectConfig) -> Any:
     return [[source.state() for source in config.sources], table_state(config.languages)]
 
 
-STEP = Step(config=CollectConfig, run=run, produces="collected", version=2, source_state=source_state)
+STEP = Step(config=CollectConfig, run=run, produces="collected", version=3, source_state=source_state)
 
 if __name__ == "__main__":
     main(STEP)

@@ -15,7 +15,7 @@ def run(config: CurateConfig, context: StepContext) -> Outcome:
     return curate(context)
 
 
-STEP = Step(config=CurateConfig, run=run, produces="corpus", version=2)
+STEP = Step(config=CurateConfig, run=run, produces="corpus", version=3)
 
 if __name__ == "__main__":
     main(STEP)

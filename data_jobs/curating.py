@@ -1,6 +1,7 @@
 """The work of `data_jobs.curate`."""
 
 import hashlib
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from data_jobs.card import CardFacts, render_card
 from data_jobs.shards import map_shards, shard_names
@@ -192,9 +192,6 @@ def _funnel(collected: Artifact, stage_names: Sequence[str], totals: Sequence[Sh
 
 
 def _merge_dropped(collected: Artifact, shards: Sequence[str], output: ArtifactWriter) -> None:
-    tables = [collected.read_table("dropped.parquet")]
-    for shard in shards:
-        with output.open_file(f"{_WORK}/{shard}") as file:
-            tables.append(pq.read_table(file))
-    merged = pa.concat_tables(tables).sort_by([("repo_name", "ascending"), ("path", "ascending")])
-    output.write_table("dropped.parquet", merged)
+    """Everything dropped: what never came in, then shard by shard."""
+    parts = itertools.chain(collected.tables(["dropped.parquet"]), output.tables(f"{_WORK}/{s}" for s in shards))
+    output.write_tables("dropped.parquet", DROPPED, parts)

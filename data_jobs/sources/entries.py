@@ -3,7 +3,7 @@
 import fnmatch
 import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
@@ -63,11 +63,33 @@ class LicenseText:
 
 @dataclass
 class Listing:
-    """What a source holds: units to read, what is refused unread, and the licence files on the way."""
+    """What a source holds: units to read, what is refused unread, and the licence files on the way.
+
+    `later` are units that are found while they are asked for, once; refusals and licence files grow meanwhile. So a
+    source of ten million files is never in memory.
+    """
 
     units: list[Unit] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
     licenses: list[LicenseText] = field(default_factory=list)
+    later: Iterable[Unit] = ()
+
+    def every_unit(self) -> Iterator[Unit]:
+        """All units in their order; refusals and licence files are complete after the last one."""
+        yield from self.units
+        yield from self.later
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A file that a listing refuses, as a unit of its own: kept with its shard, not in a list of all."""
+
+    refusal: Refusal
+    size: int = 0
+
+    def read(self, max_file_bytes: int) -> Iterator[Refusal]:
+        """The refusal."""
+        yield self.refusal
 
 
 class Source(Protocol):

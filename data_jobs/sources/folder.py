@@ -1,15 +1,20 @@
 """Source files in folders: a checkout, a folder of checkouts, or the standard library of the running Python."""
 
 import hashlib
+import heapq
+import itertools
 import os
+import pickle
+import stat
 import sysconfig
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, Literal, TypeVar
 
 from data_jobs.licenses import MAX_LICENSE_BYTES, is_license_file
-from data_jobs.sources.entries import Item, LicenseText, Listing, Refusal, excluded, is_utf8, printable
+from data_jobs.sources.entries import Item, LicenseText, Listing, Refusal, Refused, excluded, is_utf8, printable
 from starloom.config import Config
 from starloom.errors import UserError
 
@@ -28,6 +33,8 @@ SKIPPED_FOLDERS = frozenset(
         ".ruff_cache",
     }
 )
+RUN_NAMES = 1 << 17  # names that are sorted in memory
+RUN_BATCH = 4096
 
 
 class FolderSource(Config):
@@ -48,8 +55,10 @@ class FolderSource(Config):
     def state(self) -> Any:
         """A hash over name, size and time of change of every file."""
         digest = hashlib.sha256()
-        for relative, size, changed in sorted(_states(self)):
-            digest.update(f"{relative}\0{size}\0{changed}\n".encode("utf-8", "surrogateescape"))
+        for found in _files(self, str(_root(self))):
+            if found.status is not None:
+                entry = f"{found.relative}\0{found.status.st_size}\0{found.status.st_mtime_ns}\n"
+                digest.update(entry.encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
 
 
@@ -109,29 +118,60 @@ def standard_library(source: StandardLibrarySource) -> FolderSource:
 def list_folder(source: FolderSource) -> Listing:
     """Every file below the folder, by (repo_name, path). Links are not followed (a loop of links is one refusal).
 
+    The files are found while they are asked for: the names of one folder at a time are in memory, and of a large folder
+    no more than a run of them.
+
     Raises:
         UserError: the folder does not exist or is no folder.
     """
-    base_name = source.repo_name or _root(source).resolve().name
+    root = _root(source)
     listing = Listing()
-    files: list[FolderFile] = []
-    for relative, entry in _entries(source, listing):
-        repo_name, path = _named(source, base_name, printable(relative))
-        if not is_utf8(relative):
-            listing.refusals.append(Refusal(repo_name, path, "path_not_utf8"))
-        elif entry.is_symlink():
-            listing.refusals.append(Refusal(repo_name, path, "symlink"))
-        elif not entry.is_file(follow_symlinks=False):
-            listing.refusals.append(Refusal(repo_name, path, "not_a_regular_file"))
-        else:
-            size = entry.stat(follow_symlinks=False).st_size
-            files.append(FolderFile(repo_name, path, entry.path, size, source.licenses, source.stars, source.kind))
-            if not source.licenses and is_license_file(path) and size <= MAX_LICENSE_BYTES:
-                listing.licenses += _license_text(files[-1])
-    files.sort(key=lambda file: (file.repo_name, file.path))
-    listing.units += files
-    listing.refusals.sort(key=lambda refusal: (refusal.repo_name, refusal.path, refusal.reason))
+    listing.later = _units(source, str(root), listing)
     return listing
+
+
+def _units(source: FolderSource, root: str, listing: Listing) -> Iterator[FolderFile | Refused]:
+    base_name = source.repo_name or Path(root).resolve().name
+    if source.repositories == "whole":
+        yield from (_unit(source, base_name, found.relative, found, listing) for found in _files(source, root))
+        return
+    prefix = f"{source.repo_name}/" if source.repo_name else ""
+    # a file and a folder directly below may name the same repository: their files are merged by path
+    for repo_name, tops in itertools.groupby(
+        sorted_names((_top_name(top), top) for top in _names_in(root, root)), key=lambda pair: pair[0]
+    ):
+        streams = [_below_top(source, root, top) for _, top in tops]
+        for path, found in heapq.merge(*streams, key=lambda pair: pair[0]):
+            yield _unit(source, prefix + repo_name, path, found, listing)
+
+
+def _top_name(top: str) -> str:
+    return printable(top[:-1] if top.endswith("/") else PurePosixPath(top).stem)
+
+
+def _below_top(source: FolderSource, root: str, top: str) -> Iterator[tuple[str, "Found"]]:
+    """Files of an entry directly below the root: of a folder by their path in it, of a file by its name."""
+    for found in _files(source, root, top):
+        yield (found.relative.partition("/")[2] if top.endswith("/") else found.relative), found
+
+
+def _unit(
+    source: FolderSource, repo_name: str, relative: str, found: "Found", listing: Listing
+) -> FolderFile | Refused:
+    path = printable(relative)
+    if found.status is None:
+        return Refused(Refusal(repo_name, path, "unreadable", found.trouble))
+    if not is_utf8(found.relative):
+        return Refused(Refusal(repo_name, path, "path_not_utf8"))
+    if stat.S_ISLNK(found.status.st_mode):
+        return Refused(Refusal(repo_name, path, "symlink"))
+    if not stat.S_ISREG(found.status.st_mode):
+        return Refused(Refusal(repo_name, path, "not_a_regular_file"))
+    size = found.status.st_size
+    file = FolderFile(repo_name, path, found.location, size, source.licenses, source.stars, source.kind)
+    if not source.licenses and is_license_file(path) and size <= MAX_LICENSE_BYTES:
+        listing.licenses += _license_text(file)
+    return file
 
 
 def _license_text(file: FolderFile) -> list[LicenseText]:
@@ -151,42 +191,75 @@ def _root(source: FolderSource) -> Path:
     return root
 
 
-def _entries(source: FolderSource, listing: Listing) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    for relative, entry in _walk(str(_root(source)), listing):
-        if not excluded(relative, source.exclude):
-            yield relative, entry
+@dataclass(frozen=True)
+class Found:
+    """What is no folder to enter, by its path below the root; or a folder that is closed."""
+
+    relative: str
+    location: str
+    status: os.stat_result | None  # of the entry itself, links are not followed; None: it cannot be asked
+    trouble: str = ""
 
 
-def _states(source: FolderSource) -> Iterator[tuple[str, int, int]]:
-    for relative, entry in _entries(source, Listing()):
-        stat = entry.stat(follow_symlinks=False)
-        yield relative, stat.st_size, stat.st_mtime_ns
+def _files(source: FolderSource, root: str, below: str = "") -> Iterator[Found]:
+    """Everything below the root (or an entry of it) that is no folder, in the order of the relative paths."""
+    if below and not below.endswith("/"):
+        if not excluded(below, source.exclude):
+            yield _found(root, below)
+        return
+    try:
+        names = _names_in(root, os.path.join(root, below))  # noqa: PTH118 - names may not be UTF-8
+        for name in sorted_names(names):
+            if name.endswith("/"):
+                yield from _files(source, root, below + name)
+            elif not excluded(below + name, source.exclude):
+                yield _found(root, below + name)
+    except PermissionError as error:
+        yield Found(below.rstrip("/"), os.path.join(root, below), None, error.strerror or "")  # noqa: PTH118
 
 
-def _walk(root: str, listing: Listing) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    waiting = [root]
-    while waiting:
-        folder = waiting.pop()
-        try:
-            entries = os.scandir(folder)
-        except PermissionError as error:
-            where = printable(os.path.relpath(folder, root))
-            listing.refusals.append(Refusal(Path(root).name, where, "unreadable", error.strerror or ""))
-            continue
-        with entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    if entry.name not in SKIPPED_FOLDERS:
-                        waiting.append(entry.path)
-                else:
-                    yield os.path.relpath(entry.path, root), entry
+def _found(root: str, relative: str) -> Found:
+    location = os.path.join(root, relative)  # noqa: PTH118
+    try:
+        return Found(relative, location, os.lstat(location))
+    except OSError as error:  # it has gone since its folder was read
+        return Found(relative, location, None, error.strerror or type(error).__name__)
 
 
-def _named(source: FolderSource, base_name: str, relative: str) -> tuple[str, str]:
-    if source.repositories == "whole":
-        return base_name, relative
-    top, separator, rest = relative.partition("/")
-    prefix = f"{source.repo_name}/" if source.repo_name else ""
-    if separator:
-        return prefix + top, rest
-    return prefix + Path(top).stem, top
+def _names_in(root: str, folder: str) -> Iterator[str]:
+    """Names in a folder, those of folders with a slash behind: so they sort as the paths below them do."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.is_dir(follow_symlinks=False):
+                yield entry.name
+            elif entry.name not in SKIPPED_FOLDERS:
+                yield entry.name + "/"
+
+
+T = TypeVar("T", str, tuple[str, str])
+
+
+def sorted_names(names: Iterable[T]) -> Iterator[T]:
+    """`sorted`, in the memory of one run: more than that goes through sorted runs on disk (external merge sort)."""
+    waiting = iter(names)
+    runs: list[IO[bytes]] = []
+    while True:
+        run = sorted(itertools.islice(waiting, RUN_NAMES))
+        if len(run) < RUN_NAMES and not runs:
+            return iter(run)
+        if not run:
+            return heapq.merge(*(_read_run(file) for file in runs))
+        file = tempfile.TemporaryFile()  # noqa: SIM115 - read, and closed, by the merge
+        for start in range(0, len(run), RUN_BATCH):
+            pickle.dump(run[start : start + RUN_BATCH], file)
+        file.seek(0)
+        runs.append(file)
+
+
+def _read_run(file: IO[bytes]) -> Iterator[Any]:
+    with file:
+        while True:
+            try:
+                yield from pickle.load(file)
+            except EOFError:
+                return

@@ -6,7 +6,7 @@ import os
 import posixpath
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from starloom.errors import RunError, UserError
 MANIFEST = "manifest.json"
 LOGS = "logs/"  # what differs between two equal runs (timings, profiles); the manifest leaves it out
 FINGERPRINT_DIGITS = 16
+MERGED_GROUP_ROWS = 50_000
 
 
 class FileEntry(Config):
@@ -173,6 +174,11 @@ class Artifact:
         filesystem, path = storage.filesystem_of(self.path(relative))
         return pq.read_table(path, columns=list(columns) if columns is not None else None, filesystem=filesystem)
 
+    def tables(self, relatives: Iterable[str]) -> Iterator[pa.Table]:
+        """The rows of Parquet files, some thousands at a time."""
+        for relative in relatives:
+            yield from _table_parts(self.path(relative))
+
     def local(self, relative: str = "") -> Path:
         """A file or folder of it as a local path; fetched once when the artifact is remote."""
         return storage.local_copy(self.path(relative) if relative else self.folder)
@@ -217,6 +223,23 @@ class ArtifactWriter:
         """A zstd Parquet file whose bytes depend on the table alone."""
         with self.create(relative) as file:
             pq.write_table(table, file, compression="zstd", row_group_size=row_group_rows)
+
+    def write_tables(self, relative: str, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
+        """The rows of many tables as one zstd Parquet file, held in memory a row group at a time."""
+        with self.create(relative) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+            held: list[pa.Table] = []
+            for table in tables:
+                held.append(table.cast(schema))
+                if sum(part.num_rows for part in held) >= MERGED_GROUP_ROWS:
+                    writer.write_table(pa.concat_tables(held))
+                    held = []
+            if held:
+                writer.write_table(pa.concat_tables(held))
+
+    def tables(self, relatives: Iterable[str]) -> Iterator[pa.Table]:
+        """The rows of Parquet files that this step has written, some thousands at a time."""
+        for relative in relatives:
+            yield from _table_parts(self.path(relative))
 
     def open_file(self, relative: str, mode: str = "rb") -> IO[Any]:
         """Open a file that an earlier attempt or another task of this step has written."""
@@ -276,6 +299,13 @@ class ArtifactWriter:
                 continue
             entries[name] = FileEntry(bytes=size, sha256=storage.checksum(self.path(name)))
         return entries
+
+
+def _table_parts(url: str) -> Iterator[pa.Table]:
+    filesystem, path = storage.filesystem_of(url)
+    with filesystem.open(path) as file:
+        for batch in pq.ParquetFile(file).iter_batches():
+            yield pa.Table.from_batches([batch])
 
 
 def finished(root: str, step: str) -> list[Artifact]:

@@ -138,11 +138,12 @@ def event(repo: str, number: int, user: str, body: str, *, comment: int | None =
 def read_all(listing: Listing, max_file_bytes: int = 1 << 20) -> tuple[dict[str, Item], dict[str, Refusal]]:
     """Everything that a listing's units give, by path, and all refusals, by path."""
     items: dict[str, Item] = {}
-    refusals = {refusal.path: refusal for refusal in listing.refusals}
-    for unit in listing.units:
+    refusals: dict[str, Refusal] = {}
+    for unit in listing.every_unit():
         for found in unit.read(max_file_bytes):
             if isinstance(found, Item):
                 items[found.path] = found
             else:
                 refusals[found.path] = found
+    refusals.update({refusal.path: refusal for refusal in listing.refusals})
     return items, refusals

@@ -2,12 +2,14 @@
 
 import gzip
 import os
+import tracemalloc
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from data_jobs.parts import split_parts
+from data_jobs.sources import folder as folder_source
 from data_jobs.sources.archive import ArchiveSource
 from data_jobs.sources.entries import safe_member
 from data_jobs.sources.folder import FolderSource
@@ -34,9 +36,45 @@ def test_folder_with_links_and_strange_names_refuses_them_and_keeps_the_rest(tmp
 def test_folder_file_that_vanishes_after_listing_is_refused(tmp_path: Path) -> None:
     trees.write_files(tmp_path, {"a.py": "x = 1\n"})
     listing = FolderSource(path=str(tmp_path)).listing()
+    listing.units, listing.later = list(listing.every_unit()), ()
     (tmp_path / "a.py").unlink()
     _, refusals = trees.read_all(listing)
     assert refusals["a.py"].reason == "unreadable"
+
+
+def test_folder_lists_in_the_order_of_repositories_and_paths(tmp_path: Path) -> None:
+    names = ["a.py", "a/b.py", "a-b/c.py", "a/b/c.py", "a/b.c/d.py", "a/b-c.py", "b.py", "B/x.py", "a0/y.py"]
+    trees.write_files(tmp_path, dict.fromkeys(names, "x = 1\n"))
+    (tmp_path / "a" / "link").symlink_to(tmp_path)
+    for repositories in ("whole", "children"):
+        listing = FolderSource(path=str(tmp_path), repositories=repositories).listing()  # type: ignore[arg-type]
+        found = [item for unit in listing.every_unit() for item in unit.read(100)]
+        places = [(item.repo_name, item.path) for item in found]
+        assert places == sorted(places)
+        assert len(places) == len(names) + 1
+
+
+def test_folder_of_very_many_files_is_never_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder_source, "RUN_NAMES", 1000)
+    monkeypatch.setattr(folder_source, "RUN_BATCH", 50)
+    for number in range(20_000):
+        (tmp_path / f"file-{number * 7919 % 20_000:05d}.py").touch()
+    source = FolderSource(path=str(tmp_path))
+    tracemalloc.start()
+    try:
+        last, count = "", 0
+        for unit in source.listing().every_unit():
+            (item,) = unit.read(0)
+            assert item.path > last
+            last, count = item.path, count + 1
+        state = source.state()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert count == 20_000
+    assert peak < 2 << 20  # a list of all of them takes more than 10 MB
+    monkeypatch.undo()
+    assert source.state() == state
 
 
 def test_folder_state_changes_with_a_file(tmp_path: Path) -> None:
