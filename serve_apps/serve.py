@@ -13,6 +13,7 @@ from typing import Any
 from starloom import storage
 from starloom.artifact import Artifact, finished
 from starloom.errors import UserError
+from starloom.ports import free_port
 
 MODEL_KIND = "model"
 
@@ -136,10 +137,12 @@ def serving_config(values: dict[str, Any], port: int = 0, host: str = "127.0.0.1
 
 
 def _free_port(host: str, port: int) -> int:
+    if port == 0:
+        return free_port(host)
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
             raise UserError(f"port {port} on {host}: {error.strerror}; choose another with --port") from None
-        return int(probe.getsockname()[1])
+        return port

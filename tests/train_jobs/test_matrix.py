@@ -5,7 +5,6 @@ Each number of processes is started once and goes through all cases that need it
 
 import json
 import os
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -18,6 +17,7 @@ import torch.multiprocessing as multiprocessing
 
 from data_jobs.tokenization import train_bpe
 from starloom.artifact import ArtifactWriter
+from starloom.ports import free_port
 from starloom.tokens import FimConfig, TokenShardWriter
 from train_jobs.layout import Layout
 from train_jobs.pretrain import OptimizerConfig, PretrainConfig, ShapeConfig
@@ -170,9 +170,7 @@ TASKS = {"reference": _reference, "case": _case, "back": _back}
 
 def start(world: int, data: Path, output: Path, task: str, cases: list[Case]) -> None:
     """Run a task over cases in that many processes."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     context = multiprocessing.get_context("spawn")
     names = [case.name for case in cases]
     processes = [

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from data_jobs.tokenization import train_bpe
 from starloom.model.config import ModelConfig
 from starloom.model.folder import read_model, write_model
 from starloom.model.model import initial_state
+from starloom.ports import free_port
 
 PROGRAM = """
 import json, sys
@@ -52,9 +52,7 @@ def test_exported_folder_trains_with_trainer_and_deepspeed(tmp_path: Path) -> No
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
     shape = ModelConfig(layers=2, hidden=32, heads=4, vocabulary=tokenizer.size, context=64)
     write_model(tmp_path / "model", shape, initial_state(shape, 1), tokenizer=tmp_path, card="")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     environment = {**os.environ, **alone, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-c", PROGRAM, str(tmp_path / "model"), str(tmp_path / "out")]

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import time
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import torch.multiprocessing as multiprocessing
 from data_jobs.tokenization import train_bpe
 from starloom.artifact import ArtifactWriter
 from starloom.errors import RunError, UserError
+from starloom.ports import free_port
 from starloom.tokens import FimConfig, TokenShardWriter
 from train_jobs import checkpoint
 from train_jobs.layout import Layout
@@ -92,9 +92,7 @@ def train(
     data: Path, output: Path, settings: PretrainConfig, stop_at: int = -1, awaited: str = "", code: int = 0
 ) -> list[dict[str, float]]:
     """Run real processes to the end (or until they die) and return the logged steps."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     output.mkdir(exist_ok=True)
     context = multiprocessing.get_context("spawn")
     world = settings.layout.ranks
