@@ -40,6 +40,7 @@ from tests.data_jobs.planted_secrets import planted, score
 
 STAGES_MEGABYTES = 100
 SAMPLE_SECONDS = 0.3
+MEMORY = ("all", "driver", "workers", "object store", "Ray's services")
 MAP_STAGES: tuple[tuple[str, Step, dict[str, Any]], ...] = (
     ("collected", collect.STEP, {}),
     ("policy", policy.STEP, {"licenses": "any"}),
@@ -104,25 +105,29 @@ def stage_speeds() -> dict[str, float]:
     return run_stages(MAP_STAGES, code, BENCH / "curate" / "run-stages")
 
 
-def whole_run(megabytes: int) -> tuple[float, float]:
-    """Seconds and peak megabytes of the whole pipeline, duplicates included, in a process tree of its own."""
+def whole_run(megabytes: int) -> tuple[float, dict[str, float]]:
+    """Seconds of the whole pipeline, duplicates included, and the most memory of each kind of its processes."""
     source_tree(megabytes)
     command = [sys.executable, "-m", "tests.benchmarks.bench_curate", "--only-run", str(megabytes)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'platform'}"}
     started = time.perf_counter()
     with open(BENCH / "curate" / f"run-{megabytes}.log", "w") as log:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
-        peak = 0.0
+        peak = dict.fromkeys(MEMORY, 0.0)
         while process.poll() is None:
-            peak = max(peak, tree_megabytes(process.pid))
+            held = tree_megabytes(process.pid)
+            peak = {kind: max(most, held[kind]) for kind, most in peak.items()}
             time.sleep(SAMPLE_SECONDS)
     if process.returncode != 0:
         raise SystemExit(f"the run of {megabytes} MB failed; see {log.name}")
     return time.perf_counter() - started, peak
 
 
-def tree_megabytes(root: int) -> float:
-    """Memory of a process and all below it; pages that several of them share count once (PSS)."""
+def tree_megabytes(root: int) -> dict[str, float]:
+    """Memory of a process and all below it, by kind; pages that several of them share count once (PSS).
+
+    `object store` is Ray's shared memory, whoever maps it; it is bounded by Ray's own setting, not by the corpus.
+    """
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -131,16 +136,22 @@ def tree_megabytes(root: int) -> float:
             except OSError:
                 continue  # it has ended meanwhile
             children.setdefault(parent, []).append(int(entry.name))
-    waiting, total = [root], 0
+    waiting, total = [root], dict.fromkeys(MEMORY, 0.0)
     while waiting:
         pid = waiting.pop()
         waiting += children.get(pid, [])
         try:
             lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+            name = Path(f"/proc/{pid}/cmdline").read_bytes()
         except OSError:
             continue
-        total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-    return total / 1000
+        kilobytes = {line.split(":")[0]: int(line.split()[1]) for line in lines[1:] if "kB" in line}
+        shared = kilobytes.get("Pss_Shmem", 0)
+        kind = "driver" if pid == root else "workers" if name.startswith((b"ray::", b"-c")) else "Ray's services"
+        total["object store"] += shared / 1000
+        total[kind] += (kilobytes["Pss"] - shared) / 1000
+        total["all"] += kilobytes["Pss"] / 1000
+    return total
 
 
 def main() -> None:
@@ -164,10 +175,12 @@ def main() -> None:
     rows = []
     for size in arguments.sizes:
         taken, peak = whole_run(size)
-        figures[f"peak_mb_at_{size}"] = round(peak)
+        figures[f"peak_mb_at_{size}"] = round(peak["all"])
+        figures[f"driver_peak_mb_at_{size}"] = round(peak["driver"])
         figures["whole_mb_per_s"] = size / taken
-        rows.append([size, taken, size / taken, peak])
-    print(table(f"Whole pipeline with Ray on {cores()} cores", ["MB", "seconds", "MB/s", "peak MB"], rows))
+        rows.append([size, taken, size / taken, *peak.values()])
+    columns = ["MB", "seconds", "MB/s", *(f"peak MB, {kind}" for kind in MEMORY)]
+    print(table(f"Whole pipeline with Ray on {cores()} cores", columns, rows))
     values = planted(2024, 3000)
     rows = []
     for kind, name in (("key", "keys"), ("email", "emails"), ("address", "addresses")):
