@@ -1,0 +1,25 @@
+"""Export any checkpoint of a run as a `GPTBigCodeForCausalLM` folder, with a card of what made it."""
+
+from typing import Literal
+
+from starloom.config import Config
+from starloom.step import Outcome, Step, StepContext, main
+
+
+class ExportConfig(Config):
+    """Which checkpoint of the `model` among `needs`; a `corpus` and an `evaluation` beside it go into the card."""
+
+    checkpoint: int | Literal["last", "best"] = "last"  # a step's number; best: of the least held-out loss
+
+
+def run(config: ExportConfig, context: StepContext) -> Outcome:
+    """Write the folder `model/`; serving and fine-tuning take it as they take the run's own."""
+    from train_jobs.exporting import export
+
+    return export(config, context)
+
+
+STEP = Step(config=ExportConfig, run=run, produces="model")
+
+if __name__ == "__main__":
+    main(STEP)
