@@ -33,9 +33,9 @@ class Texts:
     @classmethod
     def of(cls, column: pa.ChunkedArray | pa.Array) -> "Texts":
         """Take over Arrow's buffers of a large_string column; nothing is copied for a single chunk."""
-        array: Any = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-        if isinstance(array, pa.ChunkedArray):
-            array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], pa.large_string())
+        array: Any = column
+        if isinstance(column, pa.ChunkedArray):  # a single chunk is taken as it is: combine_chunks would copy it
+            array = column.chunk(0) if column.num_chunks == 1 else column.cast(pa.large_string()).combine_chunks()
         array = array.cast(pa.large_string())
         _, offsets, data = array.buffers()
         bounds = np.frombuffer(offsets, dtype=np.int64)[array.offset : array.offset + len(array) + 1]
@@ -76,36 +76,47 @@ def _mix32(value):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _shingle(data, start, end, ngram, word, out):  # type: ignore[no-untyped-def]
-    """Write the hash of every n-gram of words to `out`; returns (n-grams, words)."""
+    """Write the hash of every n-gram of words to `out` (half the bytes and two long); returns (n-grams, words).
+
+    Unsigned counters spare the checks for negative indices.
+    """
+    words = _word_hashes(data, np.uint64(start), np.uint64(end), word, out)
     ring = np.zeros(ngram, dtype=np.uint64)
     base = np.uint64(0x9E3779B97F4A7C15)
     leaving = np.uint64(1)  # base ** ngram: the weight of the word that leaves the n-gram
     for _ in range(ngram):
         leaving *= base
     value = np.uint64(0)
-    slot = 0
-    words = 0
-    written = 0
-    current = np.uint64(0)
-    inside = False
-    for at in range(start, end + 1):
-        if at < end and word[data[at]]:
-            if not inside:
-                current = np.uint64(0xCBF29CE484222325)
-                inside = True
-            current = (current ^ np.uint64(data[at])) * np.uint64(0x100000001B3)
-        elif inside:
-            inside = False
-            hashed = _mix64(current)
-            # a rolling polynomial over the words, modulo 2^64
-            value = value * base + hashed - ring[slot] * leaving
-            ring[slot] = hashed
-            slot = slot + 1 if slot + 1 < ngram else 0
-            words += 1
-            if words >= ngram:
-                out[written] = _mix64(value)
-                written += 1
-    return written, words
+    one, last = np.uint64(1), np.uint64(ngram - 1)
+    slot = np.uint64(0)
+    written = np.uint64(0)
+    for n in range(words):
+        hashed = _mix64(out[n])
+        # a rolling polynomial over the words, modulo 2^64
+        value = value * base + hashed - ring[slot] * leaving
+        ring[slot] = hashed
+        slot = slot + one if slot < last else np.uint64(0)
+        if n >= last:
+            out[written] = _mix64(value)  # at n or before it: no word is overwritten that is still to be read
+            written += one
+    return np.int64(written), np.int64(words)
+
+
+@_compiled
+def _word_hashes(data, start, end, word, out):  # type: ignore[no-untyped-def]
+    """FNV-1a of every word, without a branch that depends on the text: mispredicted ones took half of the time."""
+    nothing = np.uint64(0xCBF29CE484222325)
+    one = np.uint64(1)
+    current, inside, count = nothing, np.uint64(0), np.uint64(0)
+    for at in range(start, end):
+        belongs = np.uint64(word[data[at]])
+        out[count] = current
+        count += inside & (one - belongs)
+        mask = np.uint64(0) - belongs
+        current = (((current ^ np.uint64(data[at])) * np.uint64(0x100000001B3)) & mask) | (nothing & ~mask)
+        inside = belongs
+    out[count] = current
+    return count + inside
 
 
 @_compiled

@@ -44,7 +44,8 @@ def deduplicate(config: DeduplicateConfig, context: StepContext) -> Outcome:
 
     facts = _facts(np.unique(verified), shards, output)
     clusters = resolve(verified, lambda file: _preference(facts[file]), strict=config.strict)
-    dropped = _write(clusters, facts, _similar_to_survivor(clusters, shards, config, context), shards, context)
+    similar = _similar_to_survivor(clusters, pairs, scores, shards, config, output)
+    dropped = _write(clusters, facts, similar, shards, context)
     losses = report(shards, clusters, facts, config.alarm_share)
     output.write_json("duplicates.json", losses.content)
     for alarm in losses.alarms:
@@ -95,12 +96,23 @@ def _preference(facts: dict[str, Any]) -> tuple[object, ...]:
 
 
 def _similar_to_survivor(
-    clusters: Sequence[Sequence[Member]], shards: Sequence[SignedShard], config: DeduplicateConfig, context: StepContext
+    clusters: Sequence[Sequence[Member]],
+    pairs: np.ndarray,
+    scores: np.ndarray,
+    shards: Sequence[SignedShard],
+    config: DeduplicateConfig,
+    output: ArtifactWriter,
 ) -> dict[int, float]:
-    members = [member for cluster in clusters for member in cluster]
-    pairs = np.array([(member.file, member.survivor) for member in members], dtype=np.int64).reshape(-1, 2)
-    scores = verification.similarities(pairs, shards, context.output, edges_per_task=config.edges_per_task)
-    return {member.file: float(score) for member, score in zip(members, scores, strict=True)}
+    """Each member's similarity to the survivor: known where the two were a pair, else computed."""
+    known = {(a, b): score for (a, b), score in zip(pairs.tolist(), scores.tolist(), strict=True)}
+    links = {m.file: (min(m.file, m.survivor), max(m.file, m.survivor)) for cluster in clusters for m in cluster}
+    known.update(((file, file), 1.0) for file in links)
+    missing = sorted({link for link in links.values() if link not in known})
+    found = verification.similarities(
+        np.array(missing, dtype=np.int64).reshape(-1, 2), shards, output, edges_per_task=config.edges_per_task
+    )
+    known.update(zip(missing, found.tolist(), strict=True))
+    return {file: known[link] for file, link in links.items()}
 
 
 def _write(
