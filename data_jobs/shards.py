@@ -1,11 +1,13 @@
 """Ray at the edge of the data jobs: a pure function over a list of shards, each a retriable task."""
 
+import ctypes
 import logging
 import pickle
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from starloom import cluster, storage
@@ -49,6 +51,7 @@ def map_shards(items: Sequence[T], work: Callable[[T], Any], *, name: str, cpus:
 
     def one(row: dict[str, Any]) -> dict[str, Any]:
         result = work(ray.get(reference)[row["item"]])
+        _give_back()
         return {"item": row["item"], "result": pickle.dumps(result)}
 
     one.__name__ = name
@@ -63,6 +66,14 @@ def map_shards(items: Sequence[T], work: Callable[[T], Any], *, name: str, cpus:
             said = time.monotonic()
             print(f"{name}: {len(results):,} of {len(items):,} shards", flush=True)
     return [results[number] for number in range(len(items))]
+
+
+def _give_back() -> None:
+    """Return freed memory to the system: Ray keeps a worker for many stages, and its heap would only grow."""
+    pa.default_memory_pool().release_unused()
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):  # glibc's
+        libc.malloc_trim(0)
 
 
 def _settle(context: Any) -> None:
