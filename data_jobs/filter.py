@@ -1,8 +1,15 @@
 """Quality filter: one decision table per collected shard, no text."""
 
-from data_jobs.quality import RULES, QualityLimits
+from collections.abc import Mapping
+from typing import Any
+
+from data_jobs.languages import load_languages
+from data_jobs.quality import RULES, QualityLimits, SourceFile, judge, load_rules
+from data_jobs.verdicts import Verdict, decide
 from starloom.config import Config
-from starloom.step import Outcome, Step, StepContext, main
+from starloom.kinds import Decisions
+from starloom.program import main
+from starloom.step import Outcome, Step, StepContext
 
 
 class FilterConfig(Config):
@@ -15,12 +22,19 @@ class FilterConfig(Config):
 
 def run(config: FilterConfig, context: StepContext) -> Outcome:
     """Judge every collected file by the quality rules; dropped ones get the first rule's reason."""
-    from data_jobs.filtering import filter_corpus
+    languages = load_languages(config.languages).by_name
+    rules = load_rules(config.rules)
 
-    return filter_corpus(config, context)
+    def verdict(row: Mapping[str, Any]) -> Verdict | None:
+        language = languages.get(row["language"])
+        if language is None or row["kind"] != "file":
+            return None
+        return judge(SourceFile(row["path"], row["content"], language, config.limits), rules)
+
+    return decide(context, verdict, columns=("path", "language", "kind", "content"))
 
 
-STEP = Step(config=FilterConfig, run=run, produces="decisions")
+STEP = Step(config=FilterConfig, run=run, produces=Decisions.kind)
 
 if __name__ == "__main__":
     main(STEP)

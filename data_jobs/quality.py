@@ -4,7 +4,6 @@ Sources: StarCoder's filters (bigcode-dataset, preprocessing) and StarCoder2's (
 function `SourceFile -> Verdict | None` named in the config as ``module:function``.
 """
 
-import importlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,8 +14,9 @@ import numpy as np
 from pydantic import Field
 
 from data_jobs.languages import Language, extension_of
+from data_jobs.verdicts import Verdict
+from starloom import plugins
 from starloom.config import Config
-from starloom.errors import UserError
 
 
 class QualityLimits(Config):
@@ -30,14 +30,6 @@ class QualityLimits(Config):
     encoded_share: float = Field(0.5, gt=0, le=1)  # of the whole file
     html_visible: float = Field(0.2, ge=0, le=1)
     html_characters: int = Field(100, ge=0)
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Why a file is dropped."""
-
-    reason: str
-    detail: str
 
 
 @dataclass(frozen=True)
@@ -235,18 +227,7 @@ def load_rules(names: Sequence[str]) -> list[Rule]:
     Raises:
         UserError: there is no such rule.
     """
-    return [RULES[name] if name in RULES else _imported(name) for name in names]
-
-
-def _imported(name: str) -> Rule:
-    module, separator, function = name.partition(":")
-    if not separator:
-        raise UserError(f"rules: {name!r} is not one of {', '.join(RULES)}; a rule of your own is 'module:function'")
-    try:
-        rule: Rule = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"rules: {name!r} cannot be imported: {error}") from None
-    return rule
+    return plugins.load_all(names, RULES, what="rules")
 
 
 def judge(file: SourceFile, rules: Sequence[Rule]) -> Verdict | None:

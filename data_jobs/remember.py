@@ -1,7 +1,8 @@
 """Remember what deduplication needs of a corpus: later batches are compared with it without reading its text again."""
 
-from data_jobs.deduplicate import SketchConfig
-from starloom.step import Outcome, Step, StepContext, main
+from data_jobs.near_duplicates.config import SketchConfig
+from starloom.program import main
+from starloom.step import Outcome, Step, StepContext
 
 
 def run(config: SketchConfig, context: StepContext) -> Outcome:

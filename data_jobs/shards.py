@@ -8,10 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from starloom import cluster, storage
-from starloom.artifact import Artifact
+from starloom import cluster
 
 T = TypeVar("T")
 PROGRESS_SECONDS = 10.0
@@ -21,18 +19,6 @@ TASKS_PER_CPU = 16
 def shard_name(number: int) -> str:
     """``part-00000.parquet``: the same name is the same rows in every artifact."""
     return f"part-{number:05d}.parquet"
-
-
-def shard_names(artifact: Artifact) -> list[str]:
-    """The names of an artifact's data shards, in order."""
-    return [name.removeprefix("data/") for name in artifact.files("data/")]
-
-
-def rows_of(artifact: Artifact, shard: str) -> int:
-    """The number of rows of a data shard, from its footer alone."""
-    filesystem, path = storage.filesystem_of(artifact.path(f"data/{shard}"))
-    with filesystem.open(path) as file:
-        return int(pq.ParquetFile(file).metadata.num_rows)
 
 
 def map_shards(items: Sequence[T], work: Callable[[T], Any], *, name: str, cpus: float = 1.0) -> list[Any]:

@@ -5,7 +5,9 @@ from pathlib import Path
 from pydantic import Field
 
 from starloom.config import Config
-from starloom.step import Outcome, Step, StepContext, main
+from starloom.kinds import Tokenizer
+from starloom.program import main
+from starloom.step import Outcome, Step, StepContext
 
 
 class UseTokenizerConfig(Config):
@@ -21,20 +23,20 @@ def run(config: UseTokenizerConfig, context: StepContext) -> Outcome:
     tokenizer = load_tokenizer(config.folder)
     for token in (END_OF_TEXT, FIM_PREFIX, FIM_MIDDLE, FIM_SUFFIX):
         tokenizer.special(token)
-    context.output.write_text("tokenizer.json", tokenizer.json_text)
-    settings = Path(config.folder) / "tokenizer_config.json"
+    context.output.write_text(Tokenizer.FILE, tokenizer.json_text)
+    settings = Path(config.folder) / Tokenizer.SETTINGS
     if settings.is_file():
-        context.output.write_text("tokenizer_config.json", settings.read_text(encoding="utf-8"))
+        context.output.write_text(Tokenizer.SETTINGS, settings.read_text(encoding="utf-8"))
     return Outcome(rows_in=tokenizer.size, rows_out=tokenizer.size)
 
 
 def source_state(config: UseTokenizerConfig) -> object:
     """The file's size and time."""
-    file = Path(config.folder) / "tokenizer.json"
+    file = Path(config.folder) / Tokenizer.FILE
     return [file.stat().st_size, file.stat().st_mtime_ns] if file.is_file() else None
 
 
-STEP = Step(config=UseTokenizerConfig, run=run, produces="tokenizer", source_state=source_state)
+STEP = Step(config=UseTokenizerConfig, run=run, produces=Tokenizer.kind, source_state=source_state)
 
 if __name__ == "__main__":
     main(STEP)

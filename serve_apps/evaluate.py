@@ -13,10 +13,12 @@ from typing import Any
 
 from pydantic import Field
 
-from starloom.artifact import Artifact
+from starloom import jsonlines
 from starloom.config import Config, runtime
 from starloom.errors import UserError
-from starloom.step import Outcome, Step, StepContext, main
+from starloom.kinds import Corpus, Evaluation, HeldoutDocument, Model, Tokens
+from starloom.program import main
+from starloom.step import Outcome, Step, StepContext
 
 COMPLETION_LINES = 12
 
@@ -43,11 +45,11 @@ def run(config: EvaluateConfig, context: StepContext) -> Outcome:
     With the corpus among its inputs, the result also tells what decontamination found of HumanEval in it.
     """
     from serve_apps.evaluation.heldout import choose, measure
-    from serve_apps.serve import serving
+    from serve_apps.hosting import serving
 
-    model = context.only("model")
-    folder = model.local("model")
-    documents = choose(heldout_documents(context.only("tokens")), config.heldout_bytes)
+    model = Model(context.only(Model.kind))
+    folder = model.folder()
+    documents = choose(Tokens(context.only(Tokens.kind)).heldout_documents(), config.heldout_bytes)
     heldout = measure(folder, documents)
     context.say(
         f"{heldout['bits_per_byte']:.3f} bits per byte on {heldout['files']} held-out files "
@@ -56,22 +58,22 @@ def run(config: EvaluateConfig, context: StepContext) -> Outcome:
     with serving(folder) as url:
         measured = evaluate_endpoint(config, url, folder, context.say)
         completions = sample_completions(config, url, folder, documents)
-    corpus = context.optional("corpus")
+    corpus = context.optional(Corpus.kind)
     if corpus is not None:
         from serve_apps.evaluation.benchmarks import benchmark
         from serve_apps.evaluation.contamination import contamination
 
-        measured.summary["contamination"] = contamination(corpus, benchmark("humaneval").tasks(None))
+        measured.summary["contamination"] = contamination(Corpus(corpus), benchmark("humaneval").tasks(None))
     results = {
-        "model": model.fingerprint,
+        "model": model.artifact.fingerprint,
         "humaneval": measured.summary,
         "heldout": heldout,
         "completions": completions,
     }
-    context.output.write_json("results.json", results)
+    context.output.write_json(Evaluation.RESULTS, results)
     with context.output.create("humaneval/samples.jsonl", "w") as file:
         for row in measured.rows:
-            file.write(json.dumps(row, sort_keys=True) + "\n")
+            file.write(jsonlines.dump(row))
     pass_at_1 = measured.summary["pass_at_k"]["1"]
     return Outcome(
         rows_in=len(measured.rows),
@@ -92,8 +94,8 @@ def evaluate_endpoint(
     """A benchmark against a URL; `folder` is the model's, when it is known, and tells how long prompts may be."""
     from serve_apps.evaluation.benchmarks import benchmark
     from serve_apps.evaluation.endpoint import Endpoint, Generation
-    from serve_apps.evaluation.evaluate_benchmark import evaluate_benchmark
-    from serve_apps.evaluation.sandbox import Limits
+    from serve_apps.evaluation.judging import evaluate_benchmark
+    from serve_apps.sandbox.sandbox import Limits
 
     chosen = benchmark(name)
     endpoint = Endpoint(url)
@@ -125,19 +127,8 @@ def _room(folder: Path) -> Callable[[str], int]:
     return lambda prompt: context - len(tokenizer.encode_prompt(prompt))
 
 
-def heldout_documents(tokens: Artifact) -> list[Any]:
-    """The held-out files that a tokens artifact carries."""
-    from serve_apps.evaluation.heldout import Document
-
-    if not tokens.has("heldout/documents.parquet"):
-        raise UserError(f"{tokens.folder}: has no heldout/documents.parquet; run the packing step again")
-    names = ("repo_name", "path", "language", "content")
-    table = tokens.read_table("heldout/documents.parquet", columns=names)
-    return [Document(**row) for row in table.to_pylist()]
-
-
 def sample_completions(
-    config: EvaluateConfig, url: str, folder: Path, documents: Sequence[Any]
+    config: EvaluateConfig, url: str, folder: Path, documents: Sequence[HeldoutDocument]
 ) -> list[dict[str, str]]:
     """What the model writes after the first lines of held-out files; sampled, since greedy text of a toy repeats."""
     from serve_apps.evaluation.endpoint import Endpoint, Generation
@@ -149,6 +140,8 @@ def sample_completions(
         for document in documents:
             if len(found) == config.completions:
                 break
+            if document.kind != "file":
+                continue  # issues, commits and notebooks do not begin with code to go on from
             prompt = _opening(document.content)
             space = min(config.max_tokens, room(prompt))
             if not prompt.strip() or space < min(32, config.max_tokens):
@@ -198,7 +191,7 @@ def command(argv: Sequence[str]) -> int:
     )
     arguments = parser.parse_args(list(argv))
     if arguments.toolchains:
-        from serve_apps.evaluation.languages import toolchain_table
+        from serve_apps.sandbox.toolchains import toolchain_table
 
         print(toolchain_table())
         return 0
@@ -224,9 +217,11 @@ def command(argv: Sequence[str]) -> int:
         )
     if arguments.output:
         arguments.output.mkdir(parents=True, exist_ok=True)
-        lines = [json.dumps(row, sort_keys=True) + "\n" for row in scored.rows]
+        lines = [jsonlines.dump(row) for row in scored.rows]
         (arguments.output / "samples.jsonl").write_text("".join(lines), encoding="utf-8")
-        (arguments.output / "results.json").write_text(json.dumps(scored.summary, indent=1) + "\n", encoding="utf-8")
+        (arguments.output / Evaluation.RESULTS).write_text(
+            json.dumps(scored.summary, indent=1) + "\n", encoding="utf-8"
+        )
     print(json.dumps(scored.summary))
     return 0
 
@@ -241,7 +236,7 @@ class Target:
 
 @contextmanager
 def _url_of(model: str) -> Iterator[Target]:
-    from serve_apps.serve import model_folder, serving
+    from serve_apps.hosting import model_folder, serving
 
     if model.startswith(("http://", "https://")):
         yield Target(model, None)
@@ -251,7 +246,7 @@ def _url_of(model: str) -> Iterator[Target]:
         yield Target(url, folder)
 
 
-STEP = Step(config=EvaluateConfig, run=run, produces="evaluation")
+STEP = Step(config=EvaluateConfig, run=run, produces=Evaluation.kind)
 
 if __name__ == "__main__":
     main(STEP)

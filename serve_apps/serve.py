@@ -3,19 +3,14 @@
 import argparse
 import json
 import signal
-import socket
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from serve_apps.hosting import model_folder, serving_config
 from starloom import storage
-from starloom.artifact import Artifact, finished
 from starloom.errors import UserError
-from starloom.ports import free_port
-
-MODEL_KIND = "model"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -62,9 +57,14 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _named(text: str) -> tuple[str, Path]:
-    """The name that requests use, and the folder: a run's or a model folder's own name unless NAME= gives another."""
-    name, equals, location = text.rpartition("=")
-    return name if equals else Path(location.rstrip("/")).name, model_folder(location)
+    """The name that requests use, and the folder: a run's or a model folder's own name unless NAME= gives another.
+
+    What is there by its whole text is meant as it is: ``runs/lr=3e-4`` is a folder, not a name.
+    """
+    name, equals, location = text.partition("=")
+    if equals and "/" not in name and not storage.exists(text):
+        return name, model_folder(location)
+    return Path(text.rstrip("/")).name, model_folder(text)
 
 
 def _keys(path: str | None) -> dict[str, str]:
@@ -76,73 +76,3 @@ def _keys(path: str | None) -> dict[str, str]:
         return keys_of(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"--api-keys {path}: {error.strerror}; give a file of name:key lines") from None
-
-
-def model_folder(location: str) -> Path:
-    """The folder of a model or adapter: `location` itself, or the newest finished model of a run.
-
-    Raises:
-        UserError: there is neither.
-    """
-    if any(storage.exists(storage.join(location, name)) for name in ("config.json", "adapter_config.json")):
-        return storage.local_copy(location)
-    newest: tuple[float, Artifact] | None = None
-    for step in storage.folders(location):
-        for artifact in finished(location, step):
-            filesystem, path = storage.filesystem_of(artifact.path("manifest.json"))
-            written = filesystem.modified(path).timestamp()
-            if artifact.kind == MODEL_KIND and (newest is None or written >= newest[0]):
-                newest = written, artifact
-    if newest is None:
-        raise UserError(f"{location}: is no model folder and holds no finished model; run the recipe first")
-    return newest[1].local("model")
-
-
-@contextmanager
-def serving(folder: str | Path, port: int = 0, host: str = "127.0.0.1") -> Iterator[str]:
-    """Deploy a model folder on the current Ray, yield its URL, take it down. Port 0 is any free one.
-
-    Raises:
-        UserError: the folder holds no model, or the port is in use.
-    """
-    with serving_config({"models": [{"folder": str(Path(folder).resolve())}]}, port, host) as url:
-        yield url
-
-
-@contextmanager
-def serving_config(values: dict[str, Any], port: int = 0, host: str = "127.0.0.1") -> Iterator[str]:
-    """The same for a whole `ServingConfig`.
-
-    Raises:
-        UserError: the config is wrong, a folder holds no model, or the port is in use.
-    """
-    from ray import serve
-
-    from serve_apps.adapters import base_folder
-    from serve_apps.deployment import application
-    from starloom.cluster import connect
-    from starloom.model.folder import read_config
-
-    made = application(values)
-    for model in values["models"]:
-        read_config(base_folder(Path(model["folder"])))  # a wrong folder is told before anything is started
-    port = _free_port(host, port)
-    connect()
-    serve.start(http_options={"host": host, "port": port})
-    try:
-        serve.run(made, name="starloom", route_prefix="/")
-        yield f"http://{host}:{port}"
-    finally:
-        serve.shutdown()
-
-
-def _free_port(host: str, port: int) -> int:
-    if port == 0:
-        return free_port(host)
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise UserError(f"port {port} on {host}: {error.strerror}; choose another with --port") from None
-        return port

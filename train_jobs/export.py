@@ -3,7 +3,9 @@
 from typing import Literal
 
 from starloom.config import Config
-from starloom.step import Outcome, Step, StepContext, main
+from starloom.kinds import Model
+from starloom.program import main
+from starloom.step import Outcome, Step, StepContext
 
 
 class ExportConfig(Config):
@@ -14,12 +16,12 @@ class ExportConfig(Config):
 
 def run(config: ExportConfig, context: StepContext) -> Outcome:
     """Write the folder `model/`; serving and fine-tuning take it as they take the run's own."""
-    from train_jobs.exporting import export
+    from train_jobs.checkpoints.export import export  # brings torch
 
-    return export(config, context)
+    return export(config.checkpoint, context)
 
 
-STEP = Step(config=ExportConfig, run=run, produces="model")
+STEP = Step(config=ExportConfig, run=run, produces=Model.kind)
 
 if __name__ == "__main__":
     main(STEP)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from starloom.model.config import ModelConfig
-from train_jobs.pretrain import PretrainConfig
+from train_jobs.config import PretrainConfig
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from typing import Any
 from starloom.config import validate
 from starloom.errors import UserError
 from starloom.model.config import ModelConfig
+from starloom.program import load_step
 from starloom.recipe import Recipe, load_recipe
-from starloom.step import load_step
-from train_jobs.forecast import STATE_BYTES, USABLE, Forecast, check_node, forecast, ranked
-from train_jobs.hardware import HARDWARE, Hardware
-from train_jobs.pretrain import PretrainConfig
+from train_jobs.config import PretrainConfig
+from train_jobs.planning.forecast import STATE_BYTES, USABLE, Forecast, check_node, forecast, ranked
+from train_jobs.planning.hardware import HARDWARE, Hardware
 
 DAY = 86_400
 STARCODER_VOCABULARY = 49_152

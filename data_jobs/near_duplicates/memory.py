@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from data_jobs.deduplicate import SketchConfig
-from data_jobs.near_duplicates.banding import choose_bands
+from data_jobs.near_duplicates.config import SketchConfig, choose_bands
 from data_jobs.near_duplicates.signing import SignedShard, read_fields, sign_shards
 from data_jobs.near_duplicates.verification import prepare_shingles
-from data_jobs.shards import shard_names
 from starloom.artifact import Artifact
 from starloom.errors import UserError
+from starloom.kinds import shard_names
 from starloom.step import Outcome, StepContext
 
 

@@ -7,16 +7,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from data_jobs.deduplicate import DeduplicateConfig
 from data_jobs.licenses import rank
 from data_jobs.near_duplicates import candidates, verification
-from data_jobs.near_duplicates.banding import choose_bands
 from data_jobs.near_duplicates.clusters import Member, resolve
+from data_jobs.near_duplicates.config import DeduplicateConfig, choose_bands
 from data_jobs.near_duplicates.memory import recall_shards
 from data_jobs.near_duplicates.reporting import report
 from data_jobs.near_duplicates.signing import FOLDER, SignedShard, bases_of, sign_shards
-from data_jobs.shards import shard_names
 from starloom.artifact import ArtifactWriter
+from starloom.kinds import Decisions, decisions_file, shard_names
 from starloom.schema import CLUSTERS, DECISIONS
 from starloom.step import Outcome, StepContext
 
@@ -47,7 +46,7 @@ def deduplicate(config: DeduplicateConfig, context: StepContext) -> Outcome:
     similar = _similar_to_survivor(clusters, pairs, scores, shards, config, output)
     dropped = _write(clusters, facts, similar, shards, context)
     losses = report(shards, clusters, facts, config.alarm_share)
-    output.write_json("duplicates.json", losses.content)
+    output.write_json(Decisions.DUPLICATES, losses.content)
     for alarm in losses.alarms:
         context.say(f"warning: {alarm}; look at duplicates.json")
     for folder in (FOLDER, candidates.EDGES, verification.SHINGLES):
@@ -141,7 +140,7 @@ def _write(
             )
             if member.file != member.survivor and not mine["remembered"]:
                 dropped[member.file] = _decision(mine, kept, similarity[member.file], context.name)
-    context.output.write_table("clusters.parquet", pa.Table.from_pylist(table, schema=CLUSTERS))
+    context.output.write_table(Decisions.CLUSTERS, pa.Table.from_pylist(table, schema=CLUSTERS))
     bases = bases_of(shards)
     files = np.array(sorted(dropped), dtype=np.int64)
     for number, shard in enumerate(shards):
@@ -149,7 +148,7 @@ def _write(
             continue
         mine = files[(files >= bases[number]) & (files < bases[number + 1])]
         rows = [{"row": file - int(bases[number]), **dropped[file]} for file in mine.tolist()]
-        context.output.write_table(f"decisions/{shard.name}", pa.Table.from_pylist(rows, schema=DECISIONS))
+        context.output.write_table(decisions_file(shard.name), pa.Table.from_pylist(rows, schema=DECISIONS))
     return Counter(decision["reason"] for decision in dropped.values())
 
 

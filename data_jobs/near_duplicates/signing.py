@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from data_jobs.deduplicate import SketchConfig
 from data_jobs.near_duplicates.arrays import load_rows, save_array
-from data_jobs.near_duplicates.banding import choose_bands
+from data_jobs.near_duplicates.config import SketchConfig, choose_bands
 from data_jobs.near_duplicates.kernel import Texts, sign
 from data_jobs.shards import map_shards
 from starloom.artifact import Artifact, ArtifactWriter
 from starloom.decisions import surviving
+from starloom.kinds import data_file
 
 FOLDER = "signatures"
 ROW, LONG, EXACT, NORMAL, BANDS = range(5)  # the fields before the first band
@@ -69,7 +69,7 @@ def _sign_shard(
 ) -> SignedShard:
     written = f"{FOLDER}/{name}.npy"
     done = output.exists(written)
-    table = collected.read_table(f"data/{name}", ["source", "language", *(() if done else ("id", "content"))])
+    table = collected.read_table(data_file(name), ["source", "language", *(() if done else ("id", "content"))])
     rows = table.num_rows
     alive = np.flatnonzero(surviving(name, rows, earlier))
     if len(alive) < rows:

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from data_jobs.deduplicate import SketchConfig
+from data_jobs.near_duplicates.config import SketchConfig
 from data_jobs.near_duplicates.kernel import Texts, jaccards, shingle_sets
 from data_jobs.near_duplicates.signing import SignedShard, bases_of
 from data_jobs.shards import map_shards
 from starloom.artifact import Artifact, ArtifactWriter
+from starloom.kinds import data_file
 
 SHINGLES = "ngrams"
 FACTS = ("id", "repo_name", "path", "licenses", "stars", "source", "language")
@@ -33,7 +34,7 @@ def prepare_shingles(
         if output.exists(name):
             return
         rows = _within(wanted, bases, number)
-        table = collected.read_table(f"data/{shards[number].name}", ["content", *FACTS])
+        table = collected.read_table(data_file(shards[number].name), ["content", *FACTS])
         facts = table.select(FACTS).take(pa.array(rows)).combine_chunks()
         ngrams = np.array([config.ngram_of(language) for language in facts["language"].to_pylist()], dtype=np.int64)
         sets, offsets = shingle_sets(Texts.of(table["content"]), rows, ngrams)

@@ -1,6 +1,5 @@
 """Replacing what was found: the same value gets the same replacement within a file."""
 
-import importlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -8,7 +7,7 @@ from data_jobs.personal_data.addresses import find_addresses
 from data_jobs.personal_data.emails import find_emails
 from data_jobs.personal_data.findings import Finding, without_overlaps
 from data_jobs.personal_data.secrets import find_secrets
-from starloom.errors import UserError
+from starloom import plugins
 
 Detector = Callable[[str], Iterable[Finding]]
 
@@ -53,16 +52,4 @@ def load_detectors(names: Sequence[str]) -> list[Detector]:
     Raises:
         UserError: there is no such detector.
     """
-    return [DETECTORS[name] if name in DETECTORS else _imported(name) for name in names]
-
-
-def _imported(name: str) -> Detector:
-    module, separator, function = name.partition(":")
-    if not separator:
-        known = ", ".join(DETECTORS)
-        raise UserError(f"detectors: {name!r} is not one of {known}; a detector of your own is 'module:function'")
-    try:
-        detector: Detector = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"detectors: {name!r} cannot be imported: {error}") from None
-    return detector
+    return plugins.load_all(names, DETECTORS, what="detectors")

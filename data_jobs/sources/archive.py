@@ -6,27 +6,18 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Literal
 
 from data_jobs.licenses import MAX_LICENSE_BYTES, is_license_file
-from data_jobs.sources.entries import (
-    UNIT_BYTES,
-    Item,
-    LicenseText,
-    Listing,
-    Refusal,
-    excluded,
-    file_state,
-    is_utf8,
-    matching_files,
-    printable,
-    safe_member,
-)
+from data_jobs.sources.entries import UNIT_BYTES, Item, LicenseText, Listing, Refusal, grouped
+from data_jobs.sources.names import excluded, is_utf8, safe_member
 from starloom import storage
 from starloom.config import Config
+from starloom.errors import one_line
+from starloom.storage import file_state, matching_files, printable
 
 ZIP_SUFFIXES = (".zip", ".whl", ".egg", ".jar")
 TAR_SUFFIXES = (".tar", ".tgz", ".tar.gz", ".tbz2", ".tar.bz2", ".txz", ".tar.xz", ".tzst", ".tar.zst", ".crate")
@@ -60,7 +51,7 @@ class ArchiveSource(Config):
 
     def _archives(self) -> list[str]:
         found: list[str] = []
-        for name in matching_files(self.path, what="archive"):
+        for name in matching_files(self.path, setting="sources", what="archive"):
             if not storage.is_remote(name) and Path(name).is_dir():
                 found += [str(file) for file in Path(name).rglob("*") if file.name.endswith(SUFFIXES)]
             else:
@@ -218,26 +209,12 @@ def _list_archive(source: ArchiveSource, location: str, listing: Listing) -> Non
     except DAMAGED as error:
         refusals.append(Refusal(repo_name, file_name, "damaged_archive", _why(error)))
     top = _common_top([member.path for member in members])
-    for group in _groups(members, top, source.exclude):
+    inside = [replace(member, path=member.path.removeprefix(top)) for member in members]
+    kept = [member for member in inside if not excluded(member.path, source.exclude)]
+    for group in grouped(kept, UNIT_BYTES, lambda member: member.size):
         listing.units.append(ArchiveMembers(location, repo_name, group, source.licenses, source.stars))
     listing.refusals += [Refusal(r.repo_name, r.path.removeprefix(top), r.reason, r.detail) for r in refusals]
     listing.licenses += [LicenseText(text.repo_name, text.path.removeprefix(top), text.text) for text in licenses]
-
-
-def _groups(members: list[Member], top: str, exclude: tuple[str, ...]) -> Iterator[tuple[Member, ...]]:
-    group: list[Member] = []
-    size = 0
-    for member in members:
-        path = member.path.removeprefix(top)
-        if excluded(path, exclude):
-            continue
-        if group and size + member.size > UNIT_BYTES:
-            yield tuple(group)
-            group, size = [], 0
-        group.append(Member(member.number, member.name, path, member.size))
-        size += member.size
-    if group:
-        yield tuple(group)
 
 
 def _common_top(paths: list[str]) -> str:
@@ -252,4 +229,4 @@ def _stem(file_name: str) -> str:
 
 
 def _why(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    return one_line(f"{type(error).__name__}: {error}", 200)

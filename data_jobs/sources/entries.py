@@ -1,15 +1,8 @@
 """What every source speaks in: units of work that read items, and refusals with their reason."""
 
-import fnmatch
-import glob
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
-
-from starloom import storage
-from starloom.errors import UserError
+from typing import Any, Protocol, TypeVar
 
 UNIT_BYTES = 4 << 20  # what the readers of many small files put into one unit
 
@@ -104,63 +97,19 @@ class Source(Protocol):
         ...
 
 
-def is_utf8(name: str) -> bool:
-    """Whether a file name from the operating system is valid UTF-8 (Python marks other bytes as surrogates)."""
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+T = TypeVar("T")
 
 
-def printable(name: str) -> str:
-    """A file name that can be stored: bytes that are not UTF-8 as ``\\xNN``."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-def excluded(path: str, patterns: Sequence[str]) -> bool:
-    """Whether a path matches one of the glob patterns."""
-    return any(fnmatch.fnmatch(path, pattern) for pattern in patterns)
-
-
-def matching_files(pattern: str, *, what: str) -> list[str]:
-    """The files or folders that a path, glob pattern or URL (``s3://...``, ``hf://...``) names, sorted.
-
-    Raises:
-        UserError: nothing is there.
-    """
-    if storage.is_remote(pattern):
-        filesystem, path = storage.filesystem_of(pattern)
-        found = filesystem.glob(path) if any(c in path for c in "*?[") else [path] if filesystem.exists(path) else []
-        names = [filesystem.unstrip_protocol(name) for name in found]
-    else:
-        expanded = str(Path(pattern).expanduser())
-        names = glob.glob(expanded, recursive=True) if glob.has_magic(expanded) else [expanded]  # noqa: PTH207 (an absolute pattern is no Path.glob)
-        names = [name for name in names if os.path.lexists(name)]
-    if not names:
-        raise UserError(f"sources: path = {pattern!r}: no such {what}; give a path, a glob pattern or a URL")
-    return sorted(names)
-
-
-def file_state(names: Sequence[str]) -> list[list[Any]]:
-    """Name, size and time of change of files, local or remote."""
-    state: list[list[Any]] = []
-    for name in names:
-        if storage.is_remote(name):
-            filesystem, path = storage.filesystem_of(name)
-            info = filesystem.info(path)
-            changed = info.get("ETag") or info.get("etag") or info.get("LastModified") or info.get("last_commit")
-            state.append([name, info.get("size"), str(changed)])
-        else:
-            stat = Path(name).stat()
-            state.append([printable(name), stat.st_size, stat.st_mtime_ns])
-    return state
-
-
-def safe_member(name: str) -> str | None:
-    """A path from inside an archive or a tree, made relative and plain; None when it leads outside."""
-    plain = name.replace("\\", "/")
-    parts = [part for part in PurePosixPath(plain).parts if part != "."]
-    if plain.startswith("/") or ".." in parts or not parts or (len(parts[0]) == 2 and parts[0][1] == ":"):
-        return None
-    return "/".join(parts)
+def grouped(items: Iterable[T], limit: int, size: Callable[[T], int]) -> Iterator[tuple[T, ...]]:
+    """Neighbours in groups whose sizes add up to `limit` at most; what is larger alone is a group of its own."""
+    group: list[T] = []
+    total = 0
+    for item in items:
+        cost = size(item)
+        if group and total + cost > limit:
+            yield tuple(group)
+            group, total = [], 0
+        group.append(item)
+        total += cost
+    if group:
+        yield tuple(group)

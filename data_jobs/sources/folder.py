@@ -14,9 +14,11 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, Literal, TypeVar
 
 from data_jobs.licenses import MAX_LICENSE_BYTES, is_license_file
-from data_jobs.sources.entries import Item, LicenseText, Listing, Refusal, Refused, excluded, is_utf8, printable
+from data_jobs.sources.entries import Item, LicenseText, Listing, Refusal, Refused
+from data_jobs.sources.names import excluded, is_utf8
 from starloom.config import Config
 from starloom.errors import UserError
+from starloom.storage import printable
 
 # never source of the repository itself: version control, caches, installed packages
 SKIPPED_FOLDERS = frozenset(

@@ -6,17 +6,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data_jobs.licenses import MAX_LICENSE_BYTES, is_license_file
-from data_jobs.sources.entries import (
-    UNIT_BYTES,
-    Item,
-    LicenseText,
-    Listing,
-    Refusal,
-    excluded,
-    matching_files,
-)
+from data_jobs.sources.entries import UNIT_BYTES, Item, LicenseText, Listing, Refusal, grouped
+from data_jobs.sources.names import excluded
 from starloom.config import Config
-from starloom.errors import UserError
+from starloom.errors import UserError, one_line
+from starloom.storage import matching_files
 
 
 class GitSource(Config):
@@ -33,7 +27,7 @@ class GitSource(Config):
     def listing(self) -> Listing:
         """Every blob of the ref's tree."""
         listing = Listing()
-        for folder in matching_files(self.path, what="repository"):
+        for folder in matching_files(self.path, setting="sources", what="repository"):
             _list_repository(self, folder, listing)
         return listing
 
@@ -79,7 +73,7 @@ class GitBlobs:
             try:
                 content = repository[blob.oid].data
             except (KeyError, pygit2.GitError, ValueError) as error:
-                yield Refusal(self.repo_name, blob.path, "corrupt_git_object", f"{blob.oid}: {one_line(error)}")
+                yield Refusal(self.repo_name, blob.path, "corrupt_git_object", f"{blob.oid}: {one_line(error, 200)}")
                 continue
             yield Item(self.repo_name, blob.path, content, self.licenses, self.stars, self.commit, "git")
 
@@ -93,7 +87,7 @@ def open_repository(folder: str) -> Any:
     try:
         return pygit2.Repository(folder)
     except pygit2.GitError as error:
-        raise UserError(f"sources: path = {folder!r}: not a git repository ({one_line(error)})") from None
+        raise UserError(f"sources: path = {folder!r}: not a git repository ({one_line(error, 200)})") from None
 
 
 def resolve_ref(repository: Any, folder: str, ref: str) -> Any:
@@ -103,12 +97,14 @@ def resolve_ref(repository: Any, folder: str, ref: str) -> Any:
     try:
         return repository.revparse_single(ref).peel(pygit2.Commit)
     except (KeyError, ValueError, pygit2.GitError) as error:
-        raise UserError(f"sources: ref = {ref!r}: not in {folder} ({one_line(error)}); name a branch or tag") from None
+        raise UserError(
+            f"sources: ref = {ref!r}: not in {folder} ({one_line(error, 200)}); name a branch or tag"
+        ) from None
 
 
 def git_state(pattern: str, ref: str) -> list[list[str]]:
     """Each repository with the commit that the ref stands at."""
-    folders = matching_files(pattern, what="repository")
+    folders = matching_files(pattern, setting="sources", what="repository")
     return [[folder, str(resolve_ref(open_repository(folder), folder, ref).id)] for folder in folders]
 
 
@@ -117,11 +113,6 @@ def repository_name(folder: str) -> str:
     plain = str(Path(folder).absolute()).removesuffix("/.git").removesuffix(".git")
     parts = [part for part in plain.split("/") if part]
     return "/".join(parts[-2:]) if parts else "repository"
-
-
-def one_line(error: Exception) -> str:
-    """An exception's message without line breaks."""
-    return " ".join(str(error).split())[:200]
 
 
 def _list_repository(source: GitSource, folder: str, listing: Listing) -> None:
@@ -138,7 +129,7 @@ def _list_repository(source: GitSource, folder: str, listing: Listing) -> None:
             for item in unit.read(MAX_LICENSE_BYTES):
                 if isinstance(item, Item) and isinstance(item.content, bytes):
                     listing.licenses.append(LicenseText(repo_name, blob.path, item.content.decode("utf-8", "replace")))
-    for group in _groups(blobs):
+    for group in grouped(sorted(blobs, key=lambda blob: blob.path), UNIT_BYTES, lambda blob: blob.size):
         listing.units.append(GitBlobs(folder, repo_name, str(commit.id), group, source.licenses, source.stars))
 
 
@@ -153,7 +144,7 @@ def _blobs(repository: Any, repo_name: str, commit: Any, listing: Listing) -> It
         try:
             entries = list(repository[oid])
         except damaged as error:
-            listing.refusals.append(Refusal(repo_name, prefix or "/", "corrupt_git_object", one_line(error)))
+            listing.refusals.append(Refusal(repo_name, prefix or "/", "corrupt_git_object", one_line(error, 200)))
             continue
         for entry in sorted(entries, key=lambda found: found.raw_name):
             path = prefix + entry.raw_name.decode("utf-8", "backslashreplace")
@@ -169,7 +160,7 @@ def _blobs(repository: Any, repo_name: str, commit: Any, listing: Listing) -> It
                 try:
                     size = repository.odb.read_header(entry.id)[1]
                 except damaged as error:
-                    listing.refusals.append(Refusal(repo_name, path, "corrupt_git_object", one_line(error)))
+                    listing.refusals.append(Refusal(repo_name, path, "corrupt_git_object", one_line(error, 200)))
                     continue
                 yield Blob(path, str(entry.id), size)
 
@@ -180,16 +171,3 @@ def _decodes(name: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-def _groups(blobs: list[Blob]) -> Iterator[tuple[Blob, ...]]:
-    group: list[Blob] = []
-    size = 0
-    for blob in sorted(blobs, key=lambda found: found.path):
-        if group and size + blob.size > UNIT_BYTES:
-            yield tuple(group)
-            group, size = [], 0
-        group.append(blob)
-        size += blob.size
-    if group:
-        yield tuple(group)

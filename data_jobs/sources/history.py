@@ -14,11 +14,13 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from data_jobs.draws import draw
-from data_jobs.parts import Part, join_parts
-from data_jobs.sources.entries import Item, Listing, Refusal, matching_files
-from data_jobs.sources.git import git_state, one_line, open_repository, repository_name, resolve_ref
+from data_jobs.sources.entries import Item, Listing, Refusal
+from data_jobs.sources.git import git_state, open_repository, repository_name, resolve_ref
 from starloom.config import Config
+from starloom.draws import draw
+from starloom.errors import one_line
+from starloom.records import Commit, join_commit
+from starloom.storage import matching_files
 
 COMMITS_PER_UNIT = 64
 BYTES_PER_COMMIT = 8 << 10  # a guess that shards are cut by: what a commit holds is known once it is read
@@ -56,7 +58,7 @@ class GitHistorySource(Config):
         import pygit2
 
         listing = Listing()
-        for folder in matching_files(self.path, what="repository"):
+        for folder in matching_files(self.path, setting="sources", what="repository"):
             repository = open_repository(folder)
             head = resolve_ref(repository, folder, self.ref)
             repo_name = self.repo_name or repository_name(folder)
@@ -64,7 +66,7 @@ class GitHistorySource(Config):
             try:
                 commits = [str(commit.id) for commit in repository.walk(head.id, order)]
             except (KeyError, pygit2.GitError) as error:
-                listing.refusals.append(Refusal(repo_name, "history", "corrupt_git_object", one_line(error)))
+                listing.refusals.append(Refusal(repo_name, "history", "corrupt_git_object", one_line(error, 200)))
                 continue
             for start in range(0, len(commits), COMMITS_PER_UNIT):
                 group = tuple(commits[start : start + COMMITS_PER_UNIT])
@@ -99,7 +101,7 @@ class Commits:
             try:
                 yield self._read_commit(repository, oid, max_file_bytes)
             except (KeyError, ValueError, pygit2.GitError) as error:
-                yield Refusal(self.repo_name, f"commit {oid}", "corrupt_git_object", one_line(error))
+                yield Refusal(self.repo_name, f"commit {oid}", "corrupt_git_object", one_line(error, 200))
 
     def _read_commit(self, repository: Any, oid: str, max_file_bytes: int) -> Item | Refusal:
         commit = repository[oid]
@@ -124,7 +126,7 @@ class Commits:
         reason = refusal_of(change, self.source)
         if reason:
             return refuse(reason)
-        content = join_parts(commit_parts(change, self.source))
+        content = join_commit(windowed(change, self.source))
         return Item(
             self.repo_name,
             f"{change.path}@{oid[:12]}",
@@ -177,14 +179,14 @@ def changed_lines(change: Change) -> int:
     return sum((b - a) + (d - c) for tag, a, b, c, d in _opcodes(change) if tag != "equal")
 
 
-def commit_parts(change: Change, limits: GitHistorySource) -> list[Part]:
+def windowed(change: Change, limits: GitHistorySource) -> Commit:
     """Before, message and after: whole files, or the lines around the change with a margin drawn for each side."""
     before, after = change.before, change.after
     if draw(limits.seed, change.oid, "whole") >= limits.whole_file_share:
         above = int(draw(limits.seed, change.oid, "above") * (limits.window_lines + 1))
         below = int(draw(limits.seed, change.oid, "below") * (limits.window_lines + 1))
         before, after = _window(change, above, below)
-    return [Part("before", before), Part("message", change.message.strip()), Part("after", after)]
+    return Commit(before, change.message.strip(), after)
 
 
 def _window(change: Change, above: int, below: int) -> tuple[str, str]:

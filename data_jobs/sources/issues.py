@@ -15,10 +15,12 @@ from typing import Any, Literal
 import xxhash
 from pydantic import Field
 
-from data_jobs.parts import Part, join_parts
-from data_jobs.sources.entries import Item, Listing, Refusal, file_state, matching_files
+from data_jobs.sources.entries import Item, Listing, Refusal
 from starloom import storage
 from starloom.config import Config
+from starloom.errors import one_line
+from starloom.records import Part, join_parts
+from starloom.storage import file_state, matching_files
 
 BYTES_PER_UNIT = 64 << 20  # of export per unit: an issue's events lie anywhere, so each unit scans all the files
 _BOT = re.compile(
@@ -47,7 +49,7 @@ class GitHubIssuesSource(Config):
 
     def listing(self) -> Listing:
         """Units that share the issues among them by a hash of repository and number."""
-        files = matching_files(self.path, what="export")
+        files = matching_files(self.path, setting="sources", what="export")
         total = sum(int(entry[1] or 0) for entry in file_state(files))
         count = 1 + total // BYTES_PER_UNIT
         listing = Listing()
@@ -56,7 +58,7 @@ class GitHubIssuesSource(Config):
 
     def state(self) -> Any:
         """Name, size and time of change of each file."""
-        return file_state(matching_files(self.path, what="export"))
+        return file_state(matching_files(self.path, setting="sources", what="export"))
 
 
 @dataclass(frozen=True)
@@ -214,9 +216,9 @@ def _records(location: str) -> Iterator[Mapping[str, Any] | Refusal]:
                     try:
                         yield from _checked([json.loads(line)], name, f"line {number}")
                     except (ValueError, RecursionError) as error:
-                        yield Refusal("unknown", f"{name}:{number}", "invalid_json", " ".join(str(error).split()))
+                        yield Refusal("unknown", f"{name}:{number}", "invalid_json", one_line(error, 200))
     except (EOFError, zlib.error, OSError, ValueError) as error:
-        yield Refusal("unknown", name, "damaged_export", " ".join(str(error).split())[:200])
+        yield Refusal("unknown", name, "damaged_export", one_line(error, 200))
 
 
 def _checked(records: list[Any], name: str, where: str) -> Iterator[Mapping[str, Any] | Refusal]:

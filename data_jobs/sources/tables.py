@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import IO, Any, Literal
 
-from data_jobs.sources.entries import UNIT_BYTES, Item, Listing, Refusal, file_state, matching_files
+from data_jobs.sources.entries import UNIT_BYTES, Item, Listing, Refusal
 from starloom import storage
 from starloom.config import Config
+from starloom.errors import one_line
 from starloom.schema import KINDS
+from starloom.storage import file_state, matching_files
 
 # our column <- what The Stack v1 and v2 and common exports call it, best first
 COLUMNS: Mapping[str, tuple[str, ...]] = {
@@ -40,13 +42,13 @@ class ParquetSource(Config):
     def listing(self) -> Listing:
         """One unit per row group."""
         listing = Listing()
-        for location in matching_files(self.path, what="Parquet file"):
+        for location in matching_files(self.path, setting="sources", what="Parquet file"):
             _list_parquet(self, location, listing)
         return listing
 
     def state(self) -> Any:
         """Name, size and time of change of each file."""
-        return file_state(matching_files(self.path, what="Parquet file"))
+        return file_state(matching_files(self.path, setting="sources", what="Parquet file"))
 
 
 class JsonLinesSource(Config):
@@ -62,7 +64,7 @@ class JsonLinesSource(Config):
     def listing(self) -> Listing:
         """One unit per range of bytes; a compressed file cannot be cut and is one unit."""
         listing = Listing()
-        for location in matching_files(self.path, what="JSON lines file"):
+        for location in matching_files(self.path, setting="sources", what="JSON lines file"):
             size = file_state([location])[0][1]
             step = max(size, 1) if location.endswith(".gz") else UNIT_BYTES
             for start in range(0, size, step):
@@ -71,7 +73,7 @@ class JsonLinesSource(Config):
 
     def state(self) -> Any:
         """Name, size and time of change of each file."""
-        return file_state(matching_files(self.path, what="JSON lines file"))
+        return file_state(matching_files(self.path, setting="sources", what="JSON lines file"))
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ class JsonLines:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            return Refusal(self.source.repo_name or "unknown", where, "invalid_json", " ".join(str(error).split()))
+            return Refusal(self.source.repo_name or "unknown", where, "invalid_json", one_line(error, 200))
         if not isinstance(row, dict):
             return Refusal(self.source.repo_name or "unknown", where, "not_an_object", type(row).__name__)
         return record(row, self.source, self.location, name, max_file_bytes)
@@ -227,4 +229,4 @@ def _list_parquet(source: ParquetSource, location: str, listing: Listing) -> Non
 
 
 def _refused_file(location: str, reason: str, detail: str) -> Refusal:
-    return Refusal("unknown", PurePosixPath(location).name, reason, " ".join(detail.split())[:200])
+    return Refusal("unknown", PurePosixPath(location).name, reason, one_line(detail, 200))

@@ -7,6 +7,7 @@ import posixpath
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,13 @@ import pyarrow.parquet as pq
 
 from starloom import storage
 from starloom.config import Config
-from starloom.errors import RunError, UserError
+from starloom.errors import UserError
 
 MANIFEST = "manifest.json"
 LOGS = "logs/"  # what differs between two equal runs (timings, profiles); the manifest leaves it out
 FINGERPRINT_DIGITS = 16
 MERGED_GROUP_ROWS = 50_000
+HASHED_AT_ONCE = 8  # files; hashing leaves the interpreter free
 
 
 class FileEntry(Config):
@@ -183,12 +185,6 @@ class Artifact:
         """A file or folder of it as a local path; fetched once when the artifact is remote."""
         return storage.local_copy(self.path(relative) if relative else self.folder)
 
-    def verify(self) -> None:
-        """Read every file and compare checksums; `RunError` names the first that differs."""
-        for name, entry in self.manifest.files.items():
-            if storage.checksum(self.path(name)) != entry.sha256:
-                raise RunError(f"{self.path(name)}: its content does not match its checksum; the file is damaged")
-
 
 @dataclass(frozen=True)
 class ArtifactWriter:
@@ -244,6 +240,16 @@ class ArtifactWriter:
     def open_file(self, relative: str, mode: str = "rb") -> IO[Any]:
         """Open a file that an earlier attempt or another task of this step has written."""
         return storage.open_file(self.path(relative), mode)
+
+    def read_table(self, relative: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """A Parquet file that an earlier attempt or another task of this step has written, or some of its columns."""
+        with self.open_file(relative) as file:
+            return pq.read_table(file, columns=list(columns) if columns is not None else None)
+
+    def rows(self, relative: str) -> int:
+        """The number of rows of such a Parquet file, from its footer alone."""
+        with self.open_file(relative) as file:
+            return int(pq.ParquetFile(file).metadata.num_rows)
 
     def read_json(self, relative: str) -> Any:
         """A JSON file written by an earlier attempt or another task of this step."""
@@ -301,6 +307,24 @@ class ArtifactWriter:
         return entries
 
 
+def damages(folder: str, manifest: Manifest) -> tuple[str, ...]:
+    """What is wrong with an artifact's files, one line a file: every one is read and held against its checksum."""
+    present = dict(storage.files_below(folder))
+
+    def damage(name: str) -> str:
+        wanted = manifest.files[name]
+        if name not in present:
+            return f"{name} is missing"
+        if present[name] != wanted.bytes:
+            return f"{name} has {present[name]:,} bytes, not {wanted.bytes:,}"
+        if storage.checksum(storage.join(folder, name)) != wanted.sha256:
+            return f"{name} does not match its checksum"
+        return ""
+
+    with ThreadPoolExecutor(HASHED_AT_ONCE) as pool:
+        return tuple(filter(None, pool.map(damage, sorted(manifest.files))))
+
+
 def _table_parts(url: str) -> Iterator[pa.Table]:
     filesystem, path = storage.filesystem_of(url)
     with filesystem.open(path) as file:
@@ -310,15 +334,29 @@ def _table_parts(url: str) -> Iterator[pa.Table]:
 
 def finished(root: str, step: str) -> list[Artifact]:
     """The finished artifacts of a step below a root, oldest first (by the time of their manifests)."""
+    return [Artifact.open(folder) for folder in manifests(root, step)]
+
+
+def manifests(root: str, step: str) -> list[str]:
+    """The folders of a step's finished artifacts below a root, oldest first; nothing in them is checked."""
     base = storage.join(storage.normalize(root), step)
-    dated = []
-    for fingerprint in storage.folders(base):
-        folder = storage.join(base, fingerprint)
-        location = storage.join(folder, MANIFEST)
-        if storage.exists(location):
-            filesystem, path = storage.filesystem_of(location)
-            dated.append((filesystem.modified(path), folder))
-    return [Artifact.open(folder) for _, folder in sorted(dated, key=lambda entry: (entry[0], entry[1]))]
+    folders = [storage.join(base, fingerprint) for fingerprint in storage.folders(base)]
+    done = [folder for folder in folders if storage.exists(storage.join(folder, MANIFEST))]
+    return sorted(done, key=lambda folder: (_written(folder), folder))
+
+
+def newest(root: str, kind: str) -> Artifact | None:
+    """The artifact of a kind that was finished last below a root, whichever step made it."""
+    every = [folder for step in storage.folders(root) for folder in manifests(root, step)]
+    for folder in sorted(every, key=_written, reverse=True):
+        if read_manifest(folder).kind == kind:
+            return Artifact.open(folder)
+    return None
+
+
+def _written(folder: str) -> float:
+    filesystem, path = storage.filesystem_of(storage.join(folder, MANIFEST))
+    return float(filesystem.modified(path).timestamp())
 
 
 def find(root: str, need: str) -> Artifact:

@@ -1,4 +1,4 @@
-"""The command line: ``starloom run | status | explain | submit | plan | serve | evaluate | prune``."""
+"""The command line: ``starloom run | status | explain | verify | submit | plan | serve | evaluate | prune``."""
 
 import argparse
 import importlib
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from starloom import __version__, storage
-from starloom.step import guarded
+from starloom.errors import guarded
 
 # Commands of the three packages, which this package must not import: module and function by name.
 DELEGATED = {
@@ -65,15 +65,16 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from starloom.kinds import Model, Report
     from starloom.recipe import load_recipe
     from starloom.runner import run_recipe
 
     recipe = load_recipe(arguments.recipe, root=arguments.root, assignments=tuple(arguments.set))
     artifacts = run_recipe(recipe, only=arguments.only, say=lambda line: print(line, flush=True))
-    report = storage.join(recipe.root, "report.html")
+    report = storage.join(recipe.root, Report.PAGE)
     if storage.exists(report):
         print(f"report: {report}")
-    if any(artifact.kind == "model" for artifact in artifacts):
+    if any(artifact.kind == Model.kind for artifact in artifacts):
         print(f"serve it: starloom serve {_shortest(recipe.root)}")
     return 0
 
@@ -111,9 +112,25 @@ def _explain(arguments: argparse.Namespace) -> int:
     from starloom.recipe import load_recipe
 
     recipe = load_recipe(arguments.recipe, root=arguments.root, assignments=tuple(arguments.set))
-    for finding in explain(recipe, arguments.file):
-        print(f"{finding.stage:<16} {finding.verdict}")
+    for word in explain(recipe, arguments.file):
+        print(f"{word.stage:<16} {word.text}")
     return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from starloom.recipe import load_recipe
+    from starloom.verify import told, verify
+
+    recipe = load_recipe(arguments.recipe, root=arguments.root, assignments=tuple(arguments.set))
+    found = []
+    for one in verify(recipe):
+        found.append(one)
+        state = f"{len(one.damages)} damaged" if one.damages else f"{one.files:,} files, {one.bytes / 1e6:,.1f} MB"
+        print(f"{one.step:<16} {one.fingerprint:<17} {state}", flush=True)
+        for damage in one.damages:
+            print(f"  {damage}")
+    print("\n".join(told(found)))
+    return 1 if any(one.damages for one in found) else 0
 
 
 def _submit_arguments(parser: argparse.ArgumentParser) -> None:
@@ -123,11 +140,11 @@ def _submit_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _submit(arguments: argparse.Namespace) -> int:
-    from starloom.recipe import load_recipe, resolve
+    from starloom.recipe import check, load_recipe
     from starloom.runner import submit_recipe
 
-    # a wrong recipe is told here, before anything travels
-    resolve(load_recipe(arguments.recipe, root=arguments.root, assignments=tuple(arguments.set)))
+    # a wrong recipe is told here, before anything travels; its sources may be where only the cluster is
+    check(load_recipe(arguments.recipe, root=arguments.root, assignments=tuple(arguments.set)))
     extra = [word for value in arguments.set for word in ("--set", value)]
     extra += [word for value in arguments.only for word in ("--only", value)]
     extra += ["--root", arguments.root] if arguments.root else []
@@ -162,6 +179,7 @@ COMMANDS = {
     "run": Command("bring every step of a recipe up to date", _run_arguments, _run),
     "status": Command("each step: done, stale, unfinished or missing; rows, size, seconds", _recipe_arguments, _status),
     "explain": Command("why a file is in the corpus or not", _explain_arguments, _explain),
+    "verify": Command("read every file again and compare checksums", _recipe_arguments, _verify),
     "submit": Command("the same run as a Ray job on a cluster", _submit_arguments, _submit),
     "prune": Command("list or remove artifacts that the recipe no longer leads to", _prune_arguments, _prune),
 }

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from starloom.errors import UserError
 
-_RUNTIME = {"starloom_runtime": True}
+_RUNTIME, _ADDED = "starloom_runtime", "starloom_added"
 
 
 class Config(BaseModel):
@@ -33,16 +33,25 @@ def runtime(default: Any, **options: Any) -> Any:
 
     Such fields are left out of the fingerprint, so that a change of them does not run a finished step again.
     """
-    return Field(default, json_schema_extra=dict(_RUNTIME), **options)
+    return Field(default, json_schema_extra={_RUNTIME: True}, **options)
+
+
+def added(default: Any, **options: Any) -> Any:
+    """A field that a config has gained since artifacts were made with it, whose default is what was done before.
+
+    At its default it is left out of the fingerprint, so that those artifacts are found again.
+    """
+    return Field(default, json_schema_extra={_ADDED: True}, **options)
 
 
 def _identity(value: Any) -> Any:
     if isinstance(value, BaseModel):
         settings = {}
         for name, field in type(value).model_fields.items():
-            extra = field.json_schema_extra
-            if not (isinstance(extra, dict) and extra.get("starloom_runtime")):
-                settings[name] = _identity(getattr(value, name))
+            extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+            held = getattr(value, name)
+            if not (extra.get(_RUNTIME) or (extra.get(_ADDED) and held == field.default)):
+                settings[name] = _identity(held)
         return settings
     if isinstance(value, dict):
         return {str(key): _identity(item) for key, item in value.items()}

@@ -1,4 +1,4 @@
-"""Reading decision tables: which rows of a collected shard are still in, and why the others are not."""
+"""Decision tables read: which rows of a collected shard are still in, and why the others are not."""
 
 from collections.abc import Sequence
 
@@ -8,12 +8,13 @@ import pyarrow.compute as pc
 
 from starloom.artifact import Artifact
 from starloom.errors import RunError
+from starloom.kinds import decisions_file, edits_file
 from starloom.schema import DECISIONS, EDITS
 
 
 def dropped_rows(shard: str, decisions: Sequence[Artifact]) -> pa.Table:
     """Everything that the given artifacts drop from one shard (`DECISIONS`, ascending rows, first decision counts)."""
-    tables = [artifact.read_table(f"decisions/{shard}") for artifact in decisions]
+    tables = [artifact.read_table(decisions_file(shard)) for artifact in decisions]
     merged = pa.concat_tables(tables) if tables else DECISIONS.empty_table()
     rows = merged["row"].to_numpy()
     _, first = np.unique(rows, return_index=True)
@@ -21,13 +22,17 @@ def dropped_rows(shard: str, decisions: Sequence[Artifact]) -> pa.Table:
 
 
 def surviving(shard: str, rows: int, decisions: Sequence[Artifact]) -> np.ndarray:
-    """A boolean mask of length `rows`: True where no decision drops the row of the collected shard `shard`."""
+    """A boolean mask of length `rows`: True where no decision drops the row of the collected shard `shard`.
+
+    Raises:
+        RunError: a decision is about a row that the shard does not have.
+    """
     mask = np.ones(rows, dtype=bool)
     for artifact in decisions:
-        dropped = artifact.read_table(f"decisions/{shard}", ["row"])["row"].to_numpy()
+        dropped = artifact.read_table(decisions_file(shard), ["row"])["row"].to_numpy()
         if len(dropped) and int(dropped.max()) >= rows:
             raise RunError(
-                f"{artifact.folder}: decisions/{shard} names row {int(dropped.max())} of {rows}; run it again"
+                f"{artifact.folder}: {decisions_file(shard)} names row {int(dropped.max())} of {rows}; run it again"
             )
         mask[dropped] = False
     return mask
@@ -35,7 +40,7 @@ def surviving(shard: str, rows: int, decisions: Sequence[Artifact]) -> np.ndarra
 
 def edits_of(shard: str, decisions: Sequence[Artifact]) -> pa.Table:
     """The replacements for one shard (`EDITS`), ordered by row and start."""
-    name = f"edits/{shard}"
+    name = edits_file(shard)
     tables = [artifact.read_table(name) for artifact in decisions if artifact.has(name)]
     if not tables:
         return EDITS.empty_table()

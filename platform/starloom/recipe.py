@@ -9,10 +9,11 @@ from typing import Any
 from pydantic import field_validator, model_validator
 
 from starloom import storage
-from starloom.artifact import MANIFEST, Artifact, find, fingerprint_of
+from starloom.artifact import MANIFEST, Artifact, find, fingerprint_of, finished
 from starloom.config import Config, parse_value, read_toml, set_key, validate
 from starloom.errors import UserError
-from starloom.step import Step, load_step
+from starloom.program import load_step
+from starloom.step import SourceState, Step
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -119,17 +120,41 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True)
+class CheckedStep:
+    """A step of a recipe whose module and settings are right."""
+
+    entry: StepEntry
+    step: Step
+    config: Config
+
+
+@dataclass(frozen=True)
 class StepStatus:
     """A step of a recipe with everything resolved."""
 
     entry: StepEntry
     step: Step
     config: Config
+    source: SourceState | None
     fingerprint: str
     folder: str
     needs: tuple[str, ...]  # exact: STEP/FINGERPRINT below the root, or a path
     state: State
     artifact: Artifact | None
+
+
+def check(recipe: Recipe) -> list[CheckedStep]:
+    """Every step with its module and its validated settings; sources and artifacts are not looked at.
+
+    Raises:
+        UserError: the first thing that is wrong with the recipe itself.
+    """
+    checked = []
+    for entry in recipe.steps:
+        step = load_step(entry.run)
+        config = validate(step.config, entry.config, where=f"recipe {recipe.name}, step {entry.name}")
+        checked.append(CheckedStep(entry, step, config))
+    return checked
 
 
 def resolve(recipe: Recipe) -> list[StepStatus]:
@@ -139,9 +164,8 @@ def resolve(recipe: Recipe) -> list[StepStatus]:
         UserError: the first thing that is wrong with the recipe, before any work.
     """
     resolved: dict[str, StepStatus] = {}
-    for entry in recipe.steps:
-        step = load_step(entry.run)
-        config = validate(step.config, entry.config, where=f"recipe {recipe.name}, step {entry.name}")
+    for checked in check(recipe):
+        entry, step, config = checked.entry, checked.step, checked.config
         inputs, needs = [], []
         for need in entry.needs:
             if need in resolved:
@@ -152,11 +176,31 @@ def resolve(recipe: Recipe) -> list[StepStatus]:
                 outside = find(recipe.root, need)
                 inputs.append((outside.kind, outside.fingerprint))
                 needs.append(need)
-        fingerprint = fingerprint_of(step.identity(config, inputs))
+        source = SourceState.of(config, step.ask_source(config)) if step.source_state else None
+        fingerprint = fingerprint_of(step.identity(config, inputs, source))
         folder = storage.join(recipe.root, entry.name, fingerprint)
         state, artifact = _state(recipe.root, entry.name, folder)
-        resolved[entry.name] = StepStatus(entry, step, config, fingerprint, folder, tuple(needs), state, artifact)
+        resolved[entry.name] = StepStatus(
+            entry, step, config, source, fingerprint, folder, tuple(needs), state, artifact
+        )
     return list(resolved.values())
+
+
+def latest(recipe: Recipe) -> list[Artifact]:
+    """What is finished of each step, in order: the newest of the last step, what that was made from, and so on.
+
+    Neither settings nor sources are asked: what a run has left can be read after they have changed, or elsewhere.
+    """
+    pinned: dict[str, str] = {}
+    found: list[Artifact] = []
+    for entry in reversed(recipe.steps):
+        done = finished(recipe.root, entry.name)
+        chosen = next((a for a in done if a.fingerprint == pinned.get(entry.name)), done[-1] if done else None)
+        if chosen is not None:
+            found.insert(0, chosen)
+            for origin in chosen.manifest.inputs:
+                pinned.setdefault(origin.step, origin.fingerprint)
+    return found
 
 
 def _state(root: str, name: str, folder: str) -> tuple[State, Artifact | None]:

@@ -1,21 +1,21 @@
 """The report of a run: one self-contained page from what the steps left behind."""
 
 import itertools
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 
-from starloom import storage
+from starloom import jsonlines
 from starloom.artifact import Artifact
 from starloom.charts import Series, line_chart
 from starloom.config import Config
-from starloom.step import Outcome, Step, StepContext, main
+from starloom.kinds import Corpus, Decisions, Evaluation, Model, Report, Tokens
+from starloom.program import main
+from starloom.step import Outcome, Step, StepContext
 
-PAGE = "report.html"
 LANGUAGES_SHOWN = 20
 CLUSTERS_SHOWN = 10
 
@@ -39,17 +39,8 @@ class Bar:
 def run(config: ReportConfig, context: StepContext) -> Outcome:
     """Write report.html from every artifact that the step needs."""
     page = render(config.title, context.inputs)
-    context.output.write_text(PAGE, page)
+    context.output.write_text(Report.PAGE, page)
     return Outcome(rows_in=len(context.inputs), rows_out=1)
-
-
-def publish(artifact: Artifact, root: str) -> None:
-    """Copy the page to the run's root, where people look for it."""
-    page = storage.read_bytes(artifact.path(PAGE))
-    target = storage.join(root, PAGE)
-    if not storage.exists(target) or storage.read_bytes(target) != page:
-        with storage.atomic_write(target) as file:
-            file.write(page)
 
 
 def render(title: str, artifacts: Sequence[Artifact]) -> str:
@@ -66,11 +57,11 @@ def render(title: str, artifacts: Sequence[Artifact]) -> str:
             (a.name, a.kind, a.fingerprint, a.manifest.counts.rows_out, megabytes(a.manifest.bytes)) for a in artifacts
         ],
         packages=artifacts[-1].manifest.packages if artifacts else {},
-        corpus=_corpus(by_kind["corpus"]) if "corpus" in by_kind else None,
-        duplicates=_duplicates([a for a in artifacts if a.has("clusters.parquet")]),
-        tokens=_tokens(by_kind.get("tokens")),
-        training=_training(by_kind["model"]) if "model" in by_kind else None,
-        evaluation=_evaluation(by_kind["evaluation"]) if "evaluation" in by_kind else None,
+        corpus=_corpus(Corpus(by_kind[Corpus.kind])) if Corpus.kind in by_kind else None,
+        duplicates=_duplicates([Decisions(a) for a in artifacts if a.kind == Decisions.kind]),
+        tokens=_tokens(Tokens(by_kind[Tokens.kind])) if Tokens.kind in by_kind else None,
+        training=_training(Model(by_kind[Model.kind])) if Model.kind in by_kind else None,
+        evaluation=_evaluation(Evaluation(by_kind[Evaluation.kind])) if Evaluation.kind in by_kind else None,
     )
 
 
@@ -79,18 +70,17 @@ def megabytes(count: float) -> str:
     return f"{count / 1e6:,.1f} MB" if count >= 1e5 or count == 0 else f"{count / 1e3:,.1f} kB"
 
 
-def _corpus(artifact: Artifact) -> dict[str, Any]:
-    funnel = artifact.read_json("funnel.json")
-    languages = artifact.read_json("languages.json")
-    first = max(funnel[0]["files_in"], 1)
+def _corpus(view: Corpus) -> dict[str, Any]:
+    funnel, languages = view.funnel(), view.languages()
+    first = max(funnel[0].files_in, 1)
     stages = [
         {
-            "name": stage["stage"],
-            "files_in": stage["files_in"],
-            "files_out": stage["files_out"],
-            "bytes_out": megabytes(stage["bytes_out"]),
-            "share": stage["files_out"] / first,
-            "reasons": sorted(stage["dropped"].items(), key=lambda entry: (-entry[1], entry[0])),
+            "name": stage.stage,
+            "files_in": stage.files_in,
+            "files_out": stage.files_out,
+            "bytes_out": megabytes(stage.bytes_out),
+            "share": stage.files_out / first,
+            "reasons": sorted(stage.dropped.items(), key=lambda entry: (-entry[1], entry[0])),
         }
         for stage in funnel
     ]
@@ -101,19 +91,20 @@ def _corpus(artifact: Artifact) -> dict[str, Any]:
         for name, counts in ordered[:LANGUAGES_SHOWN]
     ]
     return {
-        "files_in": funnel[0]["files_in"],
-        "files": funnel[-1]["files_out"],
-        "bytes": megabytes(funnel[-1]["bytes_out"]),
+        "files_in": funnel[0].files_in,
+        "files": funnel[-1].files_out,
+        "bytes": megabytes(funnel[-1].bytes_out),
         "stages": stages,
         "languages": bars,
         "language_count": len(languages),
     }
 
 
-def _duplicates(artifacts: Sequence[Artifact]) -> dict[str, Any] | None:
-    if not artifacts:
+def _duplicates(decisions: Sequence[Decisions]) -> dict[str, Any] | None:
+    tables = [table for table in (view.clusters() for view in decisions) if table is not None]
+    if not tables:
         return None
-    table = artifacts[-1].read_table("clusters.parquet")
+    table = tables[-1]
     if table.num_rows == 0:
         return {"clusters": 0, "dropped": 0, "sizes": [], "largest": []}
     clusters = table.group_by("cluster").aggregate([("path", "count")])
@@ -146,16 +137,12 @@ def _histogram(sizes: np.ndarray) -> list[Bar]:
     return [Bar(label, f"{c:,}", c / max(*counts, 1)) for label, c in zip(labels, counts, strict=True) if c]
 
 
-def _tokens(artifact: Artifact | None) -> dict[str, Any] | None:
-    if artifact is None:
-        return None
-    details = artifact.manifest.details
-    shards: Iterable[dict[str, Any]] = details["shards"].values()
-    return {"vocabulary": details["vocabulary"], "tokens": sum(shard["tokens"] for shard in shards)}
+def _tokens(view: Tokens) -> dict[str, Any]:
+    return {"vocabulary": view.vocabulary, "tokens": sum(shard.tokens for shard in view.shards().values())}
 
 
-def _training(artifact: Artifact) -> dict[str, Any]:
-    rows = [json.loads(line) for line in artifact.read_text("metrics.jsonl").splitlines() if line]
+def _training(view: Model) -> dict[str, Any]:
+    rows = [row for _, row in jsonlines.read(view.artifact.path(Model.METRICS))]
     trained = [row for row in rows if "loss" in row]
     held_out = [row for row in rows if "heldout_loss" in row]
     lines = [Series("training loss", [r["step"] for r in trained], [r["loss"] for r in trained])]
@@ -171,12 +158,12 @@ def _training(artifact: Artifact) -> dict[str, Any]:
         "curve": line_chart(lines, x_label="step", y_label="nats per token", title="Loss by step"),
         "norm": line_chart([norm], x_label="step", y_label="gradient norm", title="Gradient norm by step"),
         "rate": line_chart([rate], x_label="step", y_label="learning rate", title="Learning rate by step"),
-        "parameters": artifact.manifest.details.get("parameters"),
+        "parameters": view.parameters,
     }
 
 
-def _evaluation(artifact: Artifact) -> dict[str, Any]:
-    results = artifact.read_json("results.json")
+def _evaluation(view: Evaluation) -> dict[str, Any]:
+    results = view.results()
     heldout = results.get("heldout")
     bars = []
     if heldout:
@@ -191,7 +178,7 @@ def _evaluation(artifact: Artifact) -> dict[str, Any]:
     }
 
 
-STEP = Step(config=ReportConfig, run=run, produces="report")
+STEP = Step(config=ReportConfig, run=run, produces=Report.kind)
 
 if __name__ == "__main__":
     main(STEP)

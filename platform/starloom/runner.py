@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import os
-import re
 import shlex
 import sys
 import time
@@ -16,22 +15,14 @@ from typing import Any
 from starloom import storage
 from starloom.artifact import Artifact
 from starloom.cluster import local_cluster
-from starloom.config import to_toml
-from starloom.errors import RunError, UserError
+from starloom.errors import RunError, UserError, one_line
+from starloom.joblog import LogPrinter
+from starloom.kinds import Report
+from starloom.program import job_file, summary_line
 from starloom.recipe import Recipe, State, StepStatus, resolve
-from starloom.report import publish
-from starloom.step import summary_line
 
 JOBS = ".jobs"
 AGENT_PATIENCE_SECONDS = 60
-_CHATTER = re.compile(
-    "Runtime env is setting up.|Running entrypoint for job |deepspeed_shm_comm_op built successfully"
-    "|Progress bars disabled. To enable"
-    "|Task ServeController.graceful_shutdown failed"  # Ray retries what `serve.shutdown` has ended on purpose
-)
-_ACTOR = re.compile(r"^\x1b\[\d+m\([^)]* pid=[^)]*\)\x1b\[0m ")
-_RAY_LOG = re.compile(r"\d{4}-\d\d-\d\d [\d:,]+\tINFO |INFO \d{4}-\d\d-\d\d [\d:,]+ ")
-_PROGRESS = re.compile(r"logging_progress.py:\d+ -- (?P<stage>\w.*): (?P<done>\d+)/(?P<all>\d+)$")
 
 
 def run_recipe(recipe: Recipe, *, only: Sequence[str] = (), say: Callable[[str], None] = print) -> list[Artifact]:
@@ -60,9 +51,18 @@ def run_recipe(recipe: Recipe, *, only: Sequence[str] = (), say: Callable[[str],
             say(summary_line(Artifact.open(status.folder)))
     artifacts = [Artifact.open(status.folder) for status in chosen]
     for artifact in artifacts:
-        if artifact.kind == "report":
+        if artifact.kind == Report.kind:
             publish(artifact, recipe.root)
     return artifacts
+
+
+def publish(report: Artifact, root: str) -> None:
+    """Copy the page of a report to the run's root, where people look for it."""
+    page = storage.read_bytes(report.path(Report.PAGE))
+    target = storage.join(root, Report.PAGE)
+    if not storage.exists(target) or storage.read_bytes(target) != page:
+        with storage.atomic_write(target) as file:
+            file.write(page)
 
 
 def _check_inputs_of(chosen: Sequence[StepStatus], statuses: Sequence[StepStatus]) -> None:
@@ -136,9 +136,7 @@ class Jobs(AbstractContextManager["Jobs"]):
         outcome = self._client.get_job_info(job)
         if outcome.status.value != "SUCCEEDED":
             complaint = next((line for line in reversed(last_lines) if line.startswith("error: ")), None)
-            message = (
-                complaint.removeprefix("error: ") if complaint else " ".join((outcome.message or "").split())[-300:]
-            )
+            message = complaint.removeprefix("error: ") if complaint else one_line(outcome.message or "")
             failure = UserError if outcome.driver_exit_code == UserError.exit_code else RunError
             raise failure(f"step {status.entry.name}: {message or outcome.status.value.lower()}")
 
@@ -156,7 +154,7 @@ class Jobs(AbstractContextManager["Jobs"]):
         printer.finish(self._client.get_job_logs(job))
         return printer.last
 
-    async def _print_tail(self, job: str, printer: "LogPrinter") -> None:
+    async def _print_tail(self, job: str, printer: LogPrinter) -> None:
         async for text in self._client.tail_job_logs(job):
             printer.add(text)
 
@@ -166,49 +164,11 @@ class Jobs(AbstractContextManager["Jobs"]):
         return next(attempt for attempt in attempts if attempt not in taken)
 
 
-class LogPrinter:
-    """Prints a job's log without Ray's own chatter: of Ray Data only how far a stage is."""
-
-    def __init__(self) -> None:
-        self.last: list[str] = []
-        self._seen = 0  # characters
-        self._rest = ""
-        self._shown: str | None = None
-
-    def add(self, text: str) -> None:
-        """Print the lines that `text`, the next piece of the log, completes."""
-        self._seen += len(text)
-        *lines, self._rest = (self._rest + text).split("\n")
-        for line in lines:
-            self._print(line)
-
-    def finish(self, log: str) -> None:
-        """Print what is not yet printed of the whole log."""
-        self.add(log[self._seen :] + "\n")
-
-    def _print(self, line: str) -> None:
-        line = _ACTOR.sub("", line)
-        self.last = [*self.last[-50:], line]
-        if _CHATTER.search(line) or line.startswith(("✓", "error: ")) or not line.strip():
-            return
-        progress = _PROGRESS.search(line)
-        if progress:
-            if progress["done"] == "0" or progress.group() == self._shown:
-                return
-            self._shown = progress.group()
-            line = f"{progress['stage']} {progress['done']}/{progress['all']}"
-        elif _RAY_LOG.match(line):
-            return
-        print("  " + line, flush=True)
-
-
 def write_job_file(status: StepStatus, root: str) -> str:
     """Write the step as a job file of its own (what ``python -m MODULE --config`` takes) and return its location."""
     location = storage.join(root, JOBS, f"{status.entry.name}-{status.fingerprint}.toml")
-    text = to_toml({"name": status.entry.name, "root": root, "needs": list(status.needs)})
-    settings = status.config.model_dump(mode="json")
     with storage.atomic_write(location) as file:
-        file.write((text + "\n[config]\n" + to_toml(settings)).encode())
+        file.write(job_file(status.entry.name, root, status.needs, status.config, status.source))
     return location
 
 
@@ -241,13 +201,13 @@ def submit_recipe(recipe_location: str, *, address: str, extra: Sequence[str], f
             metadata={"job_name": f"starloom run {recipe_location}"},
         )
     except (AuthenticationError, ConnectionError, RuntimeError, ValueError) as error:
-        raise UserError(f"--address {address}: {' '.join(str(error).split())[:300]}") from None
+        raise UserError(f"--address {address}: {one_line(error)}") from None
     if follow:
         asyncio.run(_print_log(client, job))
         while not (details := client.get_job_info(job)).status.is_terminal():
             time.sleep(0.2)
         if details.status.value != "SUCCEEDED":
-            raise RunError(f"job {job}: {' '.join((details.message or details.status.value).split())[-300:]}")
+            raise RunError(f"job {job}: {one_line(details.message or details.status.value)}")
     return job
 
 

@@ -4,21 +4,21 @@ A file written here exists only when it is complete. Locally that is a temporary
 stores show an object only once its upload has ended.
 """
 
-import errno
+import glob
 import hashlib
 import os
 import posixpath
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import fsspec
 
-from starloom.errors import RunError, UserError
+from starloom.errors import UserError, disk_error, one_line
 
 TEMPORARY_PREFIX = ".tmp-"
 
@@ -46,7 +46,7 @@ def filesystem_of(location: str) -> tuple[Any, str]:
     try:
         filesystem, path = fsspec.core.url_to_fs(location)
     except (ValueError, ImportError) as error:
-        raise UserError(f"{location}: cannot be opened: {' '.join(str(error).split())}") from None
+        raise UserError(f"{location}: cannot be opened: {one_line(error)}") from None
     return filesystem, path
 
 
@@ -119,15 +119,6 @@ def atomic_write(location: str, mode: str = "wb") -> Iterator[IO[Any]]:
         temporary.unlink(missing_ok=True)
 
 
-def disk_error(error: OSError, location: str) -> Exception:
-    """A full disk or a refused write as a one-line `RunError`; any other error as it is."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return RunError(f"{location}: the disk is full; free some space and run again, what is finished stays")
-    if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-        return RunError(f"{location}: not writable ({error.strerror}); choose another root or mend its permissions")
-    return error
-
-
 def remove_below(location: str) -> None:
     """Remove a folder with all that is in it; nothing happens when it is not there."""
     if not is_remote(location):
@@ -168,3 +159,44 @@ def local_copy(location: str) -> Path:
             filesystem.get(path, str(fetched), recursive=filesystem.isdir(path))
             fetched.rename(target)
     return target
+
+
+def matching_files(pattern: str, *, setting: str, what: str = "file") -> list[str]:
+    """The files or folders that a path, glob pattern or URL (``s3://...``, ``hf://...``) names, sorted.
+
+    Raises:
+        UserError: nothing is there; names the `setting`.
+    """
+    if is_remote(pattern):
+        filesystem, path = filesystem_of(pattern)
+        found = filesystem.glob(path) if any(c in path for c in "*?[") else [path] if filesystem.exists(path) else []
+        names = [filesystem.unstrip_protocol(name) for name in found]
+    else:
+        expanded = str(Path(pattern).expanduser())
+        names = [expanded]
+        if glob.has_magic(expanded) and not os.path.lexists(expanded):  # a path with brackets in it wins
+            names = glob.glob(expanded, recursive=True)  # noqa: PTH207 (an absolute pattern is no Path.glob)
+        names = [name for name in names if os.path.lexists(name)]
+    if not names:
+        raise UserError(f"{setting}: {pattern!r}: no such {what}; give a path, a glob pattern or a URL")
+    return sorted(names)
+
+
+def file_state(names: Sequence[str]) -> list[list[Any]]:
+    """Name, size and time of change of files, local or remote; JSON-able."""
+    state: list[list[Any]] = []
+    for name in names:
+        if is_remote(name):
+            filesystem, path = filesystem_of(name)
+            info = filesystem.info(path)
+            changed = info.get("ETag") or info.get("etag") or info.get("LastModified") or info.get("last_commit")
+            state.append([name, info.get("size"), str(changed)])
+        else:
+            stat = Path(name).stat()
+            state.append([printable(name), stat.st_size, stat.st_mtime_ns])
+    return state
+
+
+def printable(name: str) -> str:
+    """A file name that can be stored: bytes that are not UTF-8 as ``\\xNN``."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

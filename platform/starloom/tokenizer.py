@@ -35,8 +35,6 @@ SPECIAL_TOKENS = (
     "<commit_after>",
     "<reponame>",
 )
-# GPT-2's split with digits one by one, as one pattern that tiktoken compiles
-SPLIT_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}|\s+(?=\p{N})| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
 @dataclass(frozen=True)
@@ -91,12 +89,12 @@ class CodeTokenizer:
 
     @cached_property
     def token_bytes(self) -> list[bytes]:
-        """The bytes of each id; special tokens are their names."""
+        """The bytes of each id; added tokens, special or not, are their names."""
         decoder = {character: byte for byte, character in enumerate(printable_bytes())}
+        added = {token["content"] for token in json.loads(self.json_text)["added_tokens"]}
         table = [b""] * self.size
         for token, number in self._marked.get_vocab(with_added_tokens=True).items():
-            special = token in self.special_ids
-            table[number] = token.encode() if special else bytes(decoder[c] for c in token)
+            table[number] = token.encode() if token in added else bytes(decoder[c] for c in token)
         return table
 
     def decode_bytes(self, ids: Sequence[int]) -> bytes:
@@ -104,23 +102,6 @@ class CodeTokenizer:
         table = self.token_bytes
         # a model may have more ids than its tokenizer: padding of the vocabulary, which stands for no text
         return b"".join(table[number] for number in ids if number < len(table))
-
-    @cached_property
-    def fast(self) -> Any:
-        """tiktoken over the same merges: the same ids, several times faster. Check it with `agrees` first."""
-        import tiktoken
-
-        special = set(self.special_ids.values())
-        ranks = {piece: n for n, piece in enumerate(self.token_bytes) if n not in special}
-        return tiktoken.Encoding("starloom", pat_str=SPLIT_PATTERN, mergeable_ranks=ranks, special_tokens={})
-
-    def encode_fast(self, text: str) -> list[int]:
-        """The same ids as `encode`."""
-        return list(self.fast.encode_ordinary(text))
-
-    def agrees(self, texts: Sequence[str]) -> bool:
-        """Whether `encode_fast` and `encode` give the same ids for these texts."""
-        return all(self.encode_fast(text) == self.encode(text) for text in texts)
 
 
 def printable_bytes() -> list[str]:

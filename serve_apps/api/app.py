@@ -9,12 +9,15 @@ from fastapi.responses import HTMLResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from serve_apps.api import llamacpp, ollama, openai, tabby, tgi
-from serve_apps.api.errors import Problem, answer
+from serve_apps.api.dialects import llamacpp, ollama, openai, tabby, tgi
+from serve_apps.api.dialects.dialect import Dialects
+from serve_apps.api.errors import Problem
 from serve_apps.api.gate import Gate, GateConfig
 from serve_apps.api.service import Service
 from serve_apps.engine.request import Overloaded
 
+# a new dialect is listed here and nowhere else
+DIALECTS = Dialects((openai.DIALECT, tgi.DIALECT, ollama.DIALECT, llamacpp.DIALECT, tabby.DIALECT))
 PAGE = Path(__file__).with_name("playground.html")
 CLIENT_CLOSED_REQUEST = 499
 
@@ -22,7 +25,7 @@ CLIENT_CLOSED_REQUEST = 499
 def create_app(service: Service, gate: GateConfig, more: Sequence[APIRouter] = ()) -> FastAPI:
     """The ASGI application: dialects, the page to try the model, health, metrics, and `more` routes of others."""
     app = FastAPI(title="Starloom", description="A code model behind the dialects that editors speak.")
-    for dialect in (openai, tgi, ollama, llamacpp, tabby):
+    for dialect in DIALECTS.known:
         app.include_router(dialect.router(service))
     for router in more:
         app.include_router(router)
@@ -43,20 +46,21 @@ def create_app(service: Service, gate: GateConfig, more: Sequence[APIRouter] = (
         return Response(service.meters.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     _tell_errors(app, service)
-    app.add_middleware(Gate, config=gate, meters=service.meters)
+    app.add_middleware(Gate, config=gate, meters=service.meters, dialects=DIALECTS)
     return app
 
 
 def _tell_errors(app: FastAPI, service: Service) -> None:
     def told(request: Request, problem: Problem) -> Response:
         service.meters.refused.labels(getattr(request.state, "user", ""), str(problem.status)).inc()
-        return answer(request.url.path, problem)
+        return DIALECTS.of(request.url.path).answer(problem)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         where = [str(part) for part in first["loc"] if part != "body" and not str(part).isdigit()]
-        named = where[:2] if where[:1] in (["parameters"], ["options"]) else where[:1]
+        nested = DIALECTS.of(request.url.path).nested
+        named = where[:2] if where and where[0] in nested else where[:1]
         message = first["msg"].removeprefix("Value error, ")
         return told(request, Problem(400, f"{'.'.join(named) or 'body'}: {message}"))
 

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from pydantic import Field
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve_apps.api.errors import Problem, answer
+from serve_apps.api.dialects.dialect import Dialects
+from serve_apps.api.errors import Problem
 from serve_apps.api.metrics import Meters
 from starloom.config import Config
 
-OPEN_PATHS = frozenset({"/health", "/v1/health", "/metrics", "/openapi.json", "/docs"})
+OPEN_PATHS = frozenset({"/health", "/metrics", "/openapi.json", "/docs"})  # and those of the dialects
 
 
 class GateConfig(Config):
@@ -49,8 +50,9 @@ class Bucket:
 class Gate:
     """ASGI middleware; puts the user's name into the scope's state as `user`."""
 
-    def __init__(self, app: ASGIApp, config: GateConfig, meters: Meters) -> None:
-        self._app, self._config, self._meters = app, config, meters
+    def __init__(self, app: ASGIApp, config: GateConfig, meters: Meters, dialects: Dialects) -> None:
+        self._app, self._config, self._meters, self._dialects = app, config, meters, dialects
+        self._open = OPEN_PATHS | dialects.open_paths
         self._digests = {hashlib.sha256(key.encode()).digest(): name for key, name in config.keys.items()}
         self._buckets: dict[str, Bucket] = {}
 
@@ -63,7 +65,7 @@ class Gate:
         try:
             headers = {name.lower(): value for name, value in scope["headers"]}
             page = scope["method"] == "GET" and path == "/"
-            if path not in OPEN_PATHS and not page:
+            if path not in self._open and not page:
                 user = self._user(headers)
                 self._rate(user)
             self._announced_size(headers)
@@ -71,7 +73,7 @@ class Gate:
             await self._app(scope, self._counted(receive), send)
         except Problem as problem:
             self._meters.refused.labels(user, str(problem.status)).inc()
-            await answer(path, problem)(scope, receive, send)
+            await self._dialects.of(path).answer(problem)(scope, receive, send)
 
     def _user(self, headers: Mapping[bytes, bytes]) -> str:
         if not self._digests:

@@ -1,29 +1,21 @@
 """Streams: chunks of server-sent events or lines, and failures as a last line."""
 
-import json
 from collections.abc import AsyncIterator
-from typing import Any
 
 from fastapi.responses import StreamingResponse
 
-from serve_apps.api.errors import Problem, shaped
+from serve_apps.api.dialects.dialect import Dialect
+from serve_apps.api.errors import Problem
 
 
-def sse(value: Any) -> str:
-    """One server-sent event."""
-    return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
+def streamed(dialect: Dialect, chunks: AsyncIterator[str]) -> StreamingResponse:
+    """The response of these chunks, each of whole lines; a failure on the way is told in the dialect's words."""
+    return StreamingResponse(_ending_with_error(dialect, chunks), media_type=dialect.media_type)
 
 
-def streamed(path: str, chunks: AsyncIterator[str], media_type: str = "text/event-stream") -> StreamingResponse:
-    """The response of these chunks, each of whole lines."""
-    return StreamingResponse(_ending_with_error(path, chunks), media_type=media_type)
-
-
-async def _ending_with_error(path: str, chunks: AsyncIterator[str]) -> AsyncIterator[str]:
-    """A failure after the head has been sent becomes the last line, in the path's dialect."""
+async def _ending_with_error(dialect: Dialect, chunks: AsyncIterator[str]) -> AsyncIterator[str]:
     try:
         async for chunk in chunks:
             yield chunk
     except Problem as problem:
-        body = shaped(path, problem)[1]
-        yield json.dumps(body, ensure_ascii=False) + "\n" if path.startswith("/api/") else sse(body)
+        yield dialect.line(dialect.shape(problem)[1])

@@ -88,6 +88,8 @@ class LocalEngine:
         self._runner, self.blocks = make_runner(model, config)
         native = isinstance(self._runner, NativeRunner)
         self.kernels = f"native, {config.weights} weights" if native else "torch"
+        self.device = "cpu"
+        self.precision: str = config.weights if native else "float32"
         self._pool = BlockPool(self.blocks, self._runner.block_size)
         self._ends = ends | {tokenizer.special(END_OF_TEXT)}
         self._bytes = tokenizer.token_bytes + [b""] * (model.config.vocabulary - tokenizer.size)

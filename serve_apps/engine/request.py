@@ -111,10 +111,16 @@ class Load:
 
 
 class Engine(Protocol):
-    """What the API needs of an engine; `kernels` names its route for those who ask."""
+    """What the API needs of an engine.
+
+    For those who ask, `kernels` names its route, `device` is ``cpu`` or ``cuda``, and `precision` what the weights are
+    held in (``float32``, ``bfloat16``, ``int8``).
+    """
 
     context: int
     kernels: str
+    device: str
+    precision: str
     counters: Counters
 
     @property

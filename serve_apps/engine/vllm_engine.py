@@ -34,6 +34,14 @@ class VllmConfig(Config):
 class Tokens(Protocol):
     """vLLM as far as it is used: ids with their log probabilities, in pieces."""
 
+    @property
+    def device(self) -> str:
+        """Where it computes: ``cpu``, ``cuda``."""
+
+    @property
+    def precision(self) -> str:
+        """What the weights are held in: ``bfloat16``, ``float32``."""
+
     def generate(self, name: str, prompt: list[int], sampling: Sampling) -> AsyncIterator[list[Scored]]:
         """The answer's tokens as they come; to close the iterator is to abort the request."""
 
@@ -46,6 +54,7 @@ class VllmEngine:
 
     def __init__(self, tokens: Tokens, tokenizer: CodeTokenizer, config: VllmConfig, context: int) -> None:
         self.context, self.kernels, self.counters = context, "vllm", Counters()
+        self.device, self.precision = tokens.device, tokens.precision
         self._tokens, self._config, self._names = tokens, config, itertools.count()
         self._bytes, self._specials = tokenizer.token_bytes, set(tokenizer.special_ids.values())
         self._end = tokenizer.special(END_OF_TEXT)
@@ -194,6 +203,16 @@ class VllmTokens:
 
     engine: Any
     library: Any
+
+    @property
+    def device(self) -> str:
+        """As vLLM's platform names it."""
+        return str(self.library.platforms.current_platform.device_type)
+
+    @property
+    def precision(self) -> str:
+        """The model's own, as vLLM has resolved it."""
+        return str(self.engine.vllm_config.model_config.dtype).removeprefix("torch.")
 
     async def generate(self, name: str, prompt: list[int], sampling: Sampling) -> AsyncIterator[list[Scored]]:
         """The answer's tokens as they come."""

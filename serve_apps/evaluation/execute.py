@@ -10,19 +10,19 @@ import argparse
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ConfigDict, Field
 
-from serve_apps.evaluation.jobs import Program, run_jobs
-from serve_apps.evaluation.languages import language, toolchain, toolchain_table
-from serve_apps.evaluation.sandbox import UNSAFE_FLAG, Limits, Verdict
+from serve_apps.sandbox.jobs import Program, run_jobs
+from serve_apps.sandbox.sandbox import UNSAFE_FLAG, Limits, Verdict
+from serve_apps.sandbox.toolchains import language, toolchain, toolchain_table
+from starloom import jsonlines
 from starloom.config import Config, validate
-from starloom.errors import UserError
-from starloom.step import guarded
-from starloom.storage import disk_error
+from starloom.errors import UserError, disk_error, guarded
 
 KEYS = ("status", "exit_code", "stdout", "stderr", "cpu_seconds", "wall_seconds")
 
@@ -57,9 +57,7 @@ def command(argv: Sequence[str]) -> int:
     jobs = [Program(line.language, line.program, line.stdin, line.timeout) for line in lines]
     verdicts = run_jobs(jobs, limits, workers=arguments.workers, isolated=not arguments.unsafe)
     write_verdicts(arguments.output, (verdict_row(line, v) for line, v in zip(lines, verdicts, strict=True)))
-    counts: dict[str, int] = {}
-    for verdict in verdicts:
-        counts[verdict.status] = counts.get(verdict.status, 0) + 1
+    counts = Counter(verdict.status for verdict in verdicts)
     print(", ".join(f"{status} {count}" for status, count in sorted(counts.items())) or "no programs")
     return 0
 
@@ -70,20 +68,7 @@ def read_programs(path: str) -> Iterator[ProgramLine]:
     Raises:
         UserError: a broken line, a missing field, an unknown language or one whose toolchain is missing; with its line.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        where = f"{path} line {number}"
-        try:
-            values = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{where}: is not JSON: {error}") from None
-        if not isinstance(values, dict):
-            raise UserError(f"{where}: is not an object; write {{'id', 'language', 'program'}}")
+    for where, values in jsonlines.read(path):
         program = validate(ProgramLine, values, where=where)
         known = language(program.language)
         if not toolchain(known).present:

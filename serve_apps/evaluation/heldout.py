@@ -1,6 +1,11 @@
-"""Bits per byte of held-out files under a model, beside gzip and xz on the same bytes."""
+"""Bits per byte of held-out files under a model, beside gzip and xz on the same bytes.
+
+Records with parts (issues, commits, notebooks) are measured as training sees them: their text between control tokens.
+The bits are of all tokens, the bytes of the text alone.
+"""
 
 import gzip
+import hashlib
 import lzma
 import math
 from collections.abc import Sequence
@@ -9,22 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from starloom.errors import UserError
+from starloom.kinds import HeldoutDocument
+from starloom.records import render
+from starloom.records import texts as texts_of
 from starloom.tokenizer import END_OF_TEXT, load_tokenizer
+from starloom.tokens.encoder import Encoder
 
 if TYPE_CHECKING:
     import numpy as np
 
 BATCH_TOKENS = 4096
-
-
-@dataclass(frozen=True)
-class Document:
-    """A held-out file."""
-
-    repo_name: str
-    path: str
-    language: str
-    content: str
 
 
 @dataclass(frozen=True)
@@ -37,25 +36,28 @@ class Window:
     context: int
 
 
-def choose(documents: Sequence[Document], most_bytes: int | None) -> list[Document]:
+def choose(documents: Sequence[HeldoutDocument], most_bytes: int | None) -> list[HeldoutDocument]:
     """Whole files in a fixed order up to about `most_bytes`: at least one, spread over the corpus.
 
     Files are taken in the order of their digests, so that a small budget is a sample and not one repository.
     """
-    import hashlib
-
     ordered = sorted(
-        (document for document in documents if document.content),
+        (document for document in documents if text_of(document)),
         key=lambda d: hashlib.sha256(f"{d.repo_name}\0{d.path}\0{d.content}".encode()).digest(),
     )
-    chosen: list[Document] = []
+    chosen: list[HeldoutDocument] = []
     total = 0
     for document in ordered:
-        size = len(document.content.encode())
+        size = len(text_of(document).encode())
         if most_bytes is None or not chosen or total + size <= most_bytes:
             chosen.append(document)
             total += size
     return chosen
+
+
+def text_of(document: HeldoutDocument) -> str:
+    """A document's text as training sees it, without control tokens."""
+    return "".join(texts_of(document.kind, document.content))
 
 
 def windows(length: int, document: int, context: int) -> list[Window]:
@@ -68,8 +70,8 @@ def windows(length: int, document: int, context: int) -> list[Window]:
     return found
 
 
-def bits(model_folder: str | Path, documents: Sequence[Document]) -> "np.ndarray":
-    """Bits that the model needs for each document, from end-of-text through its last token.
+def bits(model_folder: str | Path, documents: Sequence[HeldoutDocument]) -> "np.ndarray":
+    """Bits that the model needs for each document, from end-of-text through its last token: float64 [documents].
 
     Windows are the model's context with at least half of it before each scored token (the start of a file aside).
     """
@@ -80,8 +82,9 @@ def bits(model_folder: str | Path, documents: Sequence[Document]) -> "np.ndarray
     from starloom.model.folder import read_model
 
     model, tokenizer = read_model(model_folder), load_tokenizer(model_folder)
+    encoder = Encoder.of(tokenizer)
     end, context = tokenizer.special(END_OF_TEXT), model.config.context
-    ids = [[end, *tokenizer.encode(document.content)] for document in documents]
+    ids = [[end, *encoder.encode_pieces(render(one.kind, one.content)).tolist()] for one in documents]
     # one length after another: a batch holds windows of equal length, so nothing is padded
     plan = sorted(
         (window for number, tokens in enumerate(ids) for window in windows(len(tokens), number, context + 1)),
@@ -108,10 +111,11 @@ def bits(model_folder: str | Path, documents: Sequence[Document]) -> "np.ndarray
     return needed
 
 
-def measure(model_folder: str | Path, documents: Sequence[Document]) -> dict[str, object]:
+def measure(model_folder: str | Path, documents: Sequence[HeldoutDocument]) -> dict[str, object]:
     """Bits per byte of the model, of ``gzip -9`` and of ``xz -9`` on the same files concatenated, and by language.
 
-    Concatenated is the kindest way for the compressors: they see all earlier files.
+    Concatenated is the kindest way for the compressors: they see all earlier files. Files without a language are the
+    language "".
 
     Raises:
         UserError: there is no document.
@@ -119,11 +123,11 @@ def measure(model_folder: str | Path, documents: Sequence[Document]) -> dict[str
     if not documents:
         raise UserError("the tokens hold no held-out file; raise the held-out share of the packing step")
     needed = bits(model_folder, documents)
-    sizes = [len(document.content.encode()) for document in documents]
-    joined = "".join(document.content for document in documents).encode()
+    texts = [text_of(document).encode() for document in documents]
+    sizes, joined = [len(text) for text in texts], b"".join(texts)
     languages: dict[str, dict[str, float]] = {}
-    for language in sorted({document.language for document in documents}):
-        chosen = [n for n, document in enumerate(documents) if document.language == language]
+    for language in sorted({document.language or "" for document in documents}):
+        chosen = [n for n, document in enumerate(documents) if (document.language or "") == language]
         size = sum(sizes[n] for n in chosen)
         languages[language] = {
             "bits_per_byte": round(float(sum(needed[n] for n in chosen)) / size, 5),

@@ -1,13 +1,13 @@
 """A finished evaluation as an artifact: its score, and every sample with its verdict, under a fingerprint."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from starloom import storage
-from starloom.artifact import Artifact, ArtifactWriter, Counts, Manifest, fingerprint_of
-from starloom.step import package_versions
+from starloom import jsonlines, storage
+from starloom.artifact import Artifact, ArtifactWriter, fingerprint_of
+from starloom.kinds import Evaluation
+from starloom.step import Outcome, produce
 
 NAME = "evaluation"
 
@@ -26,27 +26,12 @@ def keep_as_artifact(
         "model": result["model"],
         "completions": fingerprint_of({"rows": [row["completion"] for row in rows]}),
     }
-    fingerprint = fingerprint_of(identity)
-    folder = storage.join(storage.normalize(str(root)), NAME, fingerprint)
-    if storage.exists(storage.join(folder, "manifest.json")):
-        return Artifact.open(folder)
-    writer = ArtifactWriter(folder)
-    writer.write_json("results.json", result)
-    writer.write_text("samples.jsonl", "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
-    files = writer.inventory()
-    passed = sum(bool(row["passed"]) for row in rows)
-    manifest = Manifest(
-        step=NAME,
-        kind="evaluation",
-        fingerprint=fingerprint,
-        provenance=identity,
-        config=request,
-        inputs=(),
-        counts=Counts(rows_in=len(rows), rows_out=passed),
-        details={"model": result["model"], "benchmark": result["benchmark"]},
-        bytes=sum(entry.bytes for entry in files.values()),
-        seconds=0.0,
-        packages=package_versions(),
-        files=files,
-    )
-    return writer.finish(manifest)
+
+    def write(output: ArtifactWriter) -> Outcome:
+        output.write_json(Evaluation.RESULTS, result)
+        output.write_text("samples.jsonl", "".join(map(jsonlines.dump, rows)))
+        passed = sum(bool(row["passed"]) for row in rows)
+        return Outcome(len(rows), passed, details={"model": result["model"], "benchmark": result["benchmark"]})
+
+    place = storage.normalize(str(root))
+    return produce(place, NAME, Evaluation.kind, identity=identity, config=request, work=write)

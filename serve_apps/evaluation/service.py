@@ -5,7 +5,6 @@
 
 import argparse
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -19,12 +18,12 @@ from ray import serve
 from starlette.requests import Request
 
 from serve_apps.evaluation.benchmarks import benchmark
+from serve_apps.evaluation.carry_out import carry_out
 from serve_apps.evaluation.store import CANCELLED, ENDED, RUNNING, EvaluationRequest, Store, StoredRun
-from serve_apps.evaluation.worker import carry_out
 from serve_apps.leaderboard.app import Leaderboard
 from starloom.config import validate
-from starloom.errors import UserError
-from starloom.step import guarded
+from starloom.errors import NotFoundError, UserError, guarded
+from starloom.ports import usable_port
 
 AT_ONCE = 2  # evaluations; the others wait
 api = FastAPI(title="Starloom evaluations")
@@ -32,7 +31,7 @@ api = FastAPI(title="Starloom evaluations")
 
 @api.exception_handler(UserError)
 async def _wrong(request: Request, error: UserError) -> JSONResponse:
-    status = 404 if "there is none of that id" in str(error) else 400
+    status = 404 if isinstance(error, NotFoundError) else 400
     return JSONResponse({"error": {"message": str(error), "type": "invalid_request_error"}}, status)
 
 
@@ -141,12 +140,7 @@ def evaluating(
     """
     from starloom.cluster import connect
 
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise UserError(f"port {port} on {host}: {error.strerror}; choose another with --port") from None
+    usable_port(host, port)
     connect()
     serve.start(http_options={"host": host, "port": port})
     try:

@@ -16,9 +16,9 @@ from typing import Any
 from pydantic import Field
 
 from serve_apps.evaluation.sampling import Sample
+from starloom import jsonlines
 from starloom.config import Config, validate
-from starloom.errors import UserError
-from starloom.storage import disk_error
+from starloom.errors import NotFoundError, disk_error
 
 QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
 ENDED = (DONE, FAILED, CANCELLED)
@@ -124,7 +124,7 @@ class StoredRun:
     def _append(self, name: str, row: dict[str, Any]) -> None:
         try:
             with (self.folder / name).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row, sort_keys=True) + "\n")
+                file.write(jsonlines.dump(row))
         except OSError as error:
             raise disk_error(error, str(self.folder / name)) from None
 
@@ -136,10 +136,7 @@ class StoredRun:
         return found
 
     def _lines(self, name: str) -> Iterator[dict[str, Any]]:
-        path = self.folder / name
-        if path.exists():
-            for line in path.read_text(encoding="utf-8").split("\n")[:-1]:  # what follows the last newline is torn
-                yield json.loads(line)
+        yield from jsonlines.read_log(self.folder / name)
 
 
 @dataclass(frozen=True)
@@ -165,9 +162,9 @@ class Store:
         """The run of that id.
 
         Raises:
-            UserError: there is none.
+            NotFoundError: there is none.
         """
         for known in self.runs():
             if known.id == name:
                 return known
-        raise UserError(f"evaluation {name!r}: there is none of that id")
+        raise NotFoundError(f"evaluation {name!r}: there is none of that id")

@@ -19,15 +19,12 @@ from typing import Any
 
 from data_jobs import (
     collect,
-    collecting,
     curate,
-    curating,
     decontaminate,
     deduplicate,
-    filtering,
     policy,
     redact,
-    redacting,
+    verdicts,
 )
 from data_jobs import filter as quality
 from data_jobs.personal_data.redaction import find_all
@@ -99,7 +96,7 @@ def serial(items: Sequence[Any], work: Callable[[Any], Any], **_: Any) -> list[A
 
 def stage_speeds() -> dict[str, float]:
     """Seconds of each map stage on one core, without Ray."""
-    for module in (collecting, filtering, redacting, curating):
+    for module in (collect, verdicts, redact, curate):
         module.map_shards = serial  # type: ignore[attr-defined]
     code = source_tree(STAGES_MEGABYTES)
     return run_stages(MAP_STAGES, code, BENCH / "curate" / "run-stages")

@@ -19,7 +19,7 @@ from typing import Any
 
 from serve_apps.engine.engine import EngineConfig, LocalEngine
 from serve_apps.engine.request import Event, Request, Sampling
-from serve_apps.serve import serving_config
+from serve_apps.hosting import serving_config
 from starloom.model.folder import read_model
 from starloom.tokenizer import load_tokenizer
 from tests.benchmarks.harness import BENCH, cores, ensure_environment, finish, measured_bandwidth, table

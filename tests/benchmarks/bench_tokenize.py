@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from data_jobs import pack, train_tokenizer
-from data_jobs.documents import DocumentConfig
+from data_jobs.documents.rendering import DocumentConfig
 from starloom.artifact import Artifact
 from starloom.step import run_step
 from starloom.tokenizer import load_tokenizer
-from starloom.tokens import FimConfig, Part, TokenDataset, TokenShard
+from starloom.tokens import FimConfig, ShardGroup, TokenDataset, TokenShard
 from tests.benchmarks.code_corpus import code_corpus
 from tests.benchmarks.harness import BENCH, cores, finish, table
 
@@ -83,7 +83,7 @@ def open_seconds(folder: Path) -> float:
                 file.truncate(size)
         shards.append(TokenShard(stem, "uint16"))
     started = time.perf_counter()
-    TokenDataset([Part(tuple(shards))], context=CONTEXT, seed=0)[10**7]
+    TokenDataset([ShardGroup(tuple(shards))], context=CONTEXT, seed=0)[10**7]
     return time.perf_counter() - started
 
 
@@ -92,7 +92,7 @@ def sample_microseconds(tokens: Artifact, tokenizer: Artifact, fim: FimConfig | 
     names = [name for name in tokens.manifest.details["shards"] if name.startswith("train/")]
     shards = tuple(TokenShard(tokens.local() / name, tokens.manifest.details["dtype"]) for name in names)
     dataset = TokenDataset(
-        [Part(shards)], context=CONTEXT, seed=0, tokenizer=load_tokenizer(tokenizer.local()), fim=fim
+        [ShardGroup(shards)], context=CONTEXT, seed=0, tokenizer=load_tokenizer(tokenizer.local()), fim=fim
     )
     dataset[0]
     started = time.perf_counter()

@@ -1,7 +1,8 @@
 """Training on the CPU: our step beside transformers' model in a plain loop, data parallel scaling, checkpoint stalls.
 
-Each run is a process group of its own with the real worker loop (`train_jobs.worker.work`) on synthetic tokens; the
-speed is that of its fastest step after the first three, the one least disturbed by others, for us and for peers.
+Each run is a process group of its own with the real worker loop (`train_jobs.loop.worker.work`) on synthetic
+tokens; the speed is that of its fastest step after the first three, the one least disturbed by others, for us and for
+peers.
 """
 
 import json
@@ -21,8 +22,8 @@ from starloom.model.config import ModelConfig
 from starloom.tokens import FimConfig, TokenShardWriter
 from tests.benchmarks.harness import cores, finish, measured_matmul, table
 from tests.benchmarks.layout_memory import compare
-from train_jobs.layout import Layout
-from train_jobs.pretrain import OptimizerConfig, PretrainConfig, ShapeConfig
+from train_jobs.config import OptimizerConfig, PretrainConfig, ShapeConfig
+from train_jobs.parallel.layout import Layout
 
 VOCABULARY, BATCH, STEPS, WARM_STEPS = 16384, 8, 12, 3
 SHAPE = ShapeConfig(layers=6, hidden=384, heads=6, context=512)
@@ -90,7 +91,7 @@ def settings(*, threads: int, data: int = 1, checkpoint_every: int = 1000, steps
 
 def prepare(folder: Path) -> None:
     """A shard of random tokens and a tokenizer of the right size."""
-    from data_jobs.tokenization import train_bpe
+    from data_jobs.train_tokenizer import train_bpe
 
     generator = np.random.default_rng(0)
     documents = [generator.integers(300, VOCABULARY, 700, dtype="uint16") for _ in range(400)]
@@ -134,7 +135,7 @@ def _process(rank: int, world: int, port: int, data: str, output: str, config: s
     import torch.distributed as dist
 
     from train_jobs.job import Job
-    from train_jobs.worker import work
+    from train_jobs.loop.worker import work
 
     dist.init_process_group("gloo", rank=rank, world_size=world)
     job = Job(
@@ -173,7 +174,7 @@ def transformers_loop(folder: Path, threads: int) -> float:
     from transformers import GPTBigCodeConfig, GPTBigCodeForCausalLM
 
     from starloom.model.model import initial_state
-    from starloom.tokens import Part, TokenDataset, TokenShard
+    from starloom.tokens import ShardGroup, TokenDataset, TokenShard
 
     torch.set_num_threads(threads)
     model = GPTBigCodeForCausalLM(GPTBigCodeConfig(**MODEL.to_transformers(end_of_text=0)))
@@ -181,7 +182,7 @@ def transformers_loop(folder: Path, threads: int) -> float:
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=OPTIMIZER.rate, betas=(0.9, 0.95), weight_decay=0.1, fused=True
     )
-    data = TokenDataset([Part((TokenShard(folder / "train", "uint16"),))], context=SHAPE.context, seed=0)
+    data = TokenDataset([ShardGroup((TokenShard(folder / "train", "uint16"),))], context=SHAPE.context, seed=0)
     times = []
     for step in range(STEPS):
         started = time.perf_counter()

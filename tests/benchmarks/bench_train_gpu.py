@@ -27,8 +27,8 @@ from torch import Tensor
 from starloom.model.attention import Backend, attend, usable_backends
 from starloom.model.config import ModelConfig
 from starloom.model.model import Attention, CodeModel
-from train_jobs.hardware import HARDWARE
 from train_jobs.parallel.output_loss import output_loss
+from train_jobs.planning.hardware import HARDWARE
 
 PEERS = "Megatron-Core 41 %, nanotron 44 %, llm-foundry 42 % at 2k and 38 % at 8k (their own figures, H100)"
 

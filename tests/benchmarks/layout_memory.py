@@ -17,10 +17,10 @@ import numpy as np
 
 from starloom.artifact import ArtifactWriter
 from starloom.tokens import TokenShardWriter
-from train_jobs.forecast import forecast
-from train_jobs.hardware import HARDWARE
-from train_jobs.layout import Layout
-from train_jobs.pretrain import PretrainConfig, ShapeConfig
+from train_jobs.config import PretrainConfig, ShapeConfig
+from train_jobs.parallel.layout import Layout
+from train_jobs.planning.forecast import forecast
+from train_jobs.planning.hardware import HARDWARE
 
 LAYOUTS: tuple[tuple[int, int, int, str], ...] = (
     (1, 1, 1, "none"), (2, 1, 1, "none"), (1, 2, 1, "none"), (1, 1, 2, "none"), (1, 1, 1, "block"), (2, 2, 1, "none"),
@@ -75,7 +75,7 @@ def weigh(shards: str, settings: str) -> int:
     import torch.distributed as dist
 
     from train_jobs.job import Job
-    from train_jobs.worker import build_engine, open_data, train_step
+    from train_jobs.loop.worker import build_engine, open_data, train_step
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo")

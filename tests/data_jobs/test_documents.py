@@ -2,9 +2,9 @@
 
 import pytest
 
-from data_jobs import notebooks
-from data_jobs.documents import DocumentConfig, Special, render, render_repository, star_bucket
-from data_jobs.parts import Part, join_parts, split_parts
+from data_jobs.admission import notebooks
+from data_jobs.documents.rendering import DocumentConfig, Special, documents_of, render, star_bucket
+from starloom.records import Part, join_parts, split_parts
 from starloom.tokenizer import END_OF_TEXT
 from tests.data_jobs.source_trees import notebook
 
@@ -71,7 +71,8 @@ def test_repository_document_holds_every_file_once_with_names_half_of_the_time()
     named = 0
     for number in range(200):
         rows = [{**row(f"content {n}"), "repo_name": f"o/{number}", "path": f"{n}.py"} for n in range(3)]
-        document = text(render_repository(rows, 0))
+        (made,) = documents_of([{**one, "language": None} for one in rows], 0, DocumentConfig(layout="repositories"))
+        document = text([piece for section in made.sections for piece in section.pieces])
         assert document.count("<file_sep>") == 3
         assert all(document.count(f"content {n}") == 1 for n in range(3))
         named += document.startswith("<repo_name>")

@@ -95,12 +95,12 @@ def recipe(tmp_path_factory: pytest.TempPathFactory, ray_cluster: str) -> Recipe
 )
 def test_explain_names_the_stage_that_decided(recipe: Recipe, target: str, stage: str, words: str) -> None:
     findings = explain(recipe, target)
-    told = [finding.verdict for finding in findings if finding.stage == stage]
+    told = [finding.text for finding in findings if finding.stage == stage]
     assert any(words in verdict for verdict in told), findings
 
 
 @pytest.mark.parametrize("target", ["gone/b.py", "kept/long.py", "kept/copy.py", "kept/task.py"])
 def test_explain_ends_with_the_stage_that_dropped_the_file(recipe: Recipe, target: str) -> None:
-    verdicts = [finding.verdict for finding in explain(recipe, target)]
+    verdicts = [finding.text for finding in explain(recipe, target)]
     assert sum(verdict.startswith("dropped") for verdict in verdicts) == 1
     assert "in the corpus" not in verdicts

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from data_jobs.licenses import identify, inherit, is_license_file, spdx_header
-from data_jobs.policing import judge_licenses, judge_repository, load_opt_outs
+from data_jobs.policy import judge_licenses, judge_repository, load_opt_outs
 from starloom.errors import UserError
 from tests.data_jobs.source_trees import MIT
 

@@ -3,9 +3,9 @@ import itertools
 import numpy as np
 import pytest
 
-from data_jobs.near_duplicates.banding import choose_bands
 from data_jobs.near_duplicates.candidates import bucket_edges, distinct_pairs
 from data_jobs.near_duplicates.clusters import components, resolve
+from data_jobs.near_duplicates.config import choose_bands
 
 
 def pairs(*given: tuple[int, int]) -> np.ndarray:

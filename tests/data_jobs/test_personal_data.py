@@ -2,7 +2,7 @@
 
 import pytest
 
-from data_jobs.curating import apply_edits
+from data_jobs.corpus.edits import apply_edits
 from data_jobs.personal_data.redaction import find_all, load_detectors, redact
 from starloom.errors import UserError
 from tests.data_jobs.planted_secrets import planted, score

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from data_jobs.parts import split_parts
 from data_jobs.sources import folder as folder_source
 from data_jobs.sources.archive import ArchiveSource
-from data_jobs.sources.entries import safe_member
 from data_jobs.sources.folder import FolderSource
 from data_jobs.sources.git import GitSource
-from data_jobs.sources.history import Change, GitHistorySource, commit_parts, refusal_of
+from data_jobs.sources.history import Change, GitHistorySource, refusal_of, windowed
 from data_jobs.sources.issues import GitHubIssuesSource
+from data_jobs.sources.names import safe_member
 from data_jobs.sources.tables import JsonLinesSource, ParquetSource
 from starloom.errors import UserError
+from starloom.records import split_parts
 from tests.data_jobs import source_trees as trees
 
 
@@ -156,7 +156,8 @@ def test_commit_window_reaches_around_the_change_and_not_to_the_first_line() -> 
     changed = [*lines[:300], "new\n", *lines[301:]]
     change = Change("c0ffee", "Change the line in question", "a.py", "".join(lines), "".join(changed))
     rules = GitHistorySource(path="x", whole_file_share=0)
-    before, _, after = (part.text for part in commit_parts(change, rules))
+    commit = windowed(change, rules)
+    before, after = commit.before, commit.after
     assert "line 300\n" in before
     assert "new\n" in after
     assert "line 0\n" not in before

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from data_jobs import pack, train_tokenizer
-from data_jobs.documents import DocumentConfig, Special, render, star_bucket
-from data_jobs.packing import is_heldout, token_dtype
+from data_jobs.documents.rendering import DocumentConfig, Special, render, star_bucket
+from data_jobs.pack import is_heldout, token_dtype
 from starloom.artifact import Artifact
 from starloom.errors import UserError
+from starloom.kinds import Corpus
 from starloom.step import run_step
 from starloom.tokenizer import END_OF_TEXT, SPECIAL_TOKENS, load_tokenizer
 from starloom.tokens import TokenShard
@@ -73,14 +74,14 @@ def test_tokenizer_vocabulary_beyond_the_corpus_is_refused_in_one_line(tmp_path:
 def test_training_sample_takes_at_most_its_share_of_each_language(tmp_path: Path) -> None:
     from collections import Counter
 
-    from data_jobs.tokenization import sample
+    from data_jobs.train_tokenizer import sample
 
     rows = [
         [{"content": text(n), "language": "Python" if n % 10 else "Ada"} for n in range(s, s + 40)] for s in (0, 40)
     ]
     source = artifact(tmp_path, "corpus", rows)
     counts: Counter[str] = Counter()
-    taken = list(sample(source, 10_000, counts))
+    taken = list(sample(Corpus(source), 10_000, counts))
     assert counts["Ada"] == 8
     longest = max(len(one) for one in taken)
     python_bytes = sum(len(one) for one in taken) - sum(len(row["content"]) for s in rows for row in s[::10])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from data_jobs.tokenization import train_bpe
+from data_jobs.train_tokenizer import train_bpe
 from data_jobs.use_tokenizer import STEP, UseTokenizerConfig
 from starloom.errors import UserError
 from starloom.step import run_step

@@ -18,7 +18,7 @@ TOLERANCE = 1e-4
 
 @pytest.fixture(scope="module")
 def tokenizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from data_jobs.tokenization import train_bpe
+    from data_jobs.train_tokenizer import train_bpe
 
     folder = tmp_path_factory.mktemp("tokenizer")
     (folder / "tokenizer.json").write_text(train_bpe(iter(["def f(x):\n    return x + 1\n"] * 50), 290).json_text)

@@ -7,7 +7,7 @@ import pytest
 from starloom.artifact import ArtifactWriter
 from starloom.errors import RunError, UserError
 from starloom.tokenizer import CodeTokenizer
-from starloom.tokens import FimConfig, Part, TokenDataset, TokenShard, TokenShardWriter, weighted_parts
+from starloom.tokens import Encoder, FimConfig, ShardGroup, TokenDataset, TokenShard, TokenShardWriter, weighted_groups
 from starloom.tokens.fim import rearrange
 from starloom.tokens.permutation import Permutation
 
@@ -70,8 +70,8 @@ def test_permutation_visits_each_index_once_and_keys_differ(size: int) -> None:
 
 def test_one_epoch_covers_each_window_once_and_the_next_has_another_order(tmp_path: Path) -> None:
     shards = tuple(numbered(tmp_path, f"s{n}", 101 + 10 * n, 1000 * n) for n in range(3))
-    dataset = TokenDataset([Part(shards)], context=10, seed=1)
-    assert dataset.windows == 10 + 11 + 12
+    dataset = TokenDataset([ShardGroup(shards)], context=10, seed=1)
+    assert sum(group.count for group in dataset.groups) == 10 + 11 + 12
     epochs = [[tuple(dataset[e * 33 + n].tokens) for n in range(33)] for e in range(2)]
     assert sorted(epochs[0]) == sorted(epochs[1])
     assert epochs[0] != epochs[1]
@@ -86,7 +86,7 @@ def test_samples_do_not_depend_on_who_asks_or_in_which_order(tmp_path: Path, tok
     written = shard(tmp_path, "s", ids)
 
     def opened(seed: int) -> TokenDataset:
-        return TokenDataset([Part((written,))], context=64, seed=seed, tokenizer=tokenizer, fim=FimConfig())
+        return TokenDataset([ShardGroup((written,))], context=64, seed=seed, tokenizer=tokenizer, fim=FimConfig())
 
     forwards = [opened(3)[n].tokens.tolist() for n in range(40)]
     backwards = opened(3)
@@ -97,7 +97,7 @@ def test_samples_do_not_depend_on_who_asks_or_in_which_order(tmp_path: Path, tok
 
 def test_weights_decide_how_often_a_part_is_drawn(tmp_path: Path) -> None:
     few, many = numbered(tmp_path, "few", 51), numbered(tmp_path, "many", 5001, 10_000)
-    dataset = TokenDataset([Part((few,), 0.75), Part((many,), 0.25)], context=10, seed=2)
+    dataset = TokenDataset([ShardGroup((few,), 0.75), ShardGroup((many,), 0.25)], context=10, seed=2)
     first = [int(dataset[n].tokens[0]) < 10_000 for n in range(2000)]
     assert np.mean(first) == 0.75
     assert 0.4 < np.mean(first[:100]) < 0.95
@@ -105,7 +105,7 @@ def test_weights_decide_how_often_a_part_is_drawn(tmp_path: Path) -> None:
 
 def test_part_shorter_than_a_window_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="lower the context"):
-        TokenDataset([Part((numbered(tmp_path, "s", 5),))], context=10, seed=0)
+        TokenDataset([ShardGroup((numbered(tmp_path, "s", 5),))], context=10, seed=0)
 
 
 def pieces(ids: list[int], tokenizer: CodeTokenizer) -> tuple[str, str]:
@@ -129,7 +129,9 @@ def test_rearranged_documents_keep_their_text_and_both_orders_come_up(tokenizer:
     ids = np.array(tokenizer.encode(text))
     orders = {"PSM": 0, "SPM": 0, "plain": 0}
     for seed in range(400):
-        made = rearrange(ids, tokenizer, FimConfig(), np.random.Generator(np.random.Philox(key=[9, seed]))).tolist()
+        made = rearrange(
+            ids, Encoder.of(tokenizer), FimConfig(), np.random.Generator(np.random.Philox(key=[9, seed]))
+        ).tolist()
         if made == ids.tolist():
             orders["plain"] += 1
             continue
@@ -144,7 +146,7 @@ def test_rearranged_documents_keep_their_text_and_both_orders_come_up(tokenizer:
 def test_every_document_of_a_window_draws_for_itself(tokenizer: CodeTokenizer) -> None:
     one = tokenizer.encode("def add(one, two):\n")
     ids = np.array([*one, 0] * 200)
-    made = rearrange(ids, tokenizer, FimConfig(rate=0.5), np.random.Generator(np.random.Philox(key=[1, 1])))
+    made = rearrange(ids, Encoder.of(tokenizer), FimConfig(rate=0.5), np.random.Generator(np.random.Philox(key=[1, 1])))
     marks = int((made == tokenizer.special("<fim_middle>")).sum())
     assert marks == pytest.approx(100, abs=30)
     assert int((made == 0).sum()) == 200
@@ -159,11 +161,11 @@ def test_hundred_billion_tokens_open_in_under_a_second_and_a_sample_takes_micros
                 file.truncate(size)  # sparse: no block is allocated
         shards.append(TokenShard(stem, "uint16"))
     started = time.perf_counter()
-    dataset = TokenDataset([Part(tuple(shards))], context=8192, seed=0)
+    dataset = TokenDataset([ShardGroup(tuple(shards))], context=8192, seed=0)
     sample = dataset[123_456_789].tokens
     assert time.perf_counter() - started < 1.0
     assert len(sample) == 8193
-    assert dataset.windows == pytest.approx(10**11 / 8192, rel=1e-3)
+    assert sum(group.count for group in dataset.groups) == pytest.approx(10**11 / 8192, rel=1e-3)
 
 
 def test_weights_of_groups_change_their_share_of_the_samples_and_zero_leaves_one_out(tmp_path: Path) -> None:
@@ -173,13 +175,13 @@ def test_weights_of_groups_change_their_share_of_the_samples_and_zero_leaves_one
     shards = [numbered(tmp_path / "train" / name, "part-00000", 4001, first) for name, first in names.items()]
 
     def shares(factors: dict[str, float]) -> list[float]:
-        dataset = TokenDataset(weighted_parts(shards, factors, 40), context=40, seed=0)
+        dataset = TokenDataset(weighted_groups(shards, factors, 40), context=40, seed=0)
         firsts = [int(dataset[n].tokens[0]) // 100_000 for n in range(1000)]
         return [firsts.count(group) / 1000 for group in range(3)]
 
     assert shares({}) == pytest.approx([1 / 3] * 3, abs=0.01)
     assert shares({"C++": 2.0, "HTML": 0.0}) == pytest.approx([1 / 3, 2 / 3, 0], abs=0.01)
     with pytest.raises(UserError, match=r"weights.Rust: no tokens of that group; there are C\+\+, HTML, Python"):
-        weighted_parts(shards, {"Rust": 1.0}, 40)
+        weighted_groups(shards, {"Rust": 1.0}, 40)
     with pytest.raises(UserError, match="must not be negative"):
-        weighted_parts(shards, {"HTML": -1.0}, 40)
+        weighted_groups(shards, {"HTML": -1.0}, 40)

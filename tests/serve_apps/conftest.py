@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from data_jobs.tokenization import train_bpe
+from data_jobs.train_tokenizer import train_bpe
 from starloom.model.config import ModelConfig
 from starloom.model.folder import write_model
 from starloom.model.model import initial_state

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from serve_apps.adapters import base_folder, read_adapted
 from serve_apps.deployment import Completions
-from serve_apps.serve import model_folder
+from serve_apps.hosting import model_folder
 from starloom.errors import UserError
 from starloom.model.folder import read_model
 

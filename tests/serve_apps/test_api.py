@@ -8,9 +8,10 @@ import httpx
 import openai
 import pytest
 
-from data_jobs.tokenization import train_bpe
+from data_jobs.train_tokenizer import train_bpe
 from serve_apps.api.prompts import infilling_prompt
-from serve_apps.serve import _named, model_folder, serving
+from serve_apps.hosting import model_folder, serving
+from serve_apps.serve import _named
 from starloom.errors import UserError
 from starloom.model.config import ModelConfig
 from starloom.model.folder import write_model

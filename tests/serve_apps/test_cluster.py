@@ -12,7 +12,7 @@ import pytest
 
 from serve_apps.deployment import application
 from serve_apps.evaluation.service import deploy
-from serve_apps.serve import serving_config
+from serve_apps.hosting import serving_config
 
 ASK = {"prompt": "def f", "max_tokens": 40, "temperature": 0, "ignore_eos": True}
 CLIENTS = 6

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import GPTBigCodeForCausalLM
 
-from data_jobs.tokenization import train_bpe
+from data_jobs.train_tokenizer import train_bpe
 from serve_apps.engine.engine import EngineConfig, LocalEngine
 from serve_apps.engine.request import Event, Overloaded, Request, Sampling
 from starloom.errors import UserError

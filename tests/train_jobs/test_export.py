@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from data_jobs.tokenization import train_bpe
+from data_jobs.train_tokenizer import train_bpe
 from starloom.artifact import Artifact
 from starloom.config import Config
 from starloom.errors import UserError
@@ -14,7 +14,7 @@ from starloom.model.config import ModelConfig
 from starloom.model.folder import read_ends, read_state, write_model
 from starloom.model.model import initial_state
 from starloom.step import Outcome, Step, StepContext, run_step
-from train_jobs import checkpoint
+from train_jobs.checkpoints import store as checkpoint
 from train_jobs.export import STEP, ExportConfig
 
 SHAPE = ModelConfig(layers=2, hidden=32, heads=4, vocabulary=290, context=32)

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 import torch.multiprocessing as multiprocessing
 
-from data_jobs.tokenization import train_bpe
+from data_jobs.train_tokenizer import train_bpe
 from starloom.artifact import ArtifactWriter
 from starloom.ports import free_port
 from starloom.tokens import FimConfig, TokenShardWriter
-from train_jobs.layout import Layout
-from train_jobs.pretrain import OptimizerConfig, PretrainConfig, ShapeConfig
+from train_jobs.config import OptimizerConfig, PretrainConfig, ShapeConfig
+from train_jobs.parallel.layout import Layout
 
 pytestmark = pytest.mark.slow
 
@@ -100,7 +100,7 @@ class Run:
 
     def __init__(self, case: Case, data: Path, output: Path) -> None:
         from train_jobs.job import Job
-        from train_jobs.worker import build_engine, open_data
+        from train_jobs.loop.worker import build_engine, open_data
 
         self.job = Job(
             config=case.config,
@@ -116,7 +116,7 @@ class Run:
 
     def train(self, first: int, last: int) -> list[tuple[float, float]]:
         """Loss and gradient norm of steps `first` to `last`, counted from zero, `last` left out."""
-        from train_jobs.worker import train_step
+        from train_jobs.loop.worker import train_step
 
         rows = []
         for step in range(first, last):
@@ -126,7 +126,7 @@ class Run:
 
     def save(self, step: int) -> None:
         """Write a checkpoint."""
-        from train_jobs.saver import Saver
+        from train_jobs.loop.saver import Saver
 
         folder = Path(self.job.output) / "checkpoints"
         place = self.place
@@ -136,7 +136,7 @@ class Run:
 
     def restore(self, checkpoint: Path) -> None:
         """Go on from a checkpoint of any layout."""
-        from train_jobs.worker import load
+        from train_jobs.loop.engine import load
 
         load(self.engine, checkpoint, self.place)
 

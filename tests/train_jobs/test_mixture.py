@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_jobs.tokenization import train_bpe
+from data_jobs.train_tokenizer import train_bpe
 from starloom.artifact import ArtifactWriter
 from starloom.errors import UserError
 from starloom.tokens import FimConfig, TokenShardWriter
+from train_jobs.config import PretrainConfig, ShapeConfig
 from train_jobs.job import Job
-from train_jobs.pretrain import PretrainConfig, ShapeConfig
-from train_jobs.worker import open_data
+from train_jobs.loop.worker import open_data
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,13 @@ import pytest
 from starloom.cli import main as starloom
 from starloom.errors import UserError
 from starloom.model.config import ModelConfig
+from starloom.program import load_step
 from starloom.recipe import builtin_recipes, load_recipe
-from starloom.step import load_step
-from train_jobs.forecast import check_node, forecast, layouts, stage_parameters
-from train_jobs.hardware import HARDWARE
-from train_jobs.layout import Layout
+from train_jobs.config import PretrainConfig
+from train_jobs.parallel.layout import Layout
 from train_jobs.plan import describe, make_plan
-from train_jobs.pretrain import PretrainConfig
+from train_jobs.planning.forecast import check_node, forecast, layouts, stage_parameters
+from train_jobs.planning.hardware import HARDWARE
 
 A100 = HARDWARE["a100-80g"]
 SIZES = {"1b": 1_137_207_296, "3b": 3_043_311_104, "7b": 7_327_263_232, "15b": 15_517_456_384}

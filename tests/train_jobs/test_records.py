@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from train_jobs.records import GAUGES, RayGauges, peak_flops
+from train_jobs.loop.records import GAUGES, RayGauges, peak_flops
 
 DASHBOARD = Path(__file__).parents[2] / "platform/dashboards/training.json"
 

@@ -12,7 +12,7 @@ from starloom.model.config import ModelConfig
 from starloom.model.model import initial_state
 from train_jobs.parallel.layers import TensorSlice, parameter
 from train_jobs.parallel.pipeline import Exported
-from train_jobs.parallel.sources import EMBEDDING, Files, Fresh, Weights, own_part
+from train_jobs.parallel.weights import EMBEDDING, Files, Fresh, Weights, own_part
 
 SHAPE = ModelConfig(layers=2, hidden=32, heads=4, vocabulary=301, context=16)
 COLUMNS, ROWS = 8192, 8192  # of a tensor of 256 MiB

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from data_jobs.tokenization import train_bpe
+from data_jobs.train_tokenizer import train_bpe
 from starloom.model.config import ModelConfig
 from starloom.model.folder import read_model, write_model
 from starloom.model.model import initial_state

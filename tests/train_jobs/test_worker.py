@@ -10,14 +10,14 @@ import pytest
 import torch
 import torch.multiprocessing as multiprocessing
 
-from data_jobs.tokenization import train_bpe
+from data_jobs.train_tokenizer import train_bpe
 from starloom.artifact import ArtifactWriter
 from starloom.errors import RunError, UserError
 from starloom.ports import free_port
 from starloom.tokens import FimConfig, TokenShardWriter
-from train_jobs import checkpoint
-from train_jobs.layout import Layout
-from train_jobs.pretrain import OptimizerConfig, PretrainConfig, ShapeConfig
+from train_jobs.checkpoints import store as checkpoint
+from train_jobs.config import OptimizerConfig, PretrainConfig, ShapeConfig
+from train_jobs.parallel.layout import Layout
 
 TEXT = "def add(a, b):\n    return a + b\n\n\nclass Point:\n    def __init__(self, x, y):\n        self.x = x\n"
 
@@ -65,7 +65,7 @@ def _process(
     import torch.distributed as dist
 
     from train_jobs.job import Job
-    from train_jobs.worker import work
+    from train_jobs.loop.worker import work
 
     def maybe_die(step: int) -> None:
         if step == stop_at:

@@ -1,16 +1,17 @@
 """Where conversations come from: JSON lines, and the commits of a curated corpus."""
 
-import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 
-import pyarrow.parquet as parquet
+import pyarrow.compute as pc
 
-from starloom.artifact import Artifact
+from starloom import jsonlines
 from starloom.errors import UserError
-from train_jobs.finetune import matching_files
+from starloom.kinds import Corpus
+from starloom.records import split_commit
+from train_jobs.finetuning.config import every_file
 from train_jobs.finetuning.template import Dialogue, Message
 
 # how OctoCoder's authors chose commits (Muennighoff et al. 2023): messages that ask for something, in words
@@ -22,7 +23,6 @@ COMMIT_VERBS = (
     "sort", "speed", "split", "store", "support", "switch", "test", "turn", "update", "use", "validate", "wrap",
     "write",
 )  # fmt: skip
-COMMIT = re.compile(r"<commit_before>(?P<before>.*?)<commit_msg>(?P<message>.*?)<commit_after>(?P<after>.*)", re.DOTALL)
 
 
 @dataclass
@@ -30,14 +30,7 @@ class Tally:
     """How many conversations were kept, and why others were not."""
 
     kept: int = 0
-    dropped: dict[str, int] = None  # type: ignore[assignment]
-
-    def __post_init__(self) -> None:
-        self.dropped = {}
-
-    def drop(self, reason: str) -> None:
-        """Count one that is not kept."""
-        self.dropped[reason] = self.dropped.get(reason, 0) + 1
+    dropped: Counter[str] = field(default_factory=Counter)
 
 
 def from_json_lines(patterns: Sequence[str], tally: Tally) -> Iterator[Dialogue]:
@@ -46,45 +39,41 @@ def from_json_lines(patterns: Sequence[str], tally: Tally) -> Iterator[Dialogue]
     Raises:
         UserError: a pattern names no file, or none of its lines is a conversation; says what is wrong with the first.
     """
-    for path in matching_files(patterns):
+    for path in every_file(patterns, setting="conversations"):
         first_complaint: UserError | None = None
         kept = tally.kept
-        with Path(path).open(encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                if not line.strip():
-                    continue
-                where = f"{path}:{number}"
-                try:
-                    yield Dialogue.of(_parsed(line, where), where)
-                    tally.kept += 1
-                except UserError as error:
-                    first_complaint = first_complaint or error
-                    tally.drop("no_conversation")
+        for number, line in jsonlines.read_lines(path):
+            try:
+                yield Dialogue.of(jsonlines.parse(line), f"{path}:{number}")
+                tally.kept += 1
+            except (ValueError, UserError) as error:
+                told = error if isinstance(error, UserError) else UserError(f"{path}:{number}: {error}")
+                first_complaint = first_complaint or told
+                tally.dropped["no_conversation"] += 1
         if tally.kept == kept:
             raise first_complaint or UserError(f"conversations: {path} is empty")
 
 
-def from_commits(corpus: Artifact, tally: Tally) -> Iterator[Dialogue]:
+def from_commits(corpus: Corpus, tally: Tally) -> Iterator[Dialogue]:
     """The commits of a corpus as instructions: the message and the code before it ask, the code after it answers."""
-    for name in corpus.files("data/"):
-        table = parquet.read_table(corpus.local(name), columns=["kind", "content"])
-        for kind, content in zip(table["kind"].to_pylist(), table["content"].to_pylist(), strict=True):
-            if kind != "commit":
-                continue
-            dialogue = _commit(content)
+    for shard in corpus.shards():
+        table = corpus.table(shard, ["kind", "content"])
+        for content in table.filter(pc.equal(table["kind"], "commit"))["content"].to_pylist():
+            dialogue = of_commit(content)
             if isinstance(dialogue, str):
-                tally.drop(dialogue)
+                tally.dropped[dialogue] += 1
             else:
                 tally.kept += 1
                 yield dialogue
 
 
-def _commit(content: str) -> Dialogue | str:
-    """The dialogue, or the reason why it is none."""
-    found = COMMIT.search(content)
-    if found is None:
+def of_commit(content: str) -> Dialogue | str:
+    """The dialogue of a commit as `starloom.records` writes it, or the reason why it is none."""
+    try:
+        commit = split_commit(content)
+    except ValueError:
         return "no_commit"
-    message = found["message"].strip()
+    message, before, after = commit.message.strip(), commit.before, commit.after
     words = message.split()
     if not 3 <= len(words) <= 60:
         return "message_length"
@@ -92,15 +81,7 @@ def _commit(content: str) -> Dialogue | str:
         return "message_is_no_request"
     if re.search(r"https?://|#\d+|\bsee\b", message):
         return "message_refers_elsewhere"
-    before, after = found["before"], found["after"]
     if not after.strip() or before.strip() == after.strip():
         return "no_change"
     asked = f"{message}\n\n```\n{before}\n```" if before.strip() else message
     return Dialogue((Message("user", asked), Message("assistant", f"```\n{after}\n```")))
-
-
-def _parsed(line: str, where: str) -> object:
-    try:
-        return json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{where}: is no JSON: {error}") from None

@@ -8,16 +8,18 @@ import hashlib
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
+from starloom import jsonlines
 from starloom.artifact import ArtifactWriter
-from starloom.errors import RunError, UserError
+from starloom.errors import RunError, UserError, one_line
+from starloom.kinds import Conversations
 from starloom.step import Outcome, StepContext
-from train_jobs.evolve import EvolveConfig
-from train_jobs.finetune import matching_files
+from train_jobs.finetuning.config import EvolveConfig, every_file
 
 WAYS: Final = {
     "constraint": "Add one new requirement or constraint, in about ten words.",
@@ -36,10 +38,10 @@ ANSWERS: Final = ".answers"  # below the artifact; not part of it
 
 
 @dataclass(frozen=True)
-class Task:
-    """An instruction and where it comes from."""
+class Instruction:
+    """A task, and where it comes from."""
 
-    instruction: str
+    text: str
     origin: int  # number of the seed
     generation: int = 0  # rounds that it went through
     way: str = ""
@@ -48,40 +50,38 @@ class Task:
 def evolve(config: EvolveConfig, context: StepContext) -> Outcome:
     """Run the step; see `train_jobs.evolve`."""
     oracle = Oracle(config, context.output)
-    seeds = [Task(text, number) for number, text in enumerate(_instructions(config.instructions))]
-    dropped: dict[str, int] = {}
+    seeds = [Instruction(text, number) for number, text in enumerate(_instructions(config.instructions))]
+    dropped: Counter[str] = Counter()
     known: set[str] = set()
     tasks = [task for task in seeds if _is_new(task, known, dropped)]
     kept, current = list(tasks), tasks
     for generation in range(1, config.rounds + 1):
         context.say(f"round {generation} of {config.rounds}: {len(current):,} instructions")
         ways = [_way(config.seed, task, generation) for task in current]
-        asked = [
-            ASK.format(way=WAYS[way], instruction=task.instruction) for way, task in zip(ways, current, strict=True)
-        ]
+        asked = [ASK.format(way=WAYS[way], instruction=task.text) for way, task in zip(ways, current, strict=True)]
         made = []
         for task, way, text in zip(current, ways, oracle.answers(asked), strict=True):
-            harder = Task(text.strip().removeprefix("Task:").strip(), task.origin, generation, way)
+            harder = Instruction(text.strip().removeprefix("Task:").strip(), task.origin, generation, way)
             reason = _fault(harder, task)
             if reason:
-                dropped[reason] = dropped.get(reason, 0) + 1
+                dropped[reason] += 1
             elif _is_new(harder, known, dropped):
                 made.append(harder)
         kept += made
         current = made
     context.say(f"{len(kept):,} instructions are answered")
     lines = []
-    for task, answer in zip(kept, oracle.answers([task.instruction for task in kept]), strict=True):
+    for task, answer in zip(kept, oracle.answers([task.text for task in kept]), strict=True):
         if not answer.strip() or REFUSAL.search(answer[:200]):
-            dropped["no_answer"] = dropped.get("no_answer", 0) + 1
+            dropped["no_answer"] += 1
             continue
-        messages = [{"role": "user", "content": task.instruction}, {"role": "assistant", "content": answer.strip()}]
+        messages = [{"role": "user", "content": task.text}, {"role": "assistant", "content": answer.strip()}]
         lines.append({"messages": messages, "origin": task.origin, "round": task.generation, "way": task.way})
     if not lines:
         raise RunError(f"{config.url}: no instruction was answered; dropped: {json.dumps(dropped)}")
     text = "".join(json.dumps(line, ensure_ascii=False, sort_keys=True) + "\n" for line in lines)
-    context.output.write_text("conversations.jsonl", text)
-    return Outcome(rows_in=len(seeds), rows_out=len(lines), dropped=dropped, details={"model": config.model})
+    context.output.write_text(Conversations.FILE, text)
+    return Outcome(rows_in=len(seeds), rows_out=len(lines), dropped=dict(dropped), details={"model": config.model})
 
 
 class Oracle:
@@ -131,9 +131,7 @@ class Oracle:
         except openai.AuthenticationError:
             raise UserError(f"{config.url}: the key in ${config.api_key_variable} is refused") from None
         except openai.OpenAIError as error:
-            raise RunError(
-                f"{config.url}: {' '.join(str(error).split())[:300]}; run again to go on from here"
-            ) from None
+            raise RunError(f"{config.url}: {one_line(error)}; run again to go on from here") from None
         choices = getattr(reply, "choices", None)
         text = (choices[0].message.content or "") if choices else ""
         self._output.write_json(place, {"text": text})
@@ -141,44 +139,34 @@ class Oracle:
 
 
 def _instructions(patterns: Sequence[str]) -> Iterator[str]:
-    for path in matching_files(patterns):
-        with open(path, encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield _instruction(line, f"{path}:{number}")
+    for path in every_file(patterns, setting="instructions"):
+        for where, record in jsonlines.read(path):
+            text = record.get("instruction", record.get("prompt"))
+            if not isinstance(text, str) or not text.strip():
+                raise UserError(f'{where}: has no instruction; write {{"instruction": "..."}}')
+            yield text.strip()
 
 
-def _instruction(line: str, where: str) -> str:
-    try:
-        record: Any = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{where}: is no JSON: {error}") from None
-    text = record.get("instruction", record.get("prompt")) if isinstance(record, dict) else None
-    if not isinstance(text, str) or not text.strip():
-        raise UserError(f'{where}: has no instruction; write {{"instruction": "..."}}')
-    return text.strip()
-
-
-def _way(seed: int, task: Task, generation: int) -> str:
-    drawn = hashlib.sha256(f"{seed}\n{generation}\n{task.instruction}".encode()).digest()
+def _way(seed: int, task: Instruction, generation: int) -> str:
+    drawn = hashlib.sha256(f"{seed}\n{generation}\n{task.text}".encode()).digest()
     return sorted(WAYS)[int.from_bytes(drawn[:8], "big") % len(WAYS)]
 
 
-def _fault(harder: Task, parent: Task) -> str:
+def _fault(harder: Instruction, parent: Instruction) -> str:
     """Why an evolved instruction is not kept, or nothing."""
-    if REFUSAL.search(harder.instruction[:200]):
+    if REFUSAL.search(harder.text[:200]):
         return "refused"
-    if len(harder.instruction) < 20:
+    if len(harder.text) < 20:
         return "too_short"
-    if _plain(harder.instruction) == _plain(parent.instruction):
+    if _plain(harder.text) == _plain(parent.text):
         return "unchanged"
     return ""
 
 
-def _is_new(task: Task, known: set[str], dropped: dict[str, int]) -> bool:
-    text = _plain(task.instruction)
+def _is_new(task: Instruction, known: set[str], dropped: Counter[str]) -> bool:
+    text = _plain(task.text)
     if text in known:
-        dropped["duplicate"] = dropped.get("duplicate", 0) + 1
+        dropped["duplicate"] += 1
         return False
     known.add(text)
     return True

@@ -8,23 +8,19 @@ from pathlib import Path
 import numpy as np
 
 from starloom.errors import UserError
+from starloom.kinds import Conversations, Corpus, Model, Tokenizer
 from starloom.model.folder import read_config
 from starloom.step import Outcome, StepContext
 from starloom.tokenizer import CodeTokenizer, load_tokenizer, smallest_dtype
 from starloom.tokens import FimConfig, TokenShardWriter
-from train_jobs.finetune import FinetuneConfig
+from train_jobs.config import LoopConfig, PretrainConfig, ShapeConfig
+from train_jobs.finetuning.config import FinetuneConfig
 from train_jobs.finetuning.conversations import Tally, from_commits, from_json_lines
 from train_jobs.finetuning.template import END, ROLES, TEMPLATE, Dialogue, with_special_tokens
 from train_jobs.job import Job
-from train_jobs.launch import launch
-from train_jobs.pretrain import PretrainConfig, ShapeConfig
+from train_jobs.loop.launch import launch
 
 DATA = "conversations"  # shards and tokenizer, in the artifact
-SHARED_FIELDS = (
-    "global_batch", "optimizer", "seed", "precision", "heldout_every", "checkpoint_every", "keep_checkpoints",
-    "log_every", "micro_batch", "layout", "zero", "offload", "attention", "recompute", "cpus_per_worker",
-    "threads_per_worker", "use_gpu", "max_failures",
-)  # fmt: skip
 
 
 def finetune(config: FinetuneConfig, context: StepContext) -> Outcome:
@@ -35,7 +31,7 @@ def finetune(config: FinetuneConfig, context: StepContext) -> Outcome:
         raise UserError(f"context = {config.context} is more than the model's {shape.context}; lower it")
     tokenizer = with_special_tokens(load_tokenizer(initial))
     folder = context.output.local_folder(DATA)
-    (folder / "tokenizer.json").write_text(tokenizer.json_text, encoding="utf-8")
+    (folder / Tokenizer.FILE).write_text(tokenizer.json_text, encoding="utf-8")
     _write_tokenizer_config(initial, folder)
     tally = Tally()
     counts = _write_shards(config, context, tokenizer, folder, tally)
@@ -49,7 +45,7 @@ def finetune(config: FinetuneConfig, context: StepContext) -> Outcome:
         steps=steps,
         heldout_sequences=config.global_batch,
         fim=FimConfig(rate=0.0),
-        **{name: getattr(config, name) for name in SHARED_FIELDS},
+        **{name: getattr(config, name) for name in LoopConfig.model_fields},
     )
     vocabulary = max(shape.vocabulary, tokenizer.size)
     settings.layout.check(settings.shape(vocabulary), config.global_batch, config.micro_batch)
@@ -63,37 +59,37 @@ def finetune(config: FinetuneConfig, context: StepContext) -> Outcome:
         heldout=(str(folder / "heldout"),) if counts["heldout"] > config.context else (),
         dtype=smallest_dtype(tokenizer.size),
         vocabulary=vocabulary,
-        tokenizer=str(folder / "tokenizer.json"),
+        tokenizer=str(folder / Tokenizer.FILE),
         output=str(context.output.local_folder("")),
         initial=str(initial),
         turns=(tokenizer.special(ROLES["assistant"]), tokenizer.special(END)),
     )
     launch(job, context.name)
-    _end_turns(Path(job.output) / "model", tokenizer)
-    for part in ("model", "checkpoints", DATA):
+    _end_turns(Path(job.output) / Model.FOLDER, tokenizer)
+    for part in (Model.FOLDER, Model.CHECKPOINTS, DATA):
         context.output.publish(part)
     return Outcome(
-        rows_in=tally.kept + sum(tally.dropped.values()),
+        rows_in=tally.kept + tally.dropped.total(),
         rows_out=tally.kept,
-        dropped=tally.dropped,
+        dropped=dict(sorted(tally.dropped.items())),
         details={"shape": job.shape.model_dump(mode="json"), "steps": steps, "tokens": counts},
     )
 
 
 def _initial(config: FinetuneConfig, context: StepContext) -> Path:
-    model = context.optional("model")
+    model = context.optional(Model.kind)
     if (model is None) == (not config.model_folder):
         raise UserError("model_folder: name either a folder here or a model among needs, not both")
-    return model.local("model") if model else Path(config.model_folder)
+    return Model(model).folder() if model else Path(config.model_folder)
 
 
 def _dialogues(config: FinetuneConfig, context: StepContext, tally: Tally) -> Iterator[Dialogue]:
-    made = [str(artifact.local("conversations.jsonl")) for artifact in context.every("conversations")]
+    made = [str(artifact.local(Conversations.FILE)) for artifact in context.every(Conversations.kind)]
     if not (made or config.conversations or config.commits):
         raise UserError("conversations is empty and commits is false; name files or a step, or set commits = true")
     yield from from_json_lines([*config.conversations, *made], tally)
     if config.commits:
-        yield from from_commits(context.only("corpus"), tally)
+        yield from from_commits(Corpus(context.only(Corpus.kind)), tally)
 
 
 def _write_shards(
@@ -115,12 +111,12 @@ def _write_shards(
 
 
 def _write_tokenizer_config(initial: Path, folder: Path) -> None:
-    source = initial / "tokenizer_config.json"
+    source = initial / Tokenizer.SETTINGS
     settings = json.loads(source.read_text(encoding="utf-8")) if source.exists() else {}
     special = settings.get("additional_special_tokens", [])
     settings["additional_special_tokens"] = [*special, *(t for t in (*ROLES.values(), END) if t not in special)]
     settings["chat_template"] = TEMPLATE
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+    (folder / Tokenizer.SETTINGS).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
 
 
 def _end_turns(folder: Path, tokenizer: CodeTokenizer) -> None:

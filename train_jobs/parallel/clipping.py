@@ -5,20 +5,18 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from train_jobs.parallel.deepspeed_internals import is_copy_of_another_stage
 from train_jobs.parallel.layers import TensorSlice
 from train_jobs.parallel.pipeline import own_parameters
 
 
-def clip_gradients(engine: Any, place: TensorSlice) -> None:
-    """Scale the gradients to at most the norm of the configuration and tell the engine their norm before that.
-
-    DeepSpeed's own function counts the tied embedding on the first stage and on the last one, and keeps no norm.
-    """
+def clip_gradients(engine: Any, place: TensorSlice) -> float:
+    """Scale the gradients to at most the norm of the configuration; returns their norm over all axes before that."""
     held = [parameter for _, parameter in own_parameters(engine.module) if parameter.grad is not None]
     counted = [
         parameter
         for parameter in held
-        if (parameter.cut is not None or place.rank == 0) and not getattr(parameter, "ds_pipe_replicated", False)  # type: ignore[attr-defined]
+        if (parameter.cut is not None or place.rank == 0) and not is_copy_of_another_stage(parameter)  # type: ignore[attr-defined]
     ]
     squares = torch.zeros((), device=engine.device)
     for parameter in counted:
@@ -31,4 +29,4 @@ def clip_gradients(engine: Any, place: TensorSlice) -> None:
     for parameter in held:
         assert parameter.grad is not None
         parameter.grad.mul_(scale)
-    engine._global_grad_norm = float(norm)
+    return float(norm)

@@ -15,8 +15,9 @@ from torch.utils.checkpoint import checkpoint
 
 from starloom.model.attention import Backend, attend
 from starloom.model.config import ModelConfig
-from train_jobs.layout import Recompute, padded_vocabulary
 from train_jobs.parallel.collectives import Group, copy_to_group, reduce_from_group
+from train_jobs.parallel.deepspeed_internals import mark_cut
+from train_jobs.parallel.layout import Recompute, padded_vocabulary
 from train_jobs.parallel.output_loss import output_loss
 
 
@@ -35,8 +36,7 @@ def parameter(logical: str, shape: tuple[int, ...], cut: int | None, place: Tens
     made = nn.Parameter(torch.empty(local))
     made.logical, made.cut = logical, cut  # type: ignore[attr-defined]
     if cut is not None and place.size > 1:
-        # without the mark DeepSpeed counts a cut parameter's norm once only
-        made.tensor_model_parallel = True  # type: ignore[attr-defined]
+        mark_cut(made)
     return made
 
 

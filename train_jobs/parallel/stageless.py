@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from starloom.model.attention import Backend
 from starloom.model.config import ModelConfig
-from train_jobs.layout import Layout, Recompute
 from train_jobs.parallel.layers import Norm, Output, ParallelBlock, PositionEmbedding, TensorSlice, TokenEmbedding
+from train_jobs.parallel.layout import Layout, Recompute
 
 Batch = tuple[Tensor, tuple[Tensor, Tensor]]  # tokens, (targets, what each target counts)
 

@@ -12,11 +12,12 @@ import numpy as np
 
 from starloom.errors import UserError
 from starloom.tokenizer import CodeTokenizer
+from starloom.tokens.encoder import Encoder
 from starloom.tokens.fim import FimConfig, rearrange
 from starloom.tokens.permutation import Permutation, mix
 from starloom.tokens.shard import TokenShard
 
-BLEND_BLOCK = 1000  # samples over which the shares of the parts are exact
+BLEND_BLOCK = 1000  # samples over which the shares of the groups are exact
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Part:
+class ShardGroup:
     """A group of shards with a weight, for example one language."""
 
     shards: tuple[TokenShard, ...]
@@ -39,48 +40,44 @@ class TokenDataset:
 
     def __init__(
         self,
-        parts: Sequence[Part],
+        groups: Sequence[ShardGroup],
         *,
         context: int,
         seed: int,
         tokenizer: CodeTokenizer | None = None,
         fim: FimConfig | None = None,
     ) -> None:
-        """Parts with positive weights; `fim` needs the `tokenizer`.
+        """Groups with positive weights; `fim` needs the `tokenizer`.
 
         Raises:
-            UserError: a part is shorter than one window, or all weights are zero.
+            UserError: a group is shorter than one window, or all weights are zero.
         """
         assert fim is None or tokenizer is not None
-        self.context, self.seed, self.fim, self.tokenizer = context, seed, fim, tokenizer
-        self.parts = [_Windows(part.shards, context) for part in parts if part.weight > 0]
-        weights = [part.weight for part in parts if part.weight > 0]
-        if not self.parts:
-            raise UserError("the token data set has no part with a positive weight")
-        for number, windows in enumerate(self.parts):
+        self.context, self.seed, self.fim = context, seed, fim
+        self._encoder = Encoder.of(tokenizer) if tokenizer is not None else None
+        self.groups = [_Windows(group.shards, context) for group in groups if group.weight > 0]
+        weights = [group.weight for group in groups if group.weight > 0]
+        if not self.groups:
+            raise UserError("the token data set has no group with a positive weight")
+        for number, windows in enumerate(self.groups):
             if windows.count == 0:
                 raise UserError(
-                    f"part {number} of the token data set has fewer than {context + 1} tokens in every shard; "
+                    f"group {number} of the token data set has fewer than {context + 1} tokens in every shard; "
                     "lower the context or add data"
                 )
         self.shares = _block_shares(weights)
 
-    @property
-    def windows(self) -> int:
-        """Windows in all parts: one epoch when the weights follow the sizes."""
-        return sum(part.count for part in self.parts)
-
     def __getitem__(self, index: int) -> Sample:
         """Sample `index`: context + 1 ids as int64."""
-        part, turn = self._place(index)
-        windows = self.parts[part]
+        group, turn = self._place(index)
+        windows = self.groups[group]
         epoch, position = divmod(turn, windows.count)
-        order = Permutation(windows.count, mix(self.seed ^ mix(epoch * 1_000_003 + part)))
+        order = Permutation(windows.count, mix(self.seed ^ mix(epoch * 1_000_003 + group)))
         window = order(position)
         tokens = windows.read(window, self.context + 1)
-        if self.fim is not None and self.fim.rate > 0 and self.tokenizer is not None:
+        if self.fim is not None and self.fim.rate > 0 and self._encoder is not None:
             generator = np.random.Generator(np.random.Philox(key=[self.seed & (1 << 64) - 1, index]))
-            arranged = rearrange(tokens, self.tokenizer, self.fim, generator)
+            arranged = rearrange(tokens, self._encoder, self.fim, generator)
             if len(arranged) < self.context + 1:
                 # another split of the same text can be shorter: fill up with what follows in the stream
                 missing = self.context + 1 - len(arranged)
@@ -89,13 +86,13 @@ class TokenDataset:
         return Sample(np.asarray(tokens, dtype=np.int64))
 
     def _place(self, index: int) -> tuple[int, int]:
-        """Which part sample `index` comes from, and the how-many-eth sample of that part it is."""
-        if len(self.parts) == 1:
+        """Which group sample `index` comes from, and the how-many-eth sample of that group it is."""
+        if len(self.groups) == 1:
             return 0, index
         block, position = divmod(index, BLEND_BLOCK)
         order = _block_order(tuple(self.shares), mix(self.seed ^ mix(block)))
-        part = int(order[position])
-        return part, block * self.shares[part] + int(np.count_nonzero(order[:position] == part))
+        group = int(order[position])
+        return group, block * self.shares[group] + int(np.count_nonzero(order[:position] == group))
 
 
 @lru_cache(maxsize=64)

@@ -7,7 +7,8 @@ import numpy as np
 from pydantic import Field
 
 from starloom.config import Config
-from starloom.tokenizer import END_OF_TEXT, FIM_MIDDLE, FIM_PREFIX, FIM_SUFFIX, CodeTokenizer
+from starloom.tokenizer import END_OF_TEXT, FIM_MIDDLE, FIM_PREFIX, FIM_SUFFIX
+from starloom.tokens.encoder import Encoder
 
 
 class FimConfig(Config):
@@ -17,33 +18,32 @@ class FimConfig(Config):
     spm_rate: float = Field(0.5, ge=0, le=1)
 
 
-def rearrange(ids: np.ndarray, tokenizer: CodeTokenizer, fim: FimConfig, generator: np.random.Generator) -> np.ndarray:
-    """One sequence of ids, each document in it (split at end-of-text) rearranged with probability `fim.rate`.
+def rearrange(ids: np.ndarray, encoder: Encoder, fim: FimConfig, generator: np.random.Generator) -> np.ndarray:
+    """One sequence of ids [length], each document in it (split at end-of-text) rearranged with probability `fim.rate`.
 
     PSM: prefix-token p suffix-token s middle-token m. SPM: prefix-token suffix-token s middle-token p m. A piece
-    whose bytes are no whole UTF-8 text (cut inside a character by the window) is left as it is.
+    whose bytes are no whole UTF-8 text (cut inside a character by the window) is left as it is. The result has the
+    type of `ids` and may be longer or shorter: another cut of the text gives other tokens.
     """
-    end = tokenizer.special(END_OF_TEXT)
+    end = encoder.tokenizer.special(END_OF_TEXT)
     cuts = np.flatnonzero(ids == end)
     parts, start = [], 0
     for cut in [*cuts.tolist(), len(ids)]:
         piece = ids[start:cut]
         if len(piece):
-            parts.append(_rearranged(piece, tokenizer, fim, generator))
+            parts.append(_rearranged(piece, encoder, fim, generator))
         if cut < len(ids):
             parts.append(ids[cut : cut + 1])
         start = cut + 1
     return np.concatenate(parts) if parts else ids
 
 
-def _rearranged(
-    piece: np.ndarray, tokenizer: CodeTokenizer, fim: FimConfig, generator: np.random.Generator
-) -> np.ndarray:
+def _rearranged(piece: np.ndarray, encoder: Encoder, fim: FimConfig, generator: np.random.Generator) -> np.ndarray:
     # all draws are made whatever happens, so that one document's fate does not shift the next one's
     chance, order, first, second = generator.random(4)
     if chance >= fim.rate:
         return piece
-    specials = set(tokenizer.special_ids.values())
+    specials = set(encoder.tokenizer.special_ids.values())
     head = 0
     while head < len(piece) and int(piece[head]) in specials:
         head += 1
@@ -51,14 +51,19 @@ def _rearranged(
     if any(int(number) in specials for number in body):
         return piece  # metadata and other structured documents stay whole
     try:
-        text = tokenizer.decode_bytes(body.tolist()).decode("utf-8")
+        text = encoder.tokenizer.decode_bytes(body.tolist()).decode("utf-8")
     except UnicodeDecodeError:
         return piece
     low, high = sorted((int(first * (len(text) + 1)), int(second * (len(text) + 1))))
-    prefix, middle, suffix = (tokenizer.encode_fast(part) for part in (text[:low], text[low:high], text[high:]))
-    marks = {name: [tokenizer.special(name)] for name in (FIM_PREFIX, FIM_MIDDLE, FIM_SUFFIX)}
-    if order < fim.spm_rate:
-        arranged = [*marks[FIM_PREFIX], *marks[FIM_SUFFIX], *suffix, *marks[FIM_MIDDLE], *prefix, *middle]
-    else:
-        arranged = [*marks[FIM_PREFIX], *prefix, *marks[FIM_SUFFIX], *suffix, *marks[FIM_MIDDLE], *middle]
-    return np.concatenate([piece[:head], np.asarray(arranged, dtype=piece.dtype)])
+    arranged = _arranged(encoder, text[:low], text[low:high], text[high:], suffix_first=order < fim.spm_rate)
+    return np.concatenate([piece[:head], arranged.astype(piece.dtype)])
+
+
+def _arranged(encoder: Encoder, prefix: str, middle: str, suffix: str, *, suffix_first: bool) -> np.ndarray:
+    before, between, after = encoder.encode([prefix, middle, suffix])
+    opening, gap, filling = (
+        np.array([encoder.tokenizer.special(name)]) for name in (FIM_PREFIX, FIM_SUFFIX, FIM_MIDDLE)
+    )
+    if suffix_first:
+        return np.concatenate([opening, gap, after, filling, before, between])
+    return np.concatenate([opening, before, gap, after, filling, between])

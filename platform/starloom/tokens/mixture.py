@@ -5,10 +5,9 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from starloom.errors import UserError
-from starloom.tokens.dataset import Part
+from starloom.kinds import SPLITS
+from starloom.tokens.dataset import ShardGroup
 from starloom.tokens.shard import TokenShard
-
-SPLITS = ("train", "heldout")
 
 
 def group_of(stem: Path) -> str:
@@ -16,8 +15,8 @@ def group_of(stem: Path) -> str:
     return "" if stem.parent.name in SPLITS else unquote(stem.parent.name)
 
 
-def weighted_parts(shards: Sequence[TokenShard], factors: Mapping[str, float], context: int) -> list[Part]:
-    """One part per group of shards, its weight its tokens times its factor (1 where none is given, 0 leaves it out).
+def weighted_groups(shards: Sequence[TokenShard], factors: Mapping[str, float], context: int) -> list[ShardGroup]:
+    """A group per language or source, weighing its tokens times its factor (1 where none is given, 0 leaves it out).
 
     Raises:
         UserError: a factor is negative or names no group of these shards.
@@ -31,10 +30,10 @@ def weighted_parts(shards: Sequence[TokenShard], factors: Mapping[str, float], c
             raise UserError(f"weights.{name}: no tokens of that group; there are {known}")
         if factor < 0:
             raise UserError(f"weights.{name} = {factor:g}: must not be negative")
-    parts = []
+    weighted = []
     for name, members in sorted(groups.items()):
         long_enough = tuple(shard for shard in members if len(shard.tokens) > context)
         tokens = sum(len(shard.tokens) for shard in long_enough)
         if long_enough and factors.get(name, 1.0) > 0:
-            parts.append(Part(long_enough, tokens * factors.get(name, 1.0)))
-    return parts
+            weighted.append(ShardGroup(long_enough, tokens * factors.get(name, 1.0)))
+    return weighted

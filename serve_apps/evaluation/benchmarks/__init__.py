@@ -4,6 +4,7 @@ import importlib
 from functools import cache
 
 from serve_apps.evaluation.benchmarks.benchmark import Benchmark
+from starloom import plugins
 from starloom.errors import UserError
 
 MODULES = ("humaneval", "mbpp", "multipl_e", "humanevalpack", "infilling", "ds1000")
@@ -15,6 +16,7 @@ def benchmarks() -> dict[str, Benchmark]:
     found: dict[str, Benchmark] = {}
     for module in MODULES:
         for known in importlib.import_module(f"{__name__}.{module}").BENCHMARKS:
+            assert known.name not in found, f"two benchmarks are named {known.name}"
             found[known.name] = known
     return found
 
@@ -25,14 +27,7 @@ def benchmark(name: str) -> Benchmark:
     Raises:
         UserError: there is none.
     """
-    if ":" in name:
-        module, _, attribute = name.partition(":")
-        try:
-            own: Benchmark = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
-            raise UserError(f"benchmark {name!r}: {error}") from None
-        return own
-    if name not in benchmarks():
+    if ":" not in name and name not in benchmarks():
         families = "humaneval, mbpp, multiple-LANGUAGE, humanevalfix-LANGUAGE, infilling-single-line, ds1000"
         raise UserError(f"benchmark {name!r} is unknown; such as {families}, or MODULE:ATTRIBUTE of your own")
-    return benchmarks()[name]
+    return plugins.load(name, benchmarks(), what="benchmark")

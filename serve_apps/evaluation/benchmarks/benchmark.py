@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from serve_apps.evaluation.jobs import Job
+from serve_apps.sandbox.jobs import Job
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from serve_apps.evaluation.benchmarks.benchmark import Task
 from serve_apps.evaluation.benchmarks.records import hub_records, read_records
-from serve_apps.evaluation.jobs import InstalledPython
+from serve_apps.sandbox.jobs import InstalledPython
 from starloom.errors import UserError
 
 MODULES = {

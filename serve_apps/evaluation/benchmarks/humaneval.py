@@ -6,8 +6,8 @@ from typing import Any
 
 from serve_apps.evaluation.benchmarks.benchmark import Task
 from serve_apps.evaluation.benchmarks.records import Record, hub_records, read_records
-from serve_apps.evaluation.jobs import JudgedPython
-from serve_apps.evaluation.sandbox import Tests
+from serve_apps.sandbox.jobs import JudgedPython
+from serve_apps.sandbox.sandbox import Tests
 from starloom.errors import UserError
 
 # as in the StarCoder paper

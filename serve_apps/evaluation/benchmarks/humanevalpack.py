@@ -10,8 +10,8 @@ from typing import Any
 
 from serve_apps.evaluation.benchmarks.benchmark import Task
 from serve_apps.evaluation.benchmarks.records import hub_records, read_records
-from serve_apps.evaluation.jobs import Job, JudgedPython, Program
-from serve_apps.evaluation.sandbox import Tests
+from serve_apps.sandbox.jobs import Job, JudgedPython, Program
+from serve_apps.sandbox.sandbox import Tests
 
 LANGUAGES = {"python": "Python", "js": "JavaScript", "cpp": "C++", "java": "Java"}
 STOPS = {

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from serve_apps.evaluation.benchmarks.benchmark import Task
 from serve_apps.evaluation.benchmarks.humaneval import checked_function
 from serve_apps.evaluation.benchmarks.records import hub_records, read_records
-from serve_apps.evaluation.jobs import ExactMatch, JudgedPython
+from serve_apps.sandbox.jobs import ExactMatch, JudgedPython
 from starloom.errors import UserError
 
 FIELDS = ("task_id", "entry_point", "prompt", "suffix", "canonical_solution", "test")

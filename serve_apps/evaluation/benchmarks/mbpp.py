@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from serve_apps.evaluation.benchmarks.benchmark import Task
 from serve_apps.evaluation.benchmarks.records import Record, hub_records, read_records
-from serve_apps.evaluation.jobs import JudgedPython
-from serve_apps.evaluation.sandbox import Tests
+from serve_apps.sandbox.jobs import JudgedPython
+from serve_apps.sandbox.sandbox import Tests
 
 STOPS = ("\nclass", "\nassert", '\n"""', "\nprint", "\nif", "\n<|/", "\n```", "<file_sep>")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from serve_apps.evaluation.benchmarks.benchmark import Task
 from serve_apps.evaluation.benchmarks.records import hub_records, read_records
-from serve_apps.evaluation.jobs import Program
+from serve_apps.sandbox.jobs import Program
 
 FIELDS = ("name", "language", "prompt", "tests", "stop_tokens")
 LANGUAGES = (  # MultiPL-E's own names

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import uvicorn
 
-from data_jobs.tokenization import train_bpe
+from data_jobs.train_tokenizer import train_bpe
 from serve_apps.api.app import create_app
 from serve_apps.api.gate import GateConfig
 from serve_apps.api.service import Served, Service

@@ -7,9 +7,9 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from serve_apps.evaluation.javatuples import tuple_sources
-from serve_apps.evaluation.jobs import Program
-from serve_apps.evaluation.languages import language, toolchain
+from serve_apps.sandbox.javatuples import tuple_sources
+from serve_apps.sandbox.jobs import Program
+from serve_apps.sandbox.toolchains import language, toolchain
 
 # shell lines as MultiPL-E's containers have them, in a folder with the program
 COMMANDS = {

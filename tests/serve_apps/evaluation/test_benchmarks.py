@@ -12,9 +12,9 @@ from serve_apps.evaluation.benchmarks import benchmark, benchmarks
 from serve_apps.evaluation.benchmarks.benchmark import cut
 from serve_apps.evaluation.benchmarks.mbpp import called_names
 from serve_apps.evaluation.benchmarks.multipl_e import fenced_code, whole_program
-from serve_apps.evaluation.jobs import run_jobs
-from serve_apps.evaluation.languages import language, present_folders, toolchain
-from serve_apps.evaluation.sandbox import Limits, Sandbox
+from serve_apps.sandbox.jobs import run_jobs
+from serve_apps.sandbox.sandbox import Limits, Sandbox
+from serve_apps.sandbox.toolchains import language, present_folders, toolchain
 from starloom.errors import UserError
 from tests.serve_apps.evaluation.by_hand import passes_by_hand
 

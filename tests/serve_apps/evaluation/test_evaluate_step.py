@@ -11,9 +11,10 @@ import torch
 from serve_apps.evaluate import STEP, EvaluateConfig
 from serve_apps.evaluation.benchmarks import benchmark
 from serve_apps.evaluation.contamination import contamination
-from serve_apps.evaluation.heldout import Document, bits, choose, windows
+from serve_apps.evaluation.heldout import bits, choose, windows
 from starloom.artifact import Artifact
 from starloom.config import Config
+from starloom.kinds import HeldoutDocument
 from starloom.model.config import ModelConfig
 from starloom.model.folder import read_model, write_model
 from starloom.model.model import initial_state
@@ -99,7 +100,7 @@ def test_step_writes_scores_and_completions_the_same_twice(
 
 def test_bits_of_short_files_equal_the_models_own_loss(model: Artifact) -> None:
     folder = model.local("model")
-    documents = [Document("a", "x", "Python", TEXT), Document("a", "y", "Python", "x = 1\n")]
+    documents = [HeldoutDocument("a", "x", "Python", TEXT), HeldoutDocument("a", "y", "Python", "x = 1\n")]
     code, tokenizer = read_model(folder), load_tokenizer(folder)
     for found, document in zip(bits(folder, documents), documents, strict=True):
         ids = torch.tensor([[tokenizer.special(END_OF_TEXT), *tokenizer.encode(document.content)]])
@@ -116,7 +117,7 @@ def test_windows_score_every_token_once(length: int, context: int) -> None:
 
 
 def test_choice_of_heldout_files_keeps_to_the_budget_whatever_the_order() -> None:
-    documents = [Document("r", f"{n}", "Python", "x" * 100) for n in range(50)]
+    documents = [HeldoutDocument("r", f"{n}", "Python", "x" * 100) for n in range(50)]
     chosen = choose(documents, 1000)
     assert len(chosen) == 10
     assert choose(documents[::-1], 1000) == chosen

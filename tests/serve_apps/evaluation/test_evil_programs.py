@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from serve_apps.evaluation.inside.usage import descendants
-from serve_apps.evaluation.sandbox import Limits, Sandbox, Tests, running
+from serve_apps.sandbox.inside.usage import descendants
+from serve_apps.sandbox.sandbox import Limits, Sandbox, Tests, running
 from tests.serve_apps.evaluation.evil_programs import ATTACKS, FORGERIES, MARK, Attack
 
 LIMITS = Limits(cpu_seconds=1.0, wall_seconds=3.0, memory_megabytes=512)

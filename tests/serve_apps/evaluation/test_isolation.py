@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from serve_apps.evaluation.control_groups import ControlGroup, make_group
-from serve_apps.evaluation.inside.syscalls import DENIED, filter_program
-from serve_apps.evaluation.inside.usage import descendants
-from serve_apps.evaluation.sandbox import UNSAFE_FLAG, Limits, Sandbox, Tests, bubblewrap
+from serve_apps.sandbox.control_groups import ControlGroup, make_group
+from serve_apps.sandbox.inside.syscalls import DENIED, filter_program
+from serve_apps.sandbox.inside.usage import descendants
+from serve_apps.sandbox.sandbox import UNSAFE_FLAG, Limits, Sandbox, Tests, bubblewrap
 from tests.serve_apps.evaluation.evil_programs import MARK
 from tests.serve_apps.evaluation.test_evil_programs import marked_processes
 
 WITHOUT_NAMESPACES = """
-from serve_apps.evaluation.sandbox import Sandbox
+from serve_apps.sandbox.sandbox import Sandbox
 from starloom.errors import UserError
 try:
     Sandbox().__enter__()

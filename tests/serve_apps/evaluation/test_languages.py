@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from serve_apps.evaluation.jobs import Program
-from serve_apps.evaluation.languages import LANGUAGES, language, present_folders, toolchain, toolchain_table
-from serve_apps.evaluation.sandbox import Limits, Sandbox
+from serve_apps.sandbox.jobs import Program
+from serve_apps.sandbox.sandbox import Limits, Sandbox
+from serve_apps.sandbox.toolchains import LANGUAGES, language, present_folders, toolchain, toolchain_table
 from starloom.errors import UserError
 from tests.serve_apps.evaluation.tested_files import TESTED
 

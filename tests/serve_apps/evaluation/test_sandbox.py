@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from serve_apps.evaluation.sandbox import Limits, Sandbox, Tests
+from serve_apps.sandbox.sandbox import Limits, Sandbox, Tests
 
 ADD = Tests("", "assert add(1, 2) == 3", ("add",))
 

@@ -14,12 +14,12 @@ import httpx
 import pytest
 
 from serve_apps.evaluation.benchmarks import benchmark
-from serve_apps.evaluation.inside.usage import descendants
-from serve_apps.evaluation.jobs import Program
-from serve_apps.evaluation.pool import run_on_actors
-from serve_apps.evaluation.sandbox import Limits
 from serve_apps.evaluation.service import evaluating
 from serve_apps.evaluation.store import DONE, RUNNING, EvaluationRequest, Store
+from serve_apps.sandbox.inside.usage import descendants
+from serve_apps.sandbox.jobs import Program
+from serve_apps.sandbox.pool import run_on_actors
+from serve_apps.sandbox.sandbox import Limits
 from starloom.artifact import find
 from tests.serve_apps.evaluation.stand_in import StandIn, stand_in
 

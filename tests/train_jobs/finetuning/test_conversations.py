@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_jobs.tokenization import train_bpe
+from data_jobs.train_tokenizer import train_bpe
 from starloom.errors import UserError
+from starloom.records import Commit, join_commit
 from starloom.tokenizer import CodeTokenizer
-from train_jobs.finetuning.conversations import Tally, _commit, from_json_lines
+from train_jobs.finetuning.conversations import Tally, from_json_lines, of_commit
 from train_jobs.finetuning.template import CHAT_TOKENS, TEMPLATE, Dialogue, Message, with_special_tokens
-from train_jobs.worker import trained_targets
+from train_jobs.loop.batches import trained_targets
 
 DIALOGUE = Dialogue(
     (
@@ -106,7 +107,7 @@ def test_file_without_a_conversation_says_what_is_wrong_with_it(tmp_path: Path, 
     ],
 )
 def test_commits_become_instructions_when_their_message_asks_for_something(message, before, after, expected) -> None:
-    made = _commit(f"<commit_before>{before}<commit_msg>{message}<commit_after>{after}")
+    made = of_commit(join_commit(Commit(before, message, after)))
     if expected:
         assert made == expected
     else:

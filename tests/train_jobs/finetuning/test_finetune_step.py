@@ -6,17 +6,17 @@ from pathlib import Path
 import httpx
 import pytest
 
-from data_jobs.tokenization import train_bpe
-from serve_apps.serve import serving
+from data_jobs.train_tokenizer import train_bpe
+from serve_apps.hosting import serving
 from starloom.artifact import Artifact
 from starloom.errors import UserError
 from starloom.model.config import ModelConfig
 from starloom.model.folder import read_config, write_model
 from starloom.model.model import initial_state
 from starloom.step import run_step
+from train_jobs.config import OptimizerConfig
 from train_jobs.finetune import STEP, FinetuneConfig
-from train_jobs.layout import Layout
-from train_jobs.pretrain import OptimizerConfig
+from train_jobs.parallel.layout import Layout
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 

@@ -1,0 +1,1 @@
+"""What comes into the corpus: bytes become rows, or refusals with their reason."""

@@ -1,0 +1,1 @@
+"""Benchmarks that stay out of the corpus: their tasks, and how files are held against them."""

@@ -1,0 +1,1 @@
+"""The curated corpus: edits applied, the funnel counted, the data card written."""

@@ -1,0 +1,1 @@
+"""Corpus rows as documents of text and special tokens."""

@@ -1,0 +1,301 @@
+"""What each kind of artifact holds: its files and the details of its manifest, by name, for writers and readers alike.
+
+A step names what it needs by kind and looks at it through one of these views; it writes under the names given here.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Final, Literal
+
+import pyarrow as pa
+
+from starloom import storage
+from starloom.artifact import Artifact
+from starloom.errors import UserError
+from starloom.records import kind_of
+
+Split = Literal["train", "heldout"]
+SPLITS: Final[tuple[Split, Split]] = ("train", "heldout")
+DROPPED_FILE: Final = "dropped.parquet"  # of `collected` and of `corpus`: schema.DROPPED
+
+
+def data_file(shard: str) -> str:
+    """Where a shard of rows is (schema.CORPUS)."""
+    return f"data/{shard}"
+
+
+def decisions_file(shard: str) -> str:
+    """Where the decisions about a collected shard are (schema.DECISIONS)."""
+    return f"decisions/{shard}"
+
+
+def edits_file(shard: str) -> str:
+    """Where the edits of a collected shard are (schema.EDITS)."""
+    return f"edits/{shard}"
+
+
+def shard_names(artifact: Artifact) -> list[str]:
+    """The names of an artifact's data shards, in order."""
+    return [name.removeprefix(data_file("")) for name in artifact.files(data_file(""))]
+
+
+@dataclass(frozen=True)
+class View:
+    """An artifact of one kind.
+
+    Raises:
+        UserError: the artifact is of another kind.
+    """
+
+    artifact: Artifact
+    kind: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        if self.artifact.kind != self.kind:
+            raise UserError(f"{self.artifact.folder}: holds {self.artifact.kind}, not {self.kind}; name another one")
+
+
+@dataclass(frozen=True)
+class Rows(View):
+    """Text in shards."""
+
+    def shards(self) -> list[str]:
+        """Names of the shards, in order; the same name is the same rows in every artifact."""
+        return shard_names(self.artifact)
+
+    def table(self, shard: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """A shard's rows (schema.CORPUS), or some of the columns."""
+        return self.artifact.read_table(data_file(shard), columns)
+
+    def dropped(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """What is not in it (schema.DROPPED)."""
+        return self.artifact.read_table(DROPPED_FILE, columns)
+
+
+class Collected(Rows):
+    """Sources as rows."""
+
+    kind = "collected"
+
+
+class Decisions(View):
+    """What a step decided about collected rows."""
+
+    kind = "decisions"
+    CLUSTERS: ClassVar = "clusters.parquet"  # schema.CLUSTERS, of deduplication
+    DUPLICATES: ClassVar = "duplicates.json"
+    EDITS: ClassVar = "edits"  # details: replacements by kind of personal data
+    BENCHMARKS: ClassVar = "benchmarks"  # details: names of the benchmarks that the rows were held against
+
+    def edit_counts(self) -> Mapping[str, int]:
+        """Replacements by kind of personal data."""
+        found: Mapping[str, int] = self.artifact.manifest.details.get(self.EDITS, {})
+        return found
+
+    def clusters(self, columns: Sequence[str] | None = None) -> pa.Table | None:
+        """Duplicates (schema.CLUSTERS); None when this step looked for none."""
+        return self.artifact.read_table(self.CLUSTERS, columns) if self.artifact.has(self.CLUSTERS) else None
+
+    def benchmarks(self) -> tuple[str, ...]:
+        """Benchmarks that the rows were held against."""
+        details, config = self.artifact.manifest.details, self.artifact.manifest.config
+        # artifacts of before 0.2 tell it by their config alone
+        return tuple(details.get(self.BENCHMARKS, [entry["name"] for entry in config.get("benchmarks", ())]))
+
+
+@dataclass
+class Stage:
+    """One line of a corpus's funnel: files and bytes of text before and after a stage, and files dropped by reason."""
+
+    stage: str
+    files_in: int = 0
+    files_out: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+
+
+class Corpus(Rows):
+    """The curated rows."""
+
+    kind = "corpus"
+    FUNNEL: ClassVar = "funnel.json"
+    LANGUAGES: ClassVar = "languages.json"
+    CARD: ClassVar = "card.md"
+
+    def funnel(self) -> list[Stage]:
+        """The stages in their order, collecting first."""
+        return [Stage(**entry) for entry in self.artifact.read_json(self.FUNNEL)]
+
+    def languages(self) -> dict[str, dict[str, int]]:
+        """``{"files", "bytes"}`` by language; "" has what has no language."""
+        found: dict[str, dict[str, int]] = self.artifact.read_json(self.LANGUAGES)
+        return found
+
+    def benchmarks(self) -> tuple[str, ...]:
+        """Benchmarks that its rows were held against, by name."""
+        details = self.artifact.manifest.details
+        if Decisions.BENCHMARKS in details:
+            return tuple(details[Decisions.BENCHMARKS])
+        root = self.artifact.folder.rsplit("/", 2)[0]  # artifacts of before 0.2: ask their inputs
+        inputs = [entry for entry in self.artifact.manifest.inputs if entry.kind == Decisions.kind]
+        places = [e.location if e.location.count("/") > 1 else storage.join(root, e.location) for e in inputs]
+        found = (Decisions(Artifact.open(place)).benchmarks() for place in places if storage.exists(place))
+        return tuple(name for names in found for name in names)
+
+
+class Tokenizer(View):
+    """A trained tokenizer."""
+
+    kind = "tokenizer"
+    FILE: ClassVar = "tokenizer.json"
+    SETTINGS: ClassVar = "tokenizer_config.json"
+
+    def path(self) -> Path:
+        """The ``tokenizer.json`` on this machine."""
+        return self.artifact.local(self.FILE)
+
+
+@dataclass(frozen=True)
+class PackedShard:
+    """Counts of one token shard."""
+
+    documents: int
+    tokens: int
+    languages: dict[str, int]  # tokens
+
+
+@dataclass(frozen=True)
+class HeldoutDocument:
+    """A row that no training sees."""
+
+    repo_name: str
+    path: str
+    language: str | None
+    content: str  # as in the corpus; records with parts are to be rendered by `starloom.records`
+    kind: str = "file"
+
+
+class Tokens(View):
+    """Packed token shards."""
+
+    kind = "tokens"
+    HELDOUT: ClassVar = "heldout/documents.parquet"
+
+    @staticmethod
+    def details(
+        *, tokenizer: str, vocabulary: int, dtype: str, route: str, shards: Mapping[str, PackedShard], heldout: int
+    ) -> dict[str, Any]:
+        """The manifest's details, for the step that packs."""
+        return {
+            "tokenizer": tokenizer,
+            "vocabulary": vocabulary,
+            "dtype": dtype,
+            "route": route,
+            "shards": {name: vars(counts) for name, counts in shards.items()},
+            "heldout_files": heldout,
+        }
+
+    @property
+    def tokenizer(self) -> str:
+        """Fingerprint of the tokenizer that made them."""
+        return str(self.artifact.manifest.details["tokenizer"])
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of ids."""
+        return int(self.artifact.manifest.details["vocabulary"])
+
+    @property
+    def dtype(self) -> str:
+        """Type of the ids on disk."""
+        return str(self.artifact.manifest.details["dtype"])
+
+    def shards(self) -> dict[str, PackedShard]:
+        """Counts by the shard's name, which is ``SPLIT/[GROUP/]STEM``."""
+        return {name: PackedShard(**counts) for name, counts in self.artifact.manifest.details["shards"].items()}
+
+    def stems(self, split: Split, longer_than: int) -> tuple[str, ...]:
+        """Local paths (without ``.bin``) of a split's shards with more than so many tokens, in order of name."""
+        root = self.artifact.local()
+        return tuple(
+            str(root / name)
+            for name, counts in sorted(self.shards().items())
+            if name.startswith(f"{split}/") and counts.tokens > longer_than
+        )
+
+    def heldout_documents(self) -> list[HeldoutDocument]:
+        """The held-out rows.
+
+        Raises:
+            UserError: the tokens were packed before held-out rows were kept.
+        """
+        if not self.artifact.has(self.HELDOUT):
+            raise UserError(f"{self.artifact.folder}: has no {self.HELDOUT}; run the packing step again")
+        rows = self.artifact.read_table(self.HELDOUT).to_pylist()
+        return [
+            HeldoutDocument(
+                repo_name=row["repo_name"],
+                path=row["path"],
+                language=row["language"],
+                content=row["content"],
+                # tables of before 0.2 do not tell the kind, the text does
+                kind=row.get("kind") or kind_of(row["content"]),
+            )
+            for row in rows
+        ]
+
+
+class Model(View):
+    """A trained model with its checkpoints."""
+
+    kind = "model"
+    FOLDER: ClassVar = "model"  # as transformers loads it
+    CHECKPOINTS: ClassVar = "checkpoints"
+    METRICS: ClassVar = "metrics.jsonl"
+
+    @property
+    def shape(self) -> Mapping[str, Any]:
+        """The fields of `ModelConfig`."""
+        found: Mapping[str, Any] = self.artifact.manifest.details["shape"]
+        return found
+
+    @property
+    def parameters(self) -> int | None:
+        """How many; None where the step that made it did not say."""
+        return self.artifact.manifest.details.get("parameters")
+
+    def folder(self) -> Path:
+        """The model folder on this machine."""
+        return self.artifact.local(self.FOLDER)
+
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints on this machine."""
+        return self.artifact.local(self.CHECKPOINTS)
+
+
+class Conversations(View):
+    """Dialogues to fine-tune on."""
+
+    kind = "conversations"
+    FILE: ClassVar = "conversations.jsonl"
+
+
+class Evaluation(View):
+    """Scores of a model."""
+
+    kind = "evaluation"
+    RESULTS: ClassVar = "results.json"
+
+    def results(self) -> dict[str, Any]:
+        """By measure: benchmarks by name, ``heldout``, ``completions``."""
+        found: dict[str, Any] = self.artifact.read_json(self.RESULTS)
+        return found
+
+
+class Report(View):
+    """The page of a run."""
+
+    kind = "report"
+    PAGE: ClassVar = "report.html"

@@ -1,0 +1,1 @@
+"""Evaluation: benchmarks, samples, verdicts, scores, and the service that keeps them."""

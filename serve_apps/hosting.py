@@ -1,0 +1,64 @@
+"""A model on Serve as a context: deployed, answering at a URL, taken down."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from starloom import storage
+from starloom.artifact import newest
+from starloom.errors import UserError
+from starloom.kinds import Model
+from starloom.ports import free_port, usable_port
+
+
+def model_folder(location: str) -> Path:
+    """The folder of a model or adapter: `location` itself, or the newest finished model of a run.
+
+    Raises:
+        UserError: there is neither.
+    """
+    if any(storage.exists(storage.join(location, name)) for name in ("config.json", "adapter_config.json")):
+        return storage.local_copy(location)
+    found = newest(location, Model.kind)
+    if found is None:
+        raise UserError(f"{location}: is no model folder and holds no finished model; run the recipe first")
+    return Model(found).folder()
+
+
+@contextmanager
+def serving(folder: str | Path, port: int = 0, host: str = "127.0.0.1") -> Iterator[str]:
+    """Deploy a model folder on the current Ray, yield its URL, take it down. Port 0 is any free one.
+
+    Raises:
+        UserError: the folder holds no model, or the port is in use.
+    """
+    with serving_config({"models": [{"folder": str(Path(folder).resolve())}]}, port, host) as url:
+        yield url
+
+
+@contextmanager
+def serving_config(values: dict[str, Any], port: int = 0, host: str = "127.0.0.1") -> Iterator[str]:
+    """Deploy a whole `ServingConfig` on the current Ray, yield its URL, take it down. Port 0 is any free one.
+
+    Raises:
+        UserError: the config is wrong, a folder holds no model, or the port is in use.
+    """
+    from ray import serve
+
+    from serve_apps.adapters import base_folder
+    from serve_apps.deployment import application
+    from starloom.cluster import connect
+    from starloom.model.folder import read_config
+
+    made = application(values)
+    for model in values["models"]:
+        read_config(base_folder(Path(model["folder"])))  # a wrong folder is told before anything is started
+    port = free_port(host) if port == 0 else usable_port(host, port)
+    connect()
+    serve.start(http_options={"host": host, "port": port})
+    try:
+        serve.run(made, name="starloom", route_prefix="/")
+        yield f"http://{host}:{port}"
+    finally:
+        serve.shutdown()

@@ -1,0 +1,1 @@
+"""Checkpoints of logical tensors, and model folders made from them."""

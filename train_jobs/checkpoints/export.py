@@ -1,0 +1,66 @@
+"""From a checkpoint to a model folder that transformers loads."""
+
+import json
+import shutil
+from pathlib import Path
+
+from starloom.errors import UserError
+from starloom.kinds import Corpus, Evaluation, Model, Tokenizer
+from starloom.model.config import ModelConfig
+from starloom.model.folder import write_model
+from starloom.step import Outcome, StepContext
+from train_jobs.checkpoints import card, store
+from train_jobs.parallel.pipeline import Exported
+
+# what a run's own export holds beside the weights, and another checkpoint's has too
+BESIDE = ("generation_config.json", Tokenizer.FILE, Tokenizer.SETTINGS, "chat_template.jinja")
+
+
+def export(checkpoint: int | str, context: StepContext) -> Outcome:
+    """Run the step; see `train_jobs.export`."""
+    model = Model(context.only(Model.kind))
+    source = chosen(model.checkpoints(), checkpoint)
+    position = store.verified(source)
+    shape = ModelConfig(**model.shape)
+    target, own = context.output.local_folder(Model.FOLDER), model.folder()
+    corpus = context.optional(Corpus.kind)
+    data = card.data(Corpus(corpus) if corpus else None)
+    scores = card.scores([Evaluation(one) for one in context.every(Evaluation.kind)])
+    text = card.model_card(shape, position["step"], [*card.trained(model, position), *data, *scores])
+    export_checkpoint(source, target, shape, str(own), text=text)
+    for name in BESIDE:
+        if (own / name).is_file():
+            shutil.copyfile(own / name, target / name)
+    context.output.publish(Model.FOLDER)
+    context.say(f"step {position['step']:,} of {model.artifact.name}")
+    return Outcome(rows_in=1, rows_out=1, details={**model.artifact.manifest.details, "checkpoint": position["step"]})
+
+
+def chosen(folder: Path, wanted: int | str) -> Path:
+    """The checkpoint of a step, the last, or the one of the least held-out loss.
+
+    Raises:
+        UserError: there is none; the line says which there are.
+    """
+    complete = {int(path.parent.name.removeprefix("step-")): path for path in folder.glob(f"step-*/{store.MANIFEST}")}
+    if wanted == "best":
+        losses = {step: json.loads(path.read_text()).get("heldout_loss") for step, path in complete.items()}
+        known = {step: loss for step, loss in losses.items() if loss is not None}
+        if not known:
+            raise UserError("checkpoint = 'best': no checkpoint knows its held-out loss; name a step or 'last'")
+        step = min(known, key=lambda step: (known[step], step))
+    else:
+        step = max(complete, default=-1) if wanted == "last" else int(wanted)
+    if step not in complete:
+        raise UserError(
+            f"checkpoint = {wanted!r}: the run has kept {sorted(complete)}; see keep_checkpoints, keep_every"
+        )
+    return complete[step].parent
+
+
+def export_checkpoint(source: Path, target: Path, shape: ModelConfig, tokenizer: str, text: str | None = None) -> None:
+    """Write the fp32 masters of a checkpoint as a `GPTBigCodeForCausalLM` folder with its tokenizer and card."""
+    position = json.loads((source / store.MANIFEST).read_text())
+    with store.opened(source) as masters:
+        state = Exported(masters, shape, suffix=f".{store.MASTER}")
+        write_model(target, shape, state, tokenizer=tokenizer, card=text or card.model_card(shape, position["step"]))

@@ -1,0 +1,242 @@
+"""Checkpoints of logical tensors: any layout writes one, any other goes on from it.
+
+``step-N/`` holds one safetensors file per pipeline stage that wrote it, with every parameter's fp32 master and both
+Adam moments under logical names, and a manifest, written last, with the position and a checksum of each file.
+"""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from deepspeed.utils import (
+    safe_get_full_fp32_param,
+    safe_get_full_optimizer_state,
+    safe_set_full_fp32_param,
+    safe_set_full_optimizer_state,
+)
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from starloom.errors import RunError
+from train_jobs.parallel.deepspeed_internals import flat_masters, link_moments, set_parameter, set_state
+from train_jobs.parallel.layers import TensorSlice
+from train_jobs.parallel.pipeline import own_parameters
+from train_jobs.parallel.weights import Files, Source, own_part
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+MASTER = "master"
+MANIFEST = "manifest.json"
+
+
+def snapshot(engine: Any, place: TensorSlice, *, vocabulary: int, keep: bool) -> dict[str, Tensor]:
+    """Copies, in the node's memory, of this stage's logical tensors; a collective call of all processes.
+
+    Only a process with `keep` gets them: one per stage writes.
+    """
+    stored = _stored(engine.optimizer)
+    stored.prepare()
+    tensors: dict[str, Tensor] = {}
+    for name, held in own_parameters(engine.module):
+        for kind in (MASTER, *MOMENTS):
+            whole = _joined(stored.read(held, kind), held, place)
+            if keep:
+                whole = whole[:vocabulary] if name == "transformer.wte.weight" else whole
+                tensors[f"{name}.{kind}"] = whole.contiguous()
+    return tensors
+
+
+def write_stage(folder: Path, stage: int, tensors: dict[str, Tensor]) -> None:
+    """Write one stage's file and, when it is whole, its checksum beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"stage-{stage}.safetensors"
+    save_file(tensors, file)
+    _replace(folder / f"stage-{stage}.sha256", _checksum(file) + "\n")
+
+
+def write_manifest(folder: Path, stages: int, position: dict[str, Any]) -> bool:
+    """Make the checkpoint complete once all stages are there; False while they are not."""
+    sums = {f"stage-{stage}.safetensors": folder / f"stage-{stage}.sha256" for stage in range(stages)}
+    if not all(path.exists() for path in sums.values()):
+        return False
+    files = {name: path.read_text().strip() for name, path in sums.items()}
+    _replace(folder / MANIFEST, json.dumps({**position, "files": files}, indent=1, sort_keys=True) + "\n")
+    for path in sums.values():
+        path.unlink()
+    return True
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove checkpoints that an earlier attempt did not finish."""
+    for path in folder.glob("step-*"):
+        if not (path / MANIFEST).exists():
+            shutil.rmtree(path)
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest complete checkpoint; an unfinished one (no manifest) is never chosen."""
+    done = [path.parent for path in folder.glob(f"step-*/{MANIFEST}")]
+    return max(done, key=lambda path: int(path.name.removeprefix("step-")), default=None)
+
+
+def prune(folder: Path, *, last: int, every: int = 0, best: bool = False) -> None:
+    """Remove all complete checkpoints but the `last` newest, each `every`-th step's, and the best on held-out files."""
+    complete = {int(path.parent.name.removeprefix("step-")): path for path in folder.glob(f"step-*/{MANIFEST}")}
+    steps = sorted(complete)
+    kept = {*steps[-last:], *(step for step in steps if every and step % every == 0)}
+    losses = {step: json.loads(complete[step].read_text()).get("heldout_loss") for step in steps} if best else {}
+    measured = {step: loss for step, loss in losses.items() if loss is not None}
+    if measured:
+        kept.add(min(measured, key=lambda step: (measured[step], step)))
+    for step in steps:
+        if step not in kept:
+            complete[step].unlink()  # first: what is half removed is no checkpoint
+            shutil.rmtree(complete[step].parent)
+
+
+def verified(checkpoint: Path, device: torch.device | None = None) -> dict[str, Any]:
+    """Position of a checkpoint whose files match their checksums; a collective call where processes are many.
+
+    The files are dealt out over all processes, far apart so that nodes share the work, and each is read once; what
+    one finds wrong, all raise.
+
+    Raises:
+        RunError: a file does not match its checksum, or is missing.
+    """
+    position: dict[str, Any] = json.loads((checkpoint / MANIFEST).read_text())
+    files: dict[str, str] = position.pop("files")
+    alone = not dist.is_initialized()
+    rank, ranks = (0, 1) if alone else (dist.get_rank(), dist.get_world_size())
+    wrong = torch.zeros(len(files), device=device)
+    for number, (name, checksum) in enumerate(files.items()):
+        if number * max(1, ranks // len(files)) % ranks == rank:
+            wrong[number] = float(not (checkpoint / name).is_file() or _checksum(checkpoint / name) != checksum)
+    if not alone:
+        dist.all_reduce(wrong)
+    for name, count in zip(files, wrong.tolist(), strict=True):
+        if count:
+            raise RunError(f"{checkpoint / name}: does not match its checksum; remove {checkpoint} to use an older one")
+    return position
+
+
+def opened(checkpoint: Path) -> Files:
+    """The logical tensors of a checkpoint, `NAME.KIND`, to be read in parts."""
+    return Files(sorted(checkpoint.glob("stage-*.safetensors")))
+
+
+def put_into(engine: Any, source: Source, place: TensorSlice, *, updates: int) -> None:
+    """Put masters and moments into an engine of any layout; `updates` is Adam's own count."""
+    stored = _stored(engine.optimizer)
+    stored.begin(updates)
+    for name, held in own_parameters(engine.module):
+        for kind in (MASTER, *MOMENTS):
+            part = own_part(source, f"{name}.{kind}", held, place.rank, place.size)
+            stored.write(held, kind, part.contiguous())
+
+
+class _Stored(Protocol):
+    """Where an optimizer keeps masters and moments. All calls are collective over the data axis."""
+
+    def prepare(self) -> None:
+        """Make what `read` needs."""
+        ...
+
+    def begin(self, updates: int) -> None:
+        """Make room for what `write` brings; Adam has counted `updates`."""
+        ...
+
+    def read(self, held: nn.Parameter, kind: str) -> Tensor:
+        """This tensor rank's whole master or moment, fp32, on the CPU."""
+        ...
+
+    def write(self, held: nn.Parameter, kind: str, value: Tensor) -> None:
+        """Set it, and the parameter with its master."""
+        ...
+
+
+class _Whole:
+    """torch's own optimizer (ZeRO-0): every data rank has everything, and parameters are their own masters."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self._state = optimizer.state
+
+    def prepare(self) -> None:
+        pass
+
+    def begin(self, updates: int) -> None:
+        self._updates = torch.tensor(float(updates))
+
+    def read(self, held: nn.Parameter, kind: str) -> Tensor:
+        value = held.data if kind == MASTER else self._state[held][kind]
+        return _copy(value)
+
+    def write(self, held: nn.Parameter, kind: str, value: Tensor) -> None:
+        if kind == MASTER:
+            held.data.copy_(value)
+        else:
+            self._state[held].setdefault("step", self._updates.clone())
+            self._state[held][kind] = value.to(held, copy=True)
+
+
+class _Shared:
+    """DeepSpeed's ZeRO-1 to -3: masters and moments are cut into flat pieces, one a data rank."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self._optimizer = optimizer
+
+    def prepare(self) -> None:
+        link_moments(self._optimizer)
+
+    def begin(self, updates: int) -> None:
+        for flat in flat_masters(self._optimizer):
+            state = {"step": torch.tensor(float(updates)), **{key: torch.zeros_like(flat) for key in MOMENTS}}
+            set_state(self._optimizer, flat, state)
+        self.prepare()
+
+    def read(self, held: nn.Parameter, kind: str) -> Tensor:
+        value = safe_get_full_fp32_param(held) if kind == MASTER else safe_get_full_optimizer_state(held, kind)
+        if value is None:
+            raise RunError(f"DeepSpeed holds no {kind} of {held.logical}")  # type: ignore[attr-defined]
+        return _copy(value)
+
+    def write(self, held: nn.Parameter, kind: str, value: Tensor) -> None:
+        if kind != MASTER:
+            safe_set_full_optimizer_state(held, value, kind)
+            return
+        safe_set_full_fp32_param(held, value)
+        set_parameter(self._optimizer, held, value)
+
+
+def _copy(value: Tensor) -> Tensor:
+    # a copy even where device and type are right already: training goes on while it is written
+    return value.detach().to("cpu", torch.float32, copy=True)
+
+
+def _stored(optimizer: Any) -> _Stored:
+    return _Whole(optimizer) if isinstance(optimizer, torch.optim.Optimizer) else _Shared(optimizer)
+
+
+def _joined(local: Tensor, held: nn.Parameter, place: TensorSlice) -> Tensor:
+    axis = held.cut  # type: ignore[attr-defined]
+    if axis is None or place.size == 1:
+        return local
+    parts = [torch.empty_like(local) for _ in range(place.size)]
+    dist.all_gather(parts, local.contiguous(), group=place.group)
+    return torch.cat(parts, dim=axis)
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def _checksum(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

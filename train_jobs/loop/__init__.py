@@ -1,0 +1,1 @@
+"""The training loop: launch, engine, data, guard, records."""

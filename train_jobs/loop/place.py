@@ -1,0 +1,26 @@
+"""Where a training process stands on the three axes."""
+
+from dataclasses import dataclass
+
+from train_jobs.parallel.layers import TensorSlice
+from train_jobs.parallel.layout import Layout
+
+
+@dataclass(frozen=True)
+class Place:
+    """This process on the three axes."""
+
+    stage: int
+    data: int
+    tensor: TensorSlice
+    layout: Layout
+
+    @property
+    def holds_data(self) -> bool:
+        """Only the first and the last stage see tokens."""
+        return self.stage in (0, self.layout.pipeline - 1)
+
+    @property
+    def writes_stage(self) -> bool:
+        """One process per stage writes its tensors."""
+        return self.data == 0 and self.tensor.rank == 0

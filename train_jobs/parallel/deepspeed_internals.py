@@ -1,0 +1,112 @@
+"""Every private part of DeepSpeed that we touch, in one file: what to look at when its version changes.
+
+Written against 0.19; `pyproject.toml` bounds the version. What each function rests on is said at the function.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import deepspeed
+import torch
+from deepspeed.runtime.zero import GatheredParameters
+from torch import Tensor, nn
+
+Instruction = Callable[..., Any]
+
+
+def without_inference_collectives() -> None:
+    """Leave out its all-reduce for inference, which training never calls.
+
+    It would be compiled first, and leave 66 MB of shared memory behind for each process that ever ran.
+    """
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def time_instructions(engine: Any, timed: Callable[[str, Instruction], Instruction]) -> None:
+    """Put a function around each instruction of the pipeline's schedule; `timed` gets the instruction's class name."""
+    engine._INSTRUCTION_MAP = {kind: timed(kind.__name__, method) for kind, method in engine._INSTRUCTION_MAP.items()}
+
+
+def last_loss(engine: Any) -> float | None:
+    """The pipeline engine's mean loss over the step's micro batches; None where a later stage has it."""
+    if not engine.is_last_stage():
+        return None
+    return float(engine.total_loss) / engine.gradient_accumulation_steps()
+
+
+def mark_cut(parameter: nn.Parameter) -> None:
+    """Say that a parameter is cut along the tensor axis: without the mark its norm is counted once only."""
+    parameter.tensor_model_parallel = True  # type: ignore[attr-defined]
+
+
+def is_copy_of_another_stage(parameter: nn.Parameter) -> bool:
+    """Whether the pipeline engine holds this tied weight for a second time."""
+    return bool(getattr(parameter, "ds_pipe_replicated", False))
+
+
+def replace_clipping(engine: Any, clip: Callable[[], float]) -> None:
+    """Clip by `clip`, which returns the norm before clipping, where no ZeRO stage does it.
+
+    DeepSpeed's own function counts the tied embedding on the first stage and on the last one, and keeps no norm.
+    """
+
+    def clip_and_tell() -> None:
+        engine._global_grad_norm = clip()
+
+    engine.clip_fp32_gradients = clip_and_tell
+
+
+def refuse_updates(optimizer: Any, refuses: Callable[[], bool]) -> None:
+    """Make the optimizer of any ZeRO stage ask `refuses` first, and drop the gradients when it says yes."""
+    if isinstance(optimizer, torch.optim.Optimizer):
+        update = optimizer.step
+
+        def step(*arguments: Any, **options: Any) -> Any:
+            return None if refuses() else update(*arguments, **options)
+
+        optimizer.step = step  # type: ignore[method-assign]
+    elif hasattr(optimizer, "_loss_scale_update_and_overflow_cleanup"):  # ZeRO-3
+
+        def check(update_scale: bool = True) -> bool:
+            optimizer.overflow = refuses()
+            return bool(optimizer._loss_scale_update_and_overflow_cleanup())
+
+        optimizer._overflow_check_and_loss_scale_update = check
+    else:  # ZeRO-1 and -2: the way on which fp16 leaves out an update
+
+        def check_overflow(**options: Any) -> None:
+            optimizer.overflow = refuses()
+
+        optimizer.check_grad_overflow, optimizer.check_overflow = True, check_overflow
+
+
+def cuts_parameters(optimizer: Any) -> bool:
+    """Whether it is ZeRO-3, which cuts the parameters themselves."""
+    return hasattr(optimizer, "fp32_partitioned_groups_flat")
+
+
+def flat_masters(optimizer: Any) -> list[Tensor]:
+    """This data rank's flat fp32 pieces of the masters (each [elements]), one a parameter group, of ZeRO-1 to -3."""
+    pieces = optimizer.fp32_partitioned_groups_flat if cuts_parameters(optimizer) else None
+    return list(pieces or optimizer.single_partition_of_fp32_groups)
+
+
+def set_state(optimizer: Any, flat: Tensor, state: dict[str, Tensor]) -> None:
+    """Set Adam's state of a flat piece."""
+    optimizer.optimizer.state[flat] = state
+
+
+def link_moments(optimizer: Any) -> None:
+    """Link each parameter to its moments again.
+
+    DeepSpeed 0.19 does it once, after the first parameter group's first update, when the other groups have none.
+    """
+    if not cuts_parameters(optimizer):
+        optimizer._hp_optimizer_states_linked = False
+        optimizer._lazy_init_hp_params_optimizer_state()
+
+
+def set_parameter(optimizer: Any, held: nn.Parameter, value: Tensor) -> None:
+    """Set what the forward pass reads; a collective call of the data axis under ZeRO-3."""
+    with GatheredParameters([held], modifier_rank=0, enabled=cuts_parameters(optimizer)):
+        held.data.copy_(value)
