@@ -60,7 +60,11 @@ class CollectConfig(Config):
 
 
 def run(config: CollectConfig, context: StepContext) -> Outcome:
-    """Read the sources into Parquet shards; what does not come in is in dropped.parquet with its reason."""
+    """Read the sources into Parquet shards; what does not come in is in dropped.parquet with its reason.
+
+    Raises:
+        UserError: there is nothing to read, or none of it came in.
+    """
     met = Listing()
     shards = _write_listing(config, met, context)
     admission = Admission(

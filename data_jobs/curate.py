@@ -29,7 +29,11 @@ class CurateConfig(Config):
 
 
 def run(config: CurateConfig, context: StepContext) -> Outcome:
-    """Apply all decisions and edits; write the corpus, what was dropped, the funnel and the languages."""
+    """Apply all decisions and edits; write the corpus, what was dropped, the funnel and the languages.
+
+    Raises:
+        RunError: every file was dropped.
+    """
     collected = Collected(context.only(Collected.kind))
     decisions = context.every(Decisions.kind)
     shards = collected.shards()

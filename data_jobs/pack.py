@@ -42,7 +42,11 @@ class PackConfig(Config):
 
 
 def run(config: PackConfig, context: StepContext) -> Outcome:
-    """Encode every document and write token shards; the held-out repositories go to shards of their own."""
+    """Encode every document and write token shards; the held-out repositories go to shards of their own.
+
+    Raises:
+        UserError: the tokenizer lacks a token that the documents need, or every repository is held out.
+    """
     corpus, trained = Corpus(context.only(Corpus.kind)), Tokenizer(context.only(Tokenizer.kind))
     tokenizer = load_tokenizer(trained.path())
     _check_specials(config, tokenizer)

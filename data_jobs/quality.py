@@ -48,7 +48,7 @@ class SourceFile:
 
     @cached_property
     def line_lengths(self) -> np.ndarray:
-        """Characters of each line, without its line break."""
+        """Characters of each line, int64 [lines], without its line break."""
         ends = np.flatnonzero(self._code_points == 10)
         return np.diff(np.concatenate(([-1], ends, [len(self._code_points)]))) - 1
 

@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from data_jobs.verdicts import rows
+from starloom.artifact import Artifact
 from starloom.config import Config
 from starloom.errors import UserError
 from starloom.kinds import Corpus, Tokenizer
@@ -28,8 +29,12 @@ class TrainTokenizerConfig(Config):
 
 
 def run(config: TrainTokenizerConfig, context: StepContext) -> Outcome:
-    """Train a byte-level BPE with StarCoder's special tokens; write tokenizer.json."""
-    corpus = Corpus(context.only(Corpus.kind))
+    """Train a byte-level BPE with StarCoder's special tokens; write tokenizer.json.
+
+    Raises:
+        UserError: the corpus has too little text for the vocabulary.
+    """
+    corpus = context.only(Corpus.kind)
     limit = int(config.language_megabytes * 1e6)
     context.say(f"training {config.vocabulary:,} tokens on at most {config.language_megabytes:g} MB a language")
     counts: Counter[str] = Counter()
@@ -51,15 +56,16 @@ def run(config: TrainTokenizerConfig, context: StepContext) -> Outcome:
     return Outcome(rows_in=sum(counts.values()), rows_out=tokenizer.size)
 
 
-def sample(corpus: Corpus, limit_bytes: int, counts: Counter[str]) -> Iterator[str]:
+def sample(corpus: Artifact, limit_bytes: int, counts: Counter[str]) -> Iterator[str]:
     """Texts of every language, at most `limit_bytes` of each: its share of each shard, so that all shards have a say.
 
     Of records with parts it is the text that training sees. Adds to `counts` the rows taken per language. One shard is
     in memory at a time.
     """
-    sizes = corpus.languages()
-    for shard in corpus.shards():
-        table = corpus.table(shard, ["language", "kind", "content"])
+    view = Corpus(corpus)
+    sizes = view.languages()
+    for shard in view.shards():
+        table = view.table(shard, ["language", "kind", "content"])
         lengths = pc.binary_length(table["content"]).to_pylist()  # bytes, as the quota
         in_shard: Counter[str] = Counter()
         for language, length in zip(table["language"].to_pylist(), lengths, strict=True):

@@ -13,8 +13,16 @@ from typing import Any
 
 from pydantic import Field
 
+from serve_apps.evaluation.benchmarks import benchmark
+from serve_apps.evaluation.contamination import contamination
+from serve_apps.evaluation.endpoint import Endpoint, Generation
+from serve_apps.evaluation.heldout import measure, within_budget
+from serve_apps.evaluation.judging import evaluate_benchmark
+from serve_apps.hosting import model_folder, serving
+from serve_apps.sandbox.sandbox import Limits
+from serve_apps.sandbox.toolchains import toolchain_table
 from starloom import jsonlines
-from starloom.config import Config, runtime
+from starloom.config import Config, runtime, validate
 from starloom.errors import UserError
 from starloom.kinds import Corpus, Evaluation, HeldoutDocument, Model, Tokens
 from starloom.program import main
@@ -44,12 +52,10 @@ def run(config: EvaluateConfig, context: StepContext) -> Outcome:
 
     With the corpus among its inputs, the result also tells what decontamination found of HumanEval in it.
     """
-    from serve_apps.evaluation.heldout import choose, measure
-    from serve_apps.hosting import serving
 
     model = Model(context.only(Model.kind))
     folder = model.folder()
-    documents = choose(Tokens(context.only(Tokens.kind)).heldout_documents(), config.heldout_bytes)
+    documents = within_budget(Tokens(context.only(Tokens.kind)).heldout_documents(), config.heldout_bytes)
     heldout = measure(folder, documents)
     context.say(
         f"{heldout['bits_per_byte']:.3f} bits per byte on {heldout['files']} held-out files "
@@ -60,10 +66,7 @@ def run(config: EvaluateConfig, context: StepContext) -> Outcome:
         completions = sample_completions(config, url, folder, documents)
     corpus = context.optional(Corpus.kind)
     if corpus is not None:
-        from serve_apps.evaluation.benchmarks import benchmark
-        from serve_apps.evaluation.contamination import contamination
-
-        measured.summary["contamination"] = contamination(Corpus(corpus), benchmark("humaneval").tasks(None))
+        measured.summary["contamination"] = contamination(corpus, benchmark("humaneval").tasks(None))
     results = {
         "model": model.artifact.fingerprint,
         "humaneval": measured.summary,
@@ -92,10 +95,6 @@ def evaluate_endpoint(
     data: str | None = None,
 ) -> Any:
     """A benchmark against a URL; `folder` is the model's, when it is known, and tells how long prompts may be."""
-    from serve_apps.evaluation.benchmarks import benchmark
-    from serve_apps.evaluation.endpoint import Endpoint, Generation
-    from serve_apps.evaluation.judging import evaluate_benchmark
-    from serve_apps.sandbox.sandbox import Limits
 
     chosen = benchmark(name)
     endpoint = Endpoint(url)
@@ -131,7 +130,6 @@ def sample_completions(
     config: EvaluateConfig, url: str, folder: Path, documents: Sequence[HeldoutDocument]
 ) -> list[dict[str, str]]:
     """What the model writes after the first lines of held-out files; sampled, since greedy text of a toy repeats."""
-    from serve_apps.evaluation.endpoint import Endpoint, Generation
 
     room = _room(folder)
     endpoint = Endpoint(url)
@@ -163,7 +161,48 @@ def _opening(content: str) -> str:
 
 
 def command(argv: Sequence[str]) -> int:
-    """``starloom evaluate MODEL_OR_URL``."""
+    """``starloom evaluate MODEL_OR_URL``.
+
+    Raises:
+        UserError: no model is named, or a setting is wrong.
+    """
+    arguments = _parser().parse_args(list(argv))
+    if arguments.toolchains:
+        print(toolchain_table())
+        return 0
+    if arguments.model is None:
+        raise UserError("starloom evaluate: name a model folder, the root of a run, or a URL")
+    config = _config_of(arguments)
+    with _url_of(arguments.model) as target:
+        measured = evaluate_endpoint(
+            config,
+            target.url,
+            target.folder,
+            lambda line: print(line, flush=True),
+            name=arguments.benchmark,
+            data=arguments.data,
+        )
+    if arguments.output:
+        arguments.output.mkdir(parents=True, exist_ok=True)
+        lines = map(jsonlines.dump, measured.rows)
+        (arguments.output / "samples.jsonl").write_text("".join(lines), encoding="utf-8")
+        (arguments.output / Evaluation.RESULTS).write_text(
+            json.dumps(measured.summary, indent=1) + "\n", encoding="utf-8"
+        )
+    print(json.dumps(measured.summary))
+    return 0
+
+
+def _config_of(arguments: argparse.Namespace) -> EvaluateConfig:
+    """The settings of the command line; what is left out is the benchmark's own."""
+    chosen = benchmark(arguments.benchmark)
+    settings = {key: value for key, value in vars(arguments).items() if key in EvaluateConfig.model_fields}
+    settings["n"] = chosen.samples if arguments.n is None else arguments.n
+    settings["max_tokens"] = chosen.max_tokens if arguments.max_tokens is None else arguments.max_tokens
+    return validate(EvaluateConfig, settings, where="starloom evaluate")
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="starloom evaluate", description="A benchmark on a model folder, a run or a URL."
     )
@@ -189,41 +228,7 @@ def command(argv: Sequence[str]) -> int:
         action="store_true",
         help="DANGEROUS: run model-written programs with your rights, files and network where nothing isolates them",
     )
-    arguments = parser.parse_args(list(argv))
-    if arguments.toolchains:
-        from serve_apps.sandbox.toolchains import toolchain_table
-
-        print(toolchain_table())
-        return 0
-    if arguments.model is None:
-        raise UserError("starloom evaluate: name a model folder, the root of a run, or a URL")
-    from serve_apps.evaluation.benchmarks import benchmark
-    from starloom.config import validate
-
-    chosen = benchmark(arguments.benchmark)
-    apart = ("model", "output", "toolchains", "benchmark", "data")
-    settings = {key: value for key, value in vars(arguments).items() if key not in apart}
-    settings["n"] = chosen.samples if arguments.n is None else arguments.n
-    settings["max_tokens"] = chosen.max_tokens if arguments.max_tokens is None else arguments.max_tokens
-    config = validate(EvaluateConfig, settings, where="starloom evaluate")
-    with _url_of(arguments.model) as target:
-        scored = evaluate_endpoint(
-            config,
-            target.url,
-            target.folder,
-            lambda line: print(line, flush=True),
-            name=arguments.benchmark,
-            data=arguments.data,
-        )
-    if arguments.output:
-        arguments.output.mkdir(parents=True, exist_ok=True)
-        lines = [jsonlines.dump(row) for row in scored.rows]
-        (arguments.output / "samples.jsonl").write_text("".join(lines), encoding="utf-8")
-        (arguments.output / Evaluation.RESULTS).write_text(
-            json.dumps(scored.summary, indent=1) + "\n", encoding="utf-8"
-        )
-    print(json.dumps(scored.summary))
-    return 0
+    return parser
 
 
 @dataclass(frozen=True)
@@ -236,7 +241,6 @@ class Target:
 
 @contextmanager
 def _url_of(model: str) -> Iterator[Target]:
-    from serve_apps.hosting import model_folder, serving
 
     if model.startswith(("http://", "https://")):
         yield Target(model, None)

@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
         body = json.dumps({"model": named[0][0], "prompt": "def fibonacci(n):", "max_tokens": 32})
         print(f"serving {', '.join(map(str, folders))} at {url} (a page to try it: {url}/)")
         if arguments.evaluations:
-            from serve_apps.evaluation.service import deploy
+            from serve_apps.evaluations import deploy
 
             deploy(arguments.evaluations, url)
             print(f"evaluations at {url}/v1/evaluations, leaderboard at {url}/leaderboard")

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from starloom.config import Config, runtime
 from starloom.model.config import ModelConfig
 from starloom.tokens.fim import FimConfig
-from train_jobs.parallel.layout import Layout, Recompute
+from train_jobs.layout import Layout, Recompute
 
 
 class OptimizerConfig(Config):

@@ -8,20 +8,20 @@ from starloom.artifact import Artifact, ArtifactWriter
 
 
 def save_array(array: np.ndarray, name: str, output: ArtifactWriter) -> None:
-    """Write an array as ``.npy``, whole or not at all."""
+    """Write an array of any shape and type as ``.npy``, whole or not at all (float64 [n] stays float64 [n])."""
     with output.create(name) as file:
         np.save(file, array)
 
 
 def load_array(name: str, output: ArtifactWriter) -> np.ndarray:
-    """Read what `save_array` wrote."""
+    """Read what `save_array` wrote, of the same type and [shape]."""
     with output.open_file(name) as file:
         loaded: np.ndarray = np.load(file)
     return loaded
 
 
 def load_rows(name: str, rows: Sequence[int], home: Artifact | ArtifactWriter) -> list[np.ndarray]:
-    """Some rows of a two-dimensional array that `save_array` wrote, without reading the others."""
+    """Some rows of a [rows, width] array that `save_array` wrote, each [width], without reading the others."""
     with home.open_file(name) as file:
         np.lib.format.read_magic(file)
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)

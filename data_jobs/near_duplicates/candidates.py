@@ -76,7 +76,7 @@ def _copies(shards: Sequence[SignedShard], output: ArtifactWriter) -> np.ndarray
 def bucket_edges(hashes: np.ndarray, numbers: np.ndarray, neighbours: int) -> np.ndarray:
     """Edges within buckets of equal hash: to the least file and to each of the `neighbours` files before.
 
-    `numbers` ascend.
+    `hashes` is uint64 [files], `numbers` int64 [files], ascending; the edges are int64 [edges, 2], distinct and sorted.
     """
     order = np.argsort(hashes, kind="stable")  # the numbers ascend already
     ordered = hashes[order]
@@ -96,17 +96,20 @@ def bucket_edges(hashes: np.ndarray, numbers: np.ndarray, neighbours: int) -> np
 
 
 def group_edges(keys: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """Star edges between files with equal keys (exact and normalized copies)."""
+    """Star edges, int64 [edges, 2], between files with equal keys, uint64 [files] (exact and normalized copies)."""
     return bucket_edges(keys, numbers, 1)
 
 
 def with_new(pairs: np.ndarray, known: int) -> np.ndarray:
-    """The pairs of which a file is new: the remembered ones have the numbers below `known`, and all of them stay."""
+    """Of pairs int64 [pairs, 2] those of which a file is new.
+
+    The remembered ones have the numbers below `known`, and all of them stay.
+    """
     return pairs[pairs[:, 1] >= known]
 
 
 def distinct_pairs(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """All pairs together, sorted, without repeats."""
+    """All pairs together, int64 [pairs, 2], sorted, without repeats."""
     merged = np.concatenate([np.empty((0, 2), np.int64), *parts])
     if not len(merged):
         return merged

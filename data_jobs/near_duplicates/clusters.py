@@ -12,7 +12,7 @@ Preference = Callable[[int], tuple[object, ...]]
 
 
 @dataclass(frozen=True)
-class Member:
+class ClusterMember:
     """A file in a cluster; `via` is the next file on the chain to the survivor (the survivor itself: its own)."""
 
     file: int
@@ -21,7 +21,10 @@ class Member:
 
 
 def components(pairs: np.ndarray) -> list[np.ndarray]:
-    """The files of every connected component, ascending, components ordered by their least file."""
+    """The files of every connected component of pairs int64 [pairs, 2]: int64 [files] each, ascending.
+
+    The components are ordered by their least file.
+    """
     if not len(pairs):
         return []
     files, ends = np.unique(pairs, return_inverse=True)
@@ -35,8 +38,8 @@ def components(pairs: np.ndarray) -> list[np.ndarray]:
     return sorted(groups, key=lambda group: int(group[0]))
 
 
-def resolve(pairs: np.ndarray, preference: Preference, *, strict: bool) -> list[list[Member]]:
-    """Every cluster with its survivor, the member with the least `preference`.
+def resolve(pairs: np.ndarray, preference: Preference, *, strict: bool) -> list[list[ClusterMember]]:
+    """Every cluster of pairs int64 [pairs, 2] with its survivor, the member with the least `preference`.
 
     With `strict` only direct neighbours of the survivor are dropped for it; what is left of the cluster is resolved
     again, so that each dropped file is itself within the threshold of the file that is kept for it.
@@ -52,7 +55,7 @@ def resolve(pairs: np.ndarray, preference: Preference, *, strict: bool) -> list[
             survivor = min(remaining, key=preference)
             tree = _chains(survivor, neighbours, remaining, limit=1 if strict else None)
             if len(tree) > 1:
-                clusters.append([Member(file, survivor, tree[file]) for file in sorted(tree)])
+                clusters.append([ClusterMember(file, survivor, tree[file]) for file in sorted(tree)])
             remaining -= set(tree)
             if not strict:
                 break

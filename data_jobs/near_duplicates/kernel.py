@@ -179,7 +179,10 @@ class Signatures:
 
 
 def sign(texts: Texts, *, ngram: int | np.ndarray, count: int, seed: int, bands: int, rows: int) -> Signatures:
-    """Band hashes, word counts and white-space-free hashes of every text; `ngram` is one for all or one for each."""
+    """Band hashes, word counts and white-space-free hashes of every text.
+
+    `ngram` is one number for all, or int64 [files].
+    """
     a, b = permutations(count, seed)
     size = len(texts)
     result = Signatures(np.empty((size, bands), np.uint64), np.empty(size, np.int64), np.empty(size, np.uint64))
@@ -206,7 +209,7 @@ def sketches(texts: Texts, *, ngram: int, count: int, seed: int) -> np.ndarray:
 
 
 def shingle_hashes(text: bytes, ngram: int) -> np.ndarray:
-    """The 64-bit hashes of a text's n-grams, in order, repeats included."""
+    """The hashes of a text's n-grams of words, uint64 [n-grams], in order, repeats included."""
     data = np.frombuffer(text, dtype=np.uint8)
     out = np.empty(len(data) // 2 + 2, dtype=np.uint64)
     count, _ = _shingle(data, 0, len(data), ngram, _WORD, out)

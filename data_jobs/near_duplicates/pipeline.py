@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from data_jobs.licenses import rank
 from data_jobs.near_duplicates import candidates, verification
-from data_jobs.near_duplicates.clusters import Member, resolve
+from data_jobs.near_duplicates.clusters import ClusterMember, resolve
 from data_jobs.near_duplicates.config import DeduplicateConfig, choose_bands
 from data_jobs.near_duplicates.memory import recall_shards
 from data_jobs.near_duplicates.reporting import report
@@ -95,7 +95,7 @@ def _preference(facts: dict[str, Any]) -> tuple[object, ...]:
 
 
 def _similar_to_survivor(
-    clusters: Sequence[Sequence[Member]],
+    clusters: Sequence[Sequence[ClusterMember]],
     pairs: np.ndarray,
     scores: np.ndarray,
     shards: Sequence[SignedShard],
@@ -115,7 +115,7 @@ def _similar_to_survivor(
 
 
 def _write(
-    clusters: Sequence[Sequence[Member]],
+    clusters: Sequence[Sequence[ClusterMember]],
     facts: dict[int, dict[str, Any]],
     similarity: dict[int, float],
     shards: Sequence[SignedShard],

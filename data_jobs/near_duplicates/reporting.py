@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from data_jobs.near_duplicates.clusters import Member
+from data_jobs.near_duplicates.clusters import ClusterMember
 from data_jobs.near_duplicates.signing import SignedShard
 
 LARGEST = 20
@@ -22,7 +22,7 @@ class Report:
 
 def report(
     shards: Sequence[SignedShard],
-    clusters: Sequence[Sequence[Member]],
+    clusters: Sequence[Sequence[ClusterMember]],
     facts: Mapping[int, Mapping[str, Any]],
     alarm_share: float,
 ) -> Report:

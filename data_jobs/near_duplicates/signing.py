@@ -36,7 +36,7 @@ class SignedShard:
 
 
 def bases_of(shards: Sequence[SignedShard]) -> np.ndarray:
-    """The number of each shard's first file, and the number of all files at the end."""
+    """int64 [shards + 1]: the number of each shard's first file, and the number of all files at the end."""
     return np.concatenate(([0], np.cumsum([shard.rows for shard in shards]))).astype(np.int64)
 
 

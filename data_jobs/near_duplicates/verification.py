@@ -26,6 +26,8 @@ def prepare_shingles(
     """Write facts and n-gram sets of the wanted files, shard by shard; they replace the text from here on.
 
     One Arrow file a shard, a row a file: `row` in the shard, `FACTS`, and `shingles`, sorted and distinct.
+
+    `wanted` is int64 [files], ascending.
     """
     bases = bases_of(shards)
 

@@ -364,6 +364,9 @@ def find(root: str, need: str) -> Artifact:
 
     ``STEP`` is the newest finished one of that step, ``STEP/FINGERPRINT`` an exact one below the root, and a path or
     URL to a folder with a manifest is that artifact, wherever it is.
+
+    Raises:
+        UserError: there is no such artifact.
     """
     root = storage.normalize(root)
     if "/" not in need:

@@ -17,6 +17,9 @@ def connect() -> None:
 
     Inside a Ray job, or with ``RAY_ADDRESS`` set, that is the running cluster; otherwise a local Ray is started that
     ends with this process. Token authentication is left as Ray has it: on.
+
+    Raises:
+        RunError: the cluster does not answer.
     """
     import ray
 
@@ -45,6 +48,9 @@ def local_cluster() -> Iterator[str]:
 
     `ray.init` gives every cluster of a machine the same port for the agent that takes jobs, so that the second one
     takes none; here each gets a free one. Ray's reaper ends the cluster when this process dies, however it dies.
+
+    Raises:
+        RunError: Ray runs without its dashboard.
     """
     import ray
     from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled

@@ -142,7 +142,11 @@ def parse_value(text: str) -> Any:
 
 
 def set_key(settings: dict[str, Any], dotted: str, value: Any) -> None:
-    """Set ``a.b.c`` in nested tables, in place."""
+    """Set ``a.b.c`` in nested tables, in place.
+
+    Raises:
+        UserError: a parent is a value and no table.
+    """
     *parents, last = dotted.split(".")
     for parent in parents:
         settings = settings.setdefault(parent, {})

@@ -22,7 +22,7 @@ def dropped_rows(shard: str, decisions: Sequence[Artifact]) -> pa.Table:
 
 
 def surviving(shard: str, rows: int, decisions: Sequence[Artifact]) -> np.ndarray:
-    """A boolean mask of length `rows`: True where no decision drops the row of the collected shard `shard`.
+    """bool [rows]: True where no decision drops the row of the collected shard `shard`.
 
     Raises:
         RunError: a decision is about a row that the shard does not have.

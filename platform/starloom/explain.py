@@ -27,7 +27,8 @@ def explain(recipe: Recipe, target: str) -> list[Word]:
     """What each stage of a run decided about ``REPO/PATH``, by what is finished: sources are not looked at.
 
     Raises:
-        UserError: nothing was collected yet, or no file of that name was seen.
+        UserError: nothing was collected yet.
+        NotFoundError: no file of that name was seen.
     """
     artifacts = latest(recipe)
     collected = [Collected(artifact) for artifact in artifacts if artifact.kind == Collected.kind]

@@ -35,13 +35,13 @@ def parse(content: bytes) -> Record:
     try:
         value = json.loads(content.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8 at byte {error.start}") from None
+        raise ValueError(f"is not UTF-8 (byte {error.start})") from None
     except ValueError as error:
-        raise ValueError(f"not JSON ({one_line(error)})") from None
+        raise ValueError(f"is not JSON ({one_line(error)})") from None
     except RecursionError:
-        raise ValueError("not JSON (nested too deeply)") from None
+        raise ValueError("is not JSON (nested too deeply)") from None
     if not isinstance(value, dict):
-        raise ValueError(f"no object but {type(value).__name__}")
+        raise ValueError(f"is not an object ({type(value).__name__})")
     return value
 
 

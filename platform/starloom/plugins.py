@@ -42,7 +42,6 @@ MOVED: Mapping[str, str] = {
     "train_jobs.forecast": "train_jobs.planning.forecast",
     "train_jobs.hardware": "train_jobs.planning.hardware",
     "train_jobs.launch": "train_jobs.loop.launch",
-    "train_jobs.layout": "train_jobs.parallel.layout",
     "train_jobs.preflight": "train_jobs.planning.preflight",
     "train_jobs.worker": "train_jobs.loop.worker",
 }

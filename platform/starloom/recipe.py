@@ -77,7 +77,11 @@ def builtin_recipes() -> dict[str, Path]:
 
 
 def load_recipe(location: str, *, root: str | None = None, assignments: tuple[str, ...] = ()) -> Recipe:
-    """Read a recipe by path, URL or built-in name and apply ``--root`` and ``--set STEP.KEY=VALUE``."""
+    """Read a recipe by path, URL or built-in name and apply ``--root`` and ``--set STEP.KEY=VALUE``.
+
+    Raises:
+        UserError: there is no such recipe, or it is wrong.
+    """
     path: Path | str = location
     if storage.is_remote(location):
         path = storage.local_copy(location)

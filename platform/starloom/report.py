@@ -38,12 +38,12 @@ class Bar:
 
 def run(config: ReportConfig, context: StepContext) -> Outcome:
     """Write report.html from every artifact that the step needs."""
-    page = render(config.title, context.inputs)
+    page = page_of(config.title, context.inputs)
     context.output.write_text(Report.PAGE, page)
     return Outcome(rows_in=len(context.inputs), rows_out=1)
 
 
-def render(title: str, artifacts: Sequence[Artifact]) -> str:
+def page_of(title: str, artifacts: Sequence[Artifact]) -> str:
     """The page as HTML."""
     import jinja2
 

@@ -187,7 +187,12 @@ def _submit(client: Any, **job: Any) -> str:
 
 
 def submit_recipe(recipe_location: str, *, address: str, extra: Sequence[str], follow: bool) -> str:
-    """Send ``starloom run`` itself to a cluster as a Ray job; returns the job's submission id."""
+    """Send ``starloom run`` itself to a cluster as a Ray job; returns the job's submission id.
+
+    Raises:
+        UserError: the cluster refuses, or there is none.
+        RunError: the job failed, where its end is waited for.
+    """
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 

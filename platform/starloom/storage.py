@@ -42,7 +42,11 @@ def join(location: str, *parts: str) -> str:
 
 
 def filesystem_of(location: str) -> tuple[Any, str]:
-    """The fsspec file system of a location and the location's path in it."""
+    """The fsspec file system of a location and the location's path in it.
+
+    Raises:
+        UserError: no file system knows such a location.
+    """
     try:
         filesystem, path = fsspec.core.url_to_fs(location)
     except (ValueError, ImportError) as error:
@@ -144,6 +148,9 @@ def local_copy(location: str) -> Path:
 
     For readers that need real files: memory maps, safetensors, tokenizers. The cache is ``STARLOOM_CACHE`` or
     ``~/.cache/starloom``; since artifacts never change, a fetched copy stays right.
+
+    Raises:
+        UserError: there is nothing at the location.
     """
     if not is_remote(location):
         return Path(location)

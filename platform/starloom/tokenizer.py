@@ -131,7 +131,11 @@ def load_tokenizer(path: str | Path) -> CodeTokenizer:
 
 
 def smallest_dtype(vocabulary: int) -> str:
-    """``uint16`` when every id fits, else ``uint32``."""
+    """``uint16`` when every id fits, else ``uint32``.
+
+    Raises:
+        RunError: more than 2^32 ids.
+    """
     if vocabulary > 1 << 32:
         raise RunError(f"a vocabulary of {vocabulary} ids fits no token type")
     return "uint16" if vocabulary <= 1 << 16 else "uint32"

@@ -75,7 +75,11 @@ class Service:
         return found
 
     def caller(self, request: HttpRequest) -> Caller:
-        """Who sent a request; its deadline is the header's or the service's."""
+        """Who sent a request; its deadline is the header's or the service's.
+
+        Raises:
+            Problem: the deadline is no number.
+        """
         asked = request.headers.get(DEADLINE_HEADER)
         try:
             seconds = self.deadline_seconds if asked is None else float(asked)

@@ -284,7 +284,11 @@ class LocalEngine:
 
 
 def make_runner(model: CodeModel, config: EngineConfig) -> tuple[Runner, int]:
-    """The runner that the config asks for and its number of blocks; "auto" is native where a compiler is."""
+    """The runner that the config asks for and its number of blocks; "auto" is native where a compiler is.
+
+    Raises:
+        UserError: the weights or kernels that are asked for cannot be had here.
+    """
     native = config.kernels == "native" or (config.kernels == "auto" and compiler() is not None)
     tokens = max(config.cache_tokens, model.config.context)
     if native:

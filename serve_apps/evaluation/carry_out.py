@@ -15,7 +15,7 @@ from serve_apps.sandbox.pool import run_on_actors
 from serve_apps.sandbox.sandbox import Limits, Verdict
 from starloom.artifact import Artifact
 from starloom.errors import RunError, StarloomError, one_line
-from starloom.kinds import Corpus, Evaluation
+from starloom.kinds import Evaluation
 
 
 def carry_out(run: StoredRun, default_url: str | None, stopped: Callable[[], bool]) -> None:
@@ -63,7 +63,7 @@ def _advance(run: StoredRun, request: EvaluationRequest, default_url: str | None
     settings = settings_of(generation, limits, isolated=True)
     result = {"model": model, "benchmark": chosen.name, **summary, "settings": settings}
     if request.corpus is not None:
-        result["contamination"] = contamination(Corpus(Artifact.open(request.corpus)), tasks)
+        result["contamination"] = contamination(Artifact.open(request.corpus), tasks)
     kept = keep_as_artifact(run.folder.parent, request.model_dump(mode="json"), result, rows)
     run.write(Evaluation.RESULTS, {**result, "artifact": f"{kept.name}/{kept.fingerprint}"})
     if speed is not None:  # a measurement differs from run to run: it stays out of the result

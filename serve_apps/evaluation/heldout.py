@@ -36,7 +36,7 @@ class Window:
     context: int
 
 
-def choose(documents: Sequence[HeldoutDocument], most_bytes: int | None) -> list[HeldoutDocument]:
+def within_budget(documents: Sequence[HeldoutDocument], most_bytes: int | None) -> list[HeldoutDocument]:
     """Whole files in a fixed order up to about `most_bytes`: at least one, spread over the corpus.
 
     Files are taken in the order of their digests, so that a small budget is a sample and not one repository.

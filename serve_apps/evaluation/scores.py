@@ -22,6 +22,9 @@ def pass_at_k(samples: int, correct: int, k: int) -> float:
     """The chance that one of k samples, drawn without replacement from `samples` with `correct` right, is right.
 
     The unbiased estimator of Chen et al. 2021: 1 - C(n - c, k) / C(n, k), as a product that does not overflow.
+
+    Raises:
+        ValueError: k is more than n.
     """
     if not 0 <= correct <= samples or not 1 <= k <= samples:
         raise ValueError(f"pass@{k} of {correct} correct in {samples} samples is not defined")
@@ -34,6 +37,9 @@ def score(correct: Sequence[int], samples: int, k: int, seed: int = 0) -> Interv
     """Mean pass@k over tasks, with a percentile bootstrap over tasks.
 
     `correct` holds the number of right samples of each task.
+
+    Raises:
+        ValueError: there is no task.
     """
     if not correct:
         raise ValueError("a score needs at least one task")

@@ -1,14 +1,7 @@
-"""Evaluations over HTTP, on Ray Serve beside the model, and the leaderboard over what they found.
+"""Evaluations over HTTP, as a Serve deployment; `serve_apps.evaluations` puts it beside the model."""
 
-``python -m serve_apps.evaluation.service --root runs/team --url http://127.0.0.1:8000``
-"""
-
-import argparse
-import signal
-import sys
+import runpy
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +13,8 @@ from starlette.requests import Request
 from serve_apps.evaluation.benchmarks import benchmark
 from serve_apps.evaluation.carry_out import carry_out
 from serve_apps.evaluation.store import CANCELLED, ENDED, RUNNING, EvaluationRequest, Store, StoredRun
-from serve_apps.leaderboard.app import Leaderboard
 from starloom.config import validate
-from starloom.errors import NotFoundError, UserError, guarded
-from starloom.ports import usable_port
+from starloom.errors import NotFoundError, UserError
 
 AT_ONCE = 2  # evaluations; the others wait
 api = FastAPI(title="Starloom evaluations")
@@ -79,7 +70,11 @@ class Evaluations:
 
     @api.post("/", status_code=202)
     async def create(self, request: Request) -> dict[str, Any]:
-        """Take an evaluation; answers with its id at once."""
+        """Take an evaluation; answers with its id at once.
+
+        Raises:
+            UserError: the body is wrong.
+        """
         try:
             body = await request.json()
         except ValueError:
@@ -121,52 +116,6 @@ class Evaluations:
         return JSONResponse(described(run), 202)
 
 
-def deploy(root: str | Path, default_url: str | None) -> None:
-    """Put the evaluations and the leaderboard on the running Serve; its HTTP address stays as it is."""
-    folder = str(Path(root).resolve())
-    evaluations = Evaluations.bind(folder, default_url)  # type: ignore[attr-defined]
-    serve.run(evaluations, name="evaluations", route_prefix="/v1/evaluations")
-    serve.run(Leaderboard.bind(folder), name="leaderboard", route_prefix="/leaderboard")  # type: ignore[attr-defined]
-
-
-@contextmanager
-def evaluating(
-    root: str | Path, default_url: str | None = None, host: str = "127.0.0.1", port: int = 8001
-) -> Iterator[str]:
-    """Start Serve with the evaluations and the leaderboard, yield the URL, take it all down.
-
-    Raises:
-        UserError: the port is in use.
-    """
-    from starloom.cluster import connect
-
-    usable_port(host, port)
-    connect()
-    serve.start(http_options={"host": host, "port": port})
-    try:
-        deploy(root, default_url)
-        yield f"http://{host}:{port}"
-    finally:
-        serve.shutdown()
-
-
-def command(argv: Sequence[str]) -> int:
-    """Serve until interrupted."""
-    parser = argparse.ArgumentParser(prog="python -m serve_apps.evaluation.service", description=__doc__)
-    parser.add_argument("--root", required=True, help="folder that keeps the evaluations")
-    parser.add_argument("--url", help="the model to evaluate where a request names none")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8001)
-    arguments = parser.parse_args(list(argv))
-    with evaluating(arguments.root, arguments.url, arguments.host, arguments.port) as url:
-        print(f"evaluations at {url}/v1/evaluations, leaderboard at {url}/leaderboard", flush=True)
-        asked = threading.Event()
-        stop: Callable[..., None] = lambda *_: asked.set()  # noqa: E731
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, stop)
-        asked.wait()
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(guarded(lambda: command(sys.argv[1:])))
+    # where it was before 0.2, with the leaderboard, which this package must not know
+    runpy.run_module("serve_apps.evaluations", run_name="__main__")

@@ -11,7 +11,7 @@ from typing import Protocol
 from serve_apps.sandbox.javatuples import PACKAGE, tuple_sources
 from serve_apps.sandbox.sandbox import ENVIRONMENT, Bound, Command, Limits, Sandbox, Tests, Verdict
 from serve_apps.sandbox.seals import sealed, without_complaint
-from serve_apps.sandbox.toolchains import command, language, present_folders
+from serve_apps.sandbox.toolchains import command_words, language, present_folders
 
 
 class Job(Protocol):
@@ -54,8 +54,8 @@ class Program:
         if not known.tools:
             wanted = replace(limits, cpu_seconds=self.timeout or limits.cpu_seconds)
             return sandbox.run_python(self.source, stdin=self.stdin, limits=wanted)
-        build = (tuple(command(known, known.build)),) if known.build else ()
-        run = command(known, known.run)
+        build = (tuple(command_words(known, known.build)),) if known.build else ()
+        run = command_words(known, known.run)
         if known.name == "Java":
             run[-1] = main_class(self.source) or run[-1]
         wanted = replace(

@@ -187,7 +187,11 @@ class Sandbox:
 
     @property
     def process_id(self) -> int:
-        """The id of its outermost process; all others are below it."""
+        """The id of its outermost process; all others are below it.
+
+        Raises:
+            RunError: the sandbox is not open.
+        """
         if self._process is None:
             raise RunError("the sandbox is closed")
         return self._process.pid

@@ -160,7 +160,7 @@ def present_folders() -> list[str]:
     return sorted({folder for known in LANGUAGES for folder in toolchain(known).folders})
 
 
-def command(known: Language, words: Sequence[str]) -> list[str]:
+def command_words(known: Language, words: Sequence[str]) -> list[str]:
     """A command line with its tool's full path.
 
     Raises:

@@ -23,7 +23,7 @@ from starloom.tokens import FimConfig, TokenShardWriter
 from tests.benchmarks.harness import cores, finish, measured_matmul, table
 from tests.benchmarks.layout_memory import compare
 from train_jobs.config import OptimizerConfig, PretrainConfig, ShapeConfig
-from train_jobs.parallel.layout import Layout
+from train_jobs.layout import Layout
 
 VOCABULARY, BATCH, STEPS, WARM_STEPS = 16384, 8, 12, 3
 SHAPE = ShapeConfig(layers=6, hidden=384, heads=6, context=512)

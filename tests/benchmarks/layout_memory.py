@@ -18,7 +18,7 @@ import numpy as np
 from starloom.artifact import ArtifactWriter
 from starloom.tokens import TokenShardWriter
 from train_jobs.config import PretrainConfig, ShapeConfig
-from train_jobs.parallel.layout import Layout
+from train_jobs.layout import Layout
 from train_jobs.planning.forecast import forecast
 from train_jobs.planning.hardware import HARDWARE
 
@@ -75,7 +75,8 @@ def weigh(shards: str, settings: str) -> int:
     import torch.distributed as dist
 
     from train_jobs.job import Job
-    from train_jobs.loop.worker import build_engine, open_data, train_step
+    from train_jobs.loop.batches import open_data
+    from train_jobs.loop.engine import build_engine, train_step
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo")

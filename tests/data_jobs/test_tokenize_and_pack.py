@@ -10,7 +10,6 @@ from data_jobs.documents.rendering import DocumentConfig, Special, render, star_
 from data_jobs.pack import is_heldout, token_dtype
 from starloom.artifact import Artifact
 from starloom.errors import UserError
-from starloom.kinds import Corpus
 from starloom.step import run_step
 from starloom.tokenizer import END_OF_TEXT, SPECIAL_TOKENS, load_tokenizer
 from starloom.tokens import TokenShard
@@ -81,7 +80,7 @@ def test_training_sample_takes_at_most_its_share_of_each_language(tmp_path: Path
     ]
     source = artifact(tmp_path, "corpus", rows)
     counts: Counter[str] = Counter()
-    taken = list(sample(Corpus(source), 10_000, counts))
+    taken = list(sample(source, 10_000, counts))
     assert counts["Ada"] == 8
     longest = max(len(one) for one in taken)
     python_bytes = sum(len(one) for one in taken) - sum(len(row["content"]) for s in rows for row in s[::10])

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from serve_apps.deployment import application
-from serve_apps.evaluation.service import deploy
+from serve_apps.evaluations import deploy
 from serve_apps.hosting import serving_config
 
 ASK = {"prompt": "def f", "max_tokens": 40, "temperature": 0, "ignore_eos": True}

@@ -21,6 +21,8 @@ TEXT = "def f(x):\n    return 'é'\n"
 class Spelling:
     """Gives the ids of TEXT over and over, two at a time; a prompt of one token makes it wait, of two fail."""
 
+    device, precision = "cuda", "bfloat16"
+
     def __init__(self, tokenizer: CodeTokenizer) -> None:
         self.ids, self.aborted = tokenizer.encode(TEXT), list[str]()
 

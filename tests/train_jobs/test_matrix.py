@@ -20,7 +20,7 @@ from starloom.artifact import ArtifactWriter
 from starloom.ports import free_port
 from starloom.tokens import FimConfig, TokenShardWriter
 from train_jobs.config import OptimizerConfig, PretrainConfig, ShapeConfig
-from train_jobs.parallel.layout import Layout
+from train_jobs.layout import Layout
 
 pytestmark = pytest.mark.slow
 
@@ -100,7 +100,8 @@ class Run:
 
     def __init__(self, case: Case, data: Path, output: Path) -> None:
         from train_jobs.job import Job
-        from train_jobs.loop.worker import build_engine, open_data
+        from train_jobs.loop.batches import open_data
+        from train_jobs.loop.engine import build_engine
 
         self.job = Job(
             config=case.config,
@@ -116,7 +117,7 @@ class Run:
 
     def train(self, first: int, last: int) -> list[tuple[float, float]]:
         """Loss and gradient norm of steps `first` to `last`, counted from zero, `last` left out."""
-        from train_jobs.loop.worker import train_step
+        from train_jobs.loop.engine import train_step
 
         rows = []
         for step in range(first, last):

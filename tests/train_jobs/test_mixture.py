@@ -11,7 +11,7 @@ from starloom.errors import UserError
 from starloom.tokens import FimConfig, TokenShardWriter
 from train_jobs.config import PretrainConfig, ShapeConfig
 from train_jobs.job import Job
-from train_jobs.loop.worker import open_data
+from train_jobs.loop.batches import open_data
 
 
 @pytest.fixture(scope="module")

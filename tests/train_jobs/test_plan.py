@@ -12,7 +12,7 @@ from starloom.model.config import ModelConfig
 from starloom.program import load_step
 from starloom.recipe import builtin_recipes, load_recipe
 from train_jobs.config import PretrainConfig
-from train_jobs.parallel.layout import Layout
+from train_jobs.layout import Layout
 from train_jobs.plan import describe, make_plan
 from train_jobs.planning.forecast import check_node, forecast, layouts, stage_parameters
 from train_jobs.planning.hardware import HARDWARE

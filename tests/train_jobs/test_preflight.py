@@ -7,7 +7,7 @@ import pytest
 from starloom.errors import UserError
 from train_jobs.config import PretrainConfig, ShapeConfig
 from train_jobs.job import Job
-from train_jobs.parallel.layout import Layout
+from train_jobs.layout import Layout
 from train_jobs.planning.preflight import check_disk, check_nodes, check_shared
 
 

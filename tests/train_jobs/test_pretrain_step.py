@@ -24,7 +24,7 @@ from starloom.model.folder import read_model
 from starloom.schema import CORPUS
 from starloom.step import Outcome, Step, StepContext, run_step
 from train_jobs.config import OptimizerConfig, PretrainConfig, ShapeConfig
-from train_jobs.parallel.layout import Layout
+from train_jobs.layout import Layout
 from train_jobs.pretrain import STEP
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]

@@ -7,8 +7,8 @@ from torch import Tensor
 from starloom.errors import UserError
 from starloom.model.attention import attend, check_backend, usable_backends
 from starloom.model.config import ModelConfig
+from train_jobs.layout import Recompute
 from train_jobs.parallel.layers import ParallelBlock, TensorSlice
-from train_jobs.parallel.layout import Recompute
 from train_jobs.planning.forecast import activation_bytes_per_token
 
 MODEL = ModelConfig(layers=2, hidden=64, heads=4, vocabulary=97, context=128, dropout=0.1)

@@ -17,7 +17,7 @@ from starloom.ports import free_port
 from starloom.tokens import FimConfig, TokenShardWriter
 from train_jobs.checkpoints import store as checkpoint
 from train_jobs.config import OptimizerConfig, PretrainConfig, ShapeConfig
-from train_jobs.parallel.layout import Layout
+from train_jobs.layout import Layout
 
 TEXT = "def add(a, b):\n    return a + b\n\n\nclass Point:\n    def __init__(self, x, y):\n        self.x = x\n"
 

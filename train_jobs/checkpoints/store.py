@@ -36,6 +36,7 @@ def snapshot(engine: Any, place: TensorSlice, *, vocabulary: int, keep: bool) ->
     """Copies, in the node's memory, of this stage's logical tensors; a collective call of all processes.
 
     Only a process with `keep` gets them: one per stage writes.
+    The tensors are fp32, whole along the tensor axis, of the model's own shapes [outputs, inputs] or [width].
     """
     stored = _stored(engine.optimizer)
     stored.prepare()
@@ -50,7 +51,7 @@ def snapshot(engine: Any, place: TensorSlice, *, vocabulary: int, keep: bool) ->
 
 
 def write_stage(folder: Path, stage: int, tensors: dict[str, Tensor]) -> None:
-    """Write one stage's file and, when it is whole, its checksum beside it."""
+    """Write one stage's logical tensors (fp32, by name) and, when the file is whole, its checksum beside it."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"stage-{stage}.safetensors"
     save_file(tensors, file)

@@ -48,7 +48,11 @@ class Instruction:
 
 
 def evolve(config: EvolveConfig, context: StepContext) -> Outcome:
-    """Run the step; see `train_jobs.evolve`."""
+    """Run the step; see `train_jobs.evolve`.
+
+    Raises:
+        RunError: no instruction was answered.
+    """
     oracle = Oracle(config, context.output)
     seeds = [Instruction(text, number) for number, text in enumerate(_instructions(config.instructions))]
     dropped: Counter[str] = Counter()

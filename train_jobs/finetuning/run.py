@@ -24,7 +24,11 @@ DATA = "conversations"  # shards and tokenizer, in the artifact
 
 
 def finetune(config: FinetuneConfig, context: StepContext) -> Outcome:
-    """Run the step; see `train_jobs.finetune`."""
+    """Run the step; see `train_jobs.finetune`.
+
+    Raises:
+        UserError: the model's window or the conversations are too short for the context.
+    """
     initial = _initial(config, context)
     shape = read_config(initial)
     if config.context > shape.context:

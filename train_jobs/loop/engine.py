@@ -31,7 +31,11 @@ from train_jobs.parallel.weights import Files, Fresh, Source, Weights
 
 
 def build_engine(job: Job) -> tuple[Any, Place]:
-    """DeepSpeed's engine around this process's stage, with weights that depend on the seed alone."""
+    """DeepSpeed's engine around this process's stage, with weights that depend on the seed alone.
+
+    Raises:
+        RunError: this process was not started as a worker.
+    """
     import deepspeed
 
     config, layout = job.config, job.config.layout

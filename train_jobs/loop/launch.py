@@ -80,7 +80,11 @@ def _initial(config: PretrainConfig, context: StepContext, vocabulary: int) -> s
 
 
 def launch(job: Job, name: str) -> None:
-    """Run `work` in `layout.ranks` Ray Train workers."""
+    """Run `work` in `layout.ranks` Ray Train workers.
+
+    Raises:
+        UserError: the cluster is too small.
+    """
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from train_jobs.layout import Layout
 from train_jobs.parallel.layers import TensorSlice
-from train_jobs.parallel.layout import Layout
 
 
 @dataclass(frozen=True)

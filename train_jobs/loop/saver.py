@@ -48,7 +48,11 @@ class Saver:
         self._pending = self._thread.submit(self._write, target, tensors, position, dist.get_rank() == 0)
 
     def wait(self) -> None:
-        """Until what was started is written; raises what went wrong with it."""
+        """Until what was started is written.
+
+        Raises:
+            RunError: it could not be written.
+        """
         if self._pending is not None:
             pending, self._pending = self._pending, None
             try:

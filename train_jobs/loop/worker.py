@@ -31,7 +31,7 @@ def work(job: Job, after_step: Callable[[int], None] = lambda step: None) -> Non
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
     if dist.get_rank() == 0:
-        export(job)
+        export_last(job)
     dist.barrier()
 
 
@@ -84,7 +84,7 @@ def _attempt(job: Job, after_step: Callable[[int], None]) -> bool:
     return True
 
 
-def export(job: Job) -> None:
+def export_last(job: Job) -> None:
     """Write the model folder from the last checkpoint."""
     found = store.latest(Path(job.output) / Model.CHECKPOINTS)
     assert found is not None

@@ -92,7 +92,7 @@ def flat_masters(optimizer: Any) -> list[Tensor]:
 
 
 def set_state(optimizer: Any, flat: Tensor, state: dict[str, Tensor]) -> None:
-    """Set Adam's state of a flat piece."""
+    """Set Adam's state, [elements] or a scalar each, of a flat piece [elements]."""
     optimizer.optimizer.state[flat] = state
 
 
@@ -107,6 +107,9 @@ def link_moments(optimizer: Any) -> None:
 
 
 def set_parameter(optimizer: Any, held: nn.Parameter, value: Tensor) -> None:
-    """Set what the forward pass reads; a collective call of the data axis under ZeRO-3."""
+    """Set what the forward pass reads to a value of the parameter's own [shape].
+
+    A collective call of the data axis under ZeRO-3.
+    """
     with GatheredParameters([held], modifier_rank=0, enabled=cuts_parameters(optimizer)):
         held.data.copy_(value)

@@ -15,9 +15,9 @@ from torch.utils.checkpoint import checkpoint
 
 from starloom.model.attention import Backend, attend
 from starloom.model.config import ModelConfig
+from train_jobs.layout import Recompute, padded_vocabulary
 from train_jobs.parallel.collectives import Group, copy_to_group, reduce_from_group
 from train_jobs.parallel.deepspeed_internals import mark_cut
-from train_jobs.parallel.layout import Recompute, padded_vocabulary
 from train_jobs.parallel.output_loss import output_loss
 
 
@@ -71,7 +71,10 @@ class Output:
         return copy_to_group(x, embedding.place.group)
 
     def loss(self, x: Tensor, labels: tuple[Tensor, Tensor]) -> Tensor:
-        """Cross-entropy, nats, of the states that `enter` returned; labels are targets and what each counts."""
+        """Cross-entropy, nats, a scalar, of the states [batch, sequence, hidden] that `enter` returned.
+
+        Labels are targets, int64 [batch, sequence], and what each counts, fp32 of the same shape.
+        """
         assert self.embedding is not None
         held, (targets, shares) = self.embedding, labels
         group = held.place.group

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from starloom.model.attention import Backend
 from starloom.model.config import ModelConfig
 from starloom.model.model import initial_shapes
+from train_jobs.layout import Layout, Recompute
 from train_jobs.parallel.layers import Norm, Output, ParallelBlock, PositionEmbedding, TensorSlice, TokenEmbedding
-from train_jobs.parallel.layout import Layout, Recompute
 from train_jobs.parallel.weights import Source, own_part
 
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from starloom.model.attention import Backend
 from starloom.model.config import ModelConfig
+from train_jobs.layout import Layout, Recompute
 from train_jobs.parallel.layers import Norm, Output, ParallelBlock, PositionEmbedding, TensorSlice, TokenEmbedding
-from train_jobs.parallel.layout import Layout, Recompute
 
 Batch = tuple[Tensor, tuple[Tensor, Tensor]]  # tokens, (targets, what each target counts)
 
@@ -49,7 +49,7 @@ class StagelessEngine:
         self.losses: list[Tensor] = []  # of the step's micro batches so far
 
     def train_batch(self, data_iter: Iterator[Batch]) -> Tensor:
-        """One update from as many micro batches as the accumulation says; returns the global batch's mean loss."""
+        """One update from as many micro batches as the accumulation says; the global batch's mean loss, a scalar."""
         self.module.train()
         self.losses.clear()
         for _ in range(self.inner.gradient_accumulation_steps()):
@@ -60,7 +60,7 @@ class StagelessEngine:
         return self._mean(self.losses)
 
     def eval_batch(self, data_iter: Iterator[Batch]) -> Tensor:
-        """The mean loss of a global batch."""
+        """The mean loss of a global batch, a scalar."""
         self.module.eval()
         with torch.no_grad():
             losses = [self._loss(next(data_iter)) for _ in range(self.inner.gradient_accumulation_steps())]

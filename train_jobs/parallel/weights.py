@@ -30,7 +30,7 @@ class Source(Protocol):
         ...
 
     def read(self, name: str, axis: int, start: int, stop: int) -> Tensor:
-        """The range [start, stop) of an axis, whole along the others; it may be a view of a file."""
+        """A range of an axis: [stop - start, ...] or [..., stop - start]; it may be a view of a file."""
         ...
 
 
@@ -56,13 +56,17 @@ class Files:
         self._open.close()
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """See `Source`."""
+        """See `Source`.
+
+        Raises:
+            RunError: there is no tensor of this name.
+        """
         if name not in self._held:
             raise RunError(f"no tensor {name} is in the files; the model or the checkpoint is another one's")
         return tuple(self._held[name].get_slice(name).get_shape())
 
     def read(self, name: str, axis: int, start: int, stop: int) -> Tensor:
-        """See `Source`."""
+        """[stop - start, ...] or [..., stop - start]; see `Source`."""
         whole = self._held[name].get_slice(name)
         part: Tensor = whole[start:stop] if axis == 0 else whole[:, start:stop]
         return part
@@ -79,7 +83,7 @@ class Fresh:
         return self._shapes[name]
 
     def read(self, name: str, axis: int, start: int, stop: int) -> Tensor:
-        """See `Source`."""
+        """[stop - start, ...] or [..., stop - start]; see `Source`."""
         return initial_tensor(self._config, self._seed, name).narrow(axis, start, stop - start)
 
 
@@ -103,7 +107,7 @@ class Weights:
         return (self._config.vocabulary, *theirs[1:]) if name == EMBEDDING else theirs
 
     def read(self, name: str, axis: int, start: int, stop: int) -> Tensor:
-        """See `Source`."""
+        """[stop - start, ...] or [..., stop - start]; see `Source`."""
         theirs = _theirs(name)
         if name == EMBEDDING and stop > self._known:
             return self._lengthened(start, stop)
@@ -126,6 +130,8 @@ class Weights:
 
 def own_part(source: Source, name: str, held: Tensor, rank: int, size: int) -> Tensor:
     """What this tensor rank of `size` holds of a logical tensor; zeros after the vocabulary, where it is padded.
+
+    The part is [rows / size, ...] or [rows, columns / size], whichever axis is cut.
 
     Raises:
         RunError: the source's tensor has another shape than this model's.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from starloom.errors import UserError
 from starloom.model.config import ModelConfig
 from train_jobs.config import PretrainConfig
-from train_jobs.parallel.layout import Layout, Recompute, padded_vocabulary
+from train_jobs.layout import Layout, Recompute, padded_vocabulary
 from train_jobs.planning.hardware import Hardware
 
 STATE_BYTES = 12  # of a parameter in checkpoints: fp32 master and two moments

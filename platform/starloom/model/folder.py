@@ -33,6 +33,8 @@ def read_config(folder: str | Path) -> ModelConfig:
 def read_state(folder: str | Path) -> dict[str, Tensor]:
     """All weights of a folder by name.
 
+    A matrix is [outputs, inputs], as transformers writes it; types are the files' own.
+
     Raises:
         UserError: there are none, or a file of a sharded model is missing or damaged.
     """
@@ -99,7 +101,13 @@ def write_model(
     card: str,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Write a folder that `transformers` loads; `tokenizer` is a tokenizer.json or a folder with one."""
+    """Write a folder that `transformers` loads; `tokenizer` is a tokenizer.json or a folder with one.
+
+    `state` has the tensors by transformers' names, of the shapes that `initial_shapes` gives, [outputs, inputs] each.
+
+    Raises:
+        RunError: the tokenizer has more ids than the model.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer_folder = Path(tokenizer) if Path(tokenizer).is_dir() else Path(tokenizer).parent

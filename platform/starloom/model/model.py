@@ -129,5 +129,5 @@ def initial_tensor(config: ModelConfig, seed: int, name: str) -> Tensor:
 
 
 def initial_state(config: ModelConfig, seed: int) -> dict[str, Tensor]:
-    """All fresh weights; see `initial_tensor`."""
+    """All fresh weights by name, fp32; see `initial_tensor`."""
     return {name: initial_tensor(config, seed, name) for name in initial_shapes(config)}

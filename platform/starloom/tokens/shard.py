@@ -21,7 +21,7 @@ class TokenShard:
 
     @cached_property
     def tokens(self) -> np.ndarray:
-        """All ids, one after the other."""
+        """All ids, one after the other: `dtype` [tokens]."""
         return self._mapped(".bin", np.dtype(self.dtype).newbyteorder("<"))
 
     @cached_property
@@ -35,7 +35,7 @@ class TokenShard:
         return len(self.offsets) - 1
 
     def document(self, number: int) -> np.ndarray:
-        """The ids of one document, its end-of-text included."""
+        """The ids of one document, its end-of-text included: `dtype` [length]."""
         return self.tokens[self.offsets[number] : self.offsets[number + 1]]
 
     def _mapped(self, suffix: str, dtype: np.dtype[Any]) -> np.ndarray:
@@ -57,7 +57,7 @@ class TokenShardWriter:
     dtype: str
 
     def write(self, output: ArtifactWriter, stem: str, documents: Sequence[np.ndarray]) -> None:
-        """Write ``stem.bin`` and ``stem.idx`` from documents of ids."""
+        """Write ``stem.bin`` and ``stem.idx`` from documents of ids, each [length] of any type of integers."""
         lengths = np.fromiter((len(document) for document in documents), dtype="<i8", count=len(documents))
         offsets = np.zeros(len(documents) + 1, dtype="<i8")
         np.cumsum(lengths, out=offsets[1:])

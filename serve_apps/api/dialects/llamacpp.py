@@ -81,44 +81,12 @@ def router(service: Service) -> APIRouter:
     @api.post("/infill", response_model=None)
     async def infill(body: InfillBody, request: Request) -> Response | dict[str, Any]:
         """The text at the cursor."""
-        served, caller = service.model(None), service.caller(request)
-        if body.t_max_predict_ms:
-            until = time.monotonic() + body.t_max_predict_ms / 1000
-            caller = dataclasses.replace(caller, deadline=min(until, caller.deadline or until))
-        prompt = _prompt(served, body)
-        sampling = body.sampling(served.engine.context - len(prompt))
-        began = time.perf_counter()
-        if not body.stream:
-            answer = await while_connected(request, service.complete(served, prompt, sampling, caller))
-            text = "" if body.n_predict == 0 else answer.text
-            return _last(served, text, answer.finish, len(prompt), len(answer.scored), began)
-        batches = await started(service.batches(served, prompt, sampling, caller))
-
-        async def chunks() -> AsyncIterator[str]:
-            made = 0
-            async for batch in batches:
-                made += sum(event.scored is not None for event in batch)
-                text, finish = "".join(event.text for event in batch), batch[-1].finish
-                if finish:
-                    yield sse(_last(served, text, finish, len(prompt), made, began))
-                elif text:
-                    yield sse({"content": text, "stop": False})
-
-        return streamed(DIALECT, chunks())
+        return await _infill(service, body, request)
 
     @api.post("/tokenize", response_model=None)
     async def tokenize(body: TokenizeBody) -> Any:
         """Ids of a text, special tokens recognized; the shape is that of whose field was sent."""
-        served = service.model(body.model)
-        if body.content is not None:
-            return {"tokens": prompt_ids(served.tokenizer, body.content)}
-        if body.prompt is not None:
-            ids = prompt_ids(served.tokenizer, body.prompt)
-            return {"count": len(ids), "max_model_len": served.engine.context, "tokens": ids}
-        if body.inputs is not None:
-            ids = prompt_ids(served.tokenizer, body.inputs)
-            return [{"id": i, "text": served.tokenizer.decode([i], skip_special=False)} for i in ids]
-        raise Problem(400, "content: is missing; send content, prompt or inputs")
+        return _tokenized(service, body)
 
     @api.post("/detokenize")
     async def detokenize(body: DetokenizeBody) -> dict[str, str]:
@@ -134,6 +102,46 @@ def router(service: Service) -> APIRouter:
         return Response(service.model(None).tokenizer.json_text, media_type="application/json")
 
     return api
+
+
+async def _infill(service: Service, body: InfillBody, request: Request) -> Response | dict[str, Any]:
+    served, caller = service.model(None), service.caller(request)
+    if body.t_max_predict_ms:
+        until = time.monotonic() + body.t_max_predict_ms / 1000
+        caller = dataclasses.replace(caller, deadline=min(until, caller.deadline or until))
+    prompt = _prompt(served, body)
+    sampling = body.sampling(served.engine.context - len(prompt))
+    began = time.perf_counter()
+    if not body.stream:
+        answer = await while_connected(request, service.complete(served, prompt, sampling, caller))
+        text = "" if body.n_predict == 0 else answer.text
+        return _last(served, text, answer.finish, len(prompt), len(answer.scored), began)
+    batches = await started(service.batches(served, prompt, sampling, caller))
+
+    async def chunks() -> AsyncIterator[str]:
+        made = 0
+        async for batch in batches:
+            made += sum(event.scored is not None for event in batch)
+            text, finish = "".join(event.text for event in batch), batch[-1].finish
+            if finish:
+                yield sse(_last(served, text, finish, len(prompt), made, began))
+            elif text:
+                yield sse({"content": text, "stop": False})
+
+    return streamed(DIALECT, chunks())
+
+
+def _tokenized(service: Service, body: TokenizeBody) -> Any:
+    served = service.model(body.model)
+    if body.content is not None:
+        return {"tokens": prompt_ids(served.tokenizer, body.content)}
+    if body.prompt is not None:
+        ids = prompt_ids(served.tokenizer, body.prompt)
+        return {"count": len(ids), "max_model_len": served.engine.context, "tokens": ids}
+    if body.inputs is not None:
+        ids = prompt_ids(served.tokenizer, body.inputs)
+        return [{"id": i, "text": served.tokenizer.decode([i], skip_special=False)} for i in ids]
+    raise Problem(400, "content: is missing; send content, prompt or inputs")
 
 
 def _prompt(served: Served, body: InfillBody) -> list[int]:

@@ -57,7 +57,7 @@ class Options(BaseModel):
         )
 
 
-class GenerateBody(BaseModel):
+class OllamaGenerateBody(BaseModel):
     """/api/generate. Editors send `raw` with sentinels in the prompt, or `suffix`."""
 
     model: str | None = None
@@ -69,7 +69,7 @@ class GenerateBody(BaseModel):
     options: Options | None = None
 
 
-class ChatBody(BaseModel):
+class OllamaChatBody(BaseModel):
     """/api/chat."""
 
     model: str | None = None
@@ -97,7 +97,7 @@ def router(service: Service) -> APIRouter:
         return {"version": VERSION}
 
     @api.post("/api/generate", response_model=None)
-    async def generate(body: GenerateBody, request: Request) -> Response | dict[str, Any]:
+    async def generate(body: OllamaGenerateBody, request: Request) -> Response | dict[str, Any]:
         """Text after the prompt or before the suffix, streamed unless `stream` is false."""
         served, caller = service.model(body.model), service.caller(request)
         prompt = _prompt(served, body)
@@ -105,7 +105,7 @@ def router(service: Service) -> APIRouter:
         return await _answer(service, served, prompt, sampling, caller, request, body.stream, _response)
 
     @api.post("/api/chat", response_model=None)
-    async def chat(body: ChatBody, request: Request) -> Response | dict[str, Any]:
+    async def chat(body: OllamaChatBody, request: Request) -> Response | dict[str, Any]:
         """The assistant's next turn, streamed unless `stream` is false."""
         served, caller = service.model(body.model), service.caller(request)
         prompt, stops = chat_prompt(served, [message.plain() for message in body.messages])
@@ -168,7 +168,7 @@ async def _answer(
     return streamed(DIALECT, chunks())
 
 
-def _prompt(served: Served, body: GenerateBody) -> list[int]:
+def _prompt(served: Served, body: OllamaGenerateBody) -> list[int]:
     asked = (body.options.num_predict if body.options else None) or 128
     room = max(4, served.engine.context - max(1, min(asked, served.engine.context // 2)))
     if body.suffix:

@@ -84,7 +84,11 @@ class CompletionBody(SamplingBody):
     segments: Segments | None = None
 
     def prompts(self) -> list[str | list[int]]:
-        """Each prompt of the request."""
+        """Each prompt of the request.
+
+        Raises:
+            Problem: there is none.
+        """
         if self.prompt is None:
             raise Problem(400, "prompt: is missing; send text")
         if isinstance(self.prompt, str):

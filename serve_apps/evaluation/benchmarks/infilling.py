@@ -23,7 +23,11 @@ class Infilling:
     max_tokens: int = 512
 
     def tasks(self, source: str | None) -> Sequence[Task]:
-        """Records of a published file."""
+        """Records of a published file.
+
+        Raises:
+            UserError: the file cannot be read, or is no infilling benchmark.
+        """
         if source is None:
             raise UserError(f"benchmark {self.name}: give {self.file} with --data; it is published at {ORIGIN}")
         records = read_records(source, FIELDS)

@@ -47,7 +47,11 @@ class Objects:
 
 
 def pack(value: Any, objects: Objects | None = None) -> Any:
-    """Plain data as JSON with tags; subclasses as their plain base, other values by number (in the program only)."""
+    """Plain data as JSON with tags; subclasses as their plain base, other values by number (in the program only).
+
+    Raises:
+        TypeError: a value is of no kind that can travel.
+    """
     if value is None or value is True or value is False:
         return value
     if isinstance(value, str):
@@ -129,7 +133,7 @@ class Wire:
 
 
 @dataclass
-class Callee:
+class AnsweringSide:
     """The program's side: answers calls of the functions in `namespace` until the judge is gone."""
 
     wire: Wire
@@ -156,7 +160,7 @@ class Callee:
 
 
 @dataclass(frozen=True)
-class Caller:
+class CallingSide:
     """The judge's side: what `function` gives stands for a function of the program."""
 
     wire: Wire

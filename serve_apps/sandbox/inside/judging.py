@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from calls import Caller, Wire, shown
+from calls import CallingSide, Wire, shown
 from program import fresh_streams
 
 READ = b"R"  # the judge has its tests: the clock may start
@@ -35,7 +35,7 @@ def run_judge(connection: socket.socket, writing: int, receive: Callable[[], Any
 
 def _judged(request: dict[str, Any], connection: socket.socket) -> dict[str, str]:
     random.seed(0)
-    caller = Caller(Wire(connection))
+    caller = CallingSide(Wire(connection))
     namespace: dict[str, Any] = {"__name__": "__main__"}
     try:
         exec(compile(request["setup"], "setup.py", "exec"), namespace)

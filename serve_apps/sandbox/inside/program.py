@@ -17,7 +17,7 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from calls import Callee, Wire, shown
+from calls import AnsweringSide, Wire, shown
 
 CHANNEL = 3  # in the cell: the judge's socket, or where a command tells that it is built
 BUILT, BUILD_FAILED = b"B", b"F"
@@ -52,7 +52,7 @@ def _run_tested(source: str) -> int:
     except BaseException as error:  # noqa: BLE001 - reported to the judge
         wire.send(["failed", shown(error)])
         return EXECUTION_FAILED
-    Callee(wire, module.__dict__).serve()
+    AnsweringSide(wire, module.__dict__).serve()
     return 0
 
 

@@ -116,9 +116,9 @@ def test_fix_prompt_shows_the_bug_and_explain_prompt_the_words(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ('{"task_id": 1', "line 1 is not JSON"),
-        ('{"task_id": 1}', "line 1 lacks the field 'test_list'"),
-        ('{"task_id": 1, "test_list": []}', "line 1 has no tests"),
+        ('{"task_id": 1', ":1: is not JSON"),
+        ('{"task_id": 1}', ":1: lacks the field 'test_list'"),
+        ('{"task_id": 1, "test_list": []}', ":1: has no tests"),
         ("\n\n", "holds no task"),
     ],
 )

@@ -11,7 +11,7 @@ import torch
 from serve_apps.evaluate import STEP, EvaluateConfig
 from serve_apps.evaluation.benchmarks import benchmark
 from serve_apps.evaluation.contamination import contamination
-from serve_apps.evaluation.heldout import bits, choose, windows
+from serve_apps.evaluation.heldout import bits, windows, within_budget
 from starloom.artifact import Artifact
 from starloom.config import Config
 from starloom.kinds import HeldoutDocument
@@ -118,10 +118,10 @@ def test_windows_score_every_token_once(length: int, context: int) -> None:
 
 def test_choice_of_heldout_files_keeps_to_the_budget_whatever_the_order() -> None:
     documents = [HeldoutDocument("r", f"{n}", "Python", "x" * 100) for n in range(50)]
-    chosen = choose(documents, 1000)
+    chosen = within_budget(documents, 1000)
     assert len(chosen) == 10
-    assert choose(documents[::-1], 1000) == chosen
-    assert len(choose(documents, 1)) == 1
+    assert within_budget(documents[::-1], 1000) == chosen
+    assert len(within_budget(documents, 1)) == 1
 
 
 def test_contamination_is_counted_from_what_was_dropped(root: Path) -> None:

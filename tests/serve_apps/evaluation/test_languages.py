@@ -184,7 +184,7 @@ def test_execute_writes_a_verdict_for_every_program_in_order(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("{oops", "line 1: is not JSON"),
+        ("{oops", ":1: is not JSON"),
         ('{"id": 1, "language": "python"}', "'program' is missing"),
         ('\n{"id": 1, "language": "cobol", "program": ""}', "'cobol' is unknown"),
         ("[1]", "is not an object"),

@@ -14,13 +14,13 @@ import httpx
 import pytest
 
 from serve_apps.evaluation.benchmarks import benchmark
-from serve_apps.evaluation.service import evaluating
 from serve_apps.evaluation.store import DONE, RUNNING, EvaluationRequest, Store
+from serve_apps.evaluations import evaluating
 from serve_apps.sandbox.inside.usage import descendants
 from serve_apps.sandbox.jobs import Program
 from serve_apps.sandbox.pool import run_on_actors
 from serve_apps.sandbox.sandbox import Limits
-from starloom.artifact import find
+from starloom.artifact import damages, find
 from tests.serve_apps.evaluation.stand_in import StandIn, stand_in
 
 CANONICAL = {task.prompt: str(task.record["canonical_solution"]) for task in benchmark("humaneval").tasks(None)}
@@ -88,7 +88,7 @@ def test_begun_run_goes_on_where_it_was(client: httpx.Client, root: Path) -> Non
     lines = (root / name / "samples.jsonl").read_text().splitlines()
     assert len({(row["task"], row["number"]) for row in map(json.loads, lines)}) == len(lines) == 6
     artifact = find(str(root), run["result"]["artifact"])
-    artifact.verify()
+    assert damages(artifact.folder, artifact.manifest) == ()
     assert (artifact.kind, artifact.manifest.counts.rows_in, artifact.manifest.counts.rows_out) == ("evaluation", 6, 5)
     rows = [json.loads(line) for line in artifact.read_text("samples.jsonl").splitlines()]
     assert [row["task_id"] for row in rows] == [f"HumanEval/{n}" for n in range(6)]

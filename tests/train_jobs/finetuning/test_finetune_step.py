@@ -16,7 +16,7 @@ from starloom.model.model import initial_state
 from starloom.step import run_step
 from train_jobs.config import OptimizerConfig
 from train_jobs.finetune import STEP, FinetuneConfig
-from train_jobs.parallel.layout import Layout
+from train_jobs.layout import Layout
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
