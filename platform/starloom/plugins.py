@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from starloom.errors import UserError, one_line
 
@@ -60,10 +60,8 @@ def load(name: str, known: Mapping[str, T], *, what: str) -> T:
         raise UserError(f"{what}: {name!r} is not one of {', '.join(known)}; one of your own is 'module:attribute'")
     try:
         found: T = getattr(importlib.import_module(module), attribute)
-    except ModuleNotFoundError as error:
-        raise UserError(f"{what}: {name!r} cannot be imported: {missing(error)}") from None
     except (ImportError, AttributeError) as error:
-        raise UserError(f"{what}: {name!r} cannot be imported: {one_line(error)}") from None
+        raise UserError(f"{what}: {name!r} cannot be imported: {missing(error, module)}") from None
     return found
 
 
@@ -76,7 +74,7 @@ def load_all(names: Sequence[str], known: Mapping[str, T], *, what: str) -> list
     return [load(name, known, what=what) for name in names]
 
 
-def missing(error: ModuleNotFoundError) -> str:
-    """The error in words; of a module that has moved, where it is now."""
-    name: Any = error.name
-    return f"{name} is now {MOVED[name]}" if name in MOVED else one_line(error)
+def missing(error: ImportError | AttributeError, module: str = "") -> str:
+    """The error in words; where a module has moved, or what it holds, its new place."""
+    moved = next((name for name in (error.name, module) if name in MOVED), None)
+    return one_line(error) if moved is None else f"{moved} is now {MOVED[moved]}"

@@ -15,13 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from serve_apps.evaluation.benchmarks import benchmark
-from serve_apps.evaluation.benchmarks.multipl_e import fenced_code, whole_program
 from serve_apps.sandbox.inside.usage import descendants
 from serve_apps.sandbox.jobs import Job, run_jobs, usable_cores
 from serve_apps.sandbox.sandbox import Limits, Sandbox, Tests
 from serve_apps.sandbox.toolchains import language, toolchain
 from tests.benchmarks.harness import finish, table
-from tests.serve_apps.evaluation.by_hand import passes_by_hand
+from tests.serve_apps.evaluation.by_hand import fenced_code, passes_by_hand, whole_program
 from tests.serve_apps.evaluation.evil_programs import ATTACKS, FORGERIES
 from tests.serve_apps.evaluation.test_evil_programs import ADD, LIMITS, Bait, marked_processes
 

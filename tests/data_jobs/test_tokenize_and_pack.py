@@ -1,4 +1,5 @@
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from data_jobs import pack, train_tokenizer
 from data_jobs.documents.rendering import DocumentConfig, Special, render, star_bucket
 from data_jobs.pack import is_heldout, token_dtype
+from data_jobs.train_tokenizer import sample
 from starloom.artifact import Artifact
 from starloom.errors import UserError
 from starloom.step import run_step
@@ -213,3 +215,11 @@ def test_repository_layout_without_its_tokens_is_refused_in_one_line(tmp_path: P
     source = corpus(tmp_path, 1)
     with pytest.raises(UserError, match="the tokenizer lacks <repo_name>; train it with extra_special_tokens"):
         packed(tmp_path, source, trained(tmp_path, source), documents=DocumentConfig(layout="repositories"))
+
+
+def test_quota_of_a_language_is_spent_in_bytes(tmp_path: Path) -> None:
+    rows = [{"content": "б" * 1000, "path": f"{n}.py"} for n in range(200)]  # two bytes each
+    counts: Counter[str] = Counter()
+    taken = list(sample(artifact(tmp_path, "corpus", [rows]), 100_000, counts))
+    assert sum(len(text.encode()) for text in taken) == 100_000
+    assert counts == {"Python": 50}

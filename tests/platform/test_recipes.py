@@ -4,14 +4,16 @@ import os
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
 
+from starloom.artifact import Artifact
 from starloom.errors import UserError
-from starloom.recipe import State, load_recipe, resolve
-from starloom.runner import LogPrinter
+from starloom.joblog import LogPrinter
+from starloom.recipe import State, builtin_recipes, check, latest, load_recipe, resolve
+from starloom.runner import write_job_file
+from starloom.step import run_step
 
 MODULE = """
     from starloom.config import Config
@@ -87,6 +89,12 @@ def test_wrong_recipe_is_told_in_one_line_with_exit_code_2(tmp_path: Path, text:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", sorted(builtin_recipes()))
+def test_every_built_in_recipe_has_steps_and_settings_that_exist(name: str) -> None:
+    recipe = load_recipe(name)
+    assert [checked.entry.name for checked in check(recipe)] == recipe.names
+
+
 def test_unknown_recipe_lists_the_built_in_ones() -> None:
     with pytest.raises(UserError, match="quickstart"):
         load_recipe("no-such-recipe")
@@ -108,10 +116,8 @@ def test_run_does_what_is_missing_and_nothing_twice(recipe_file: Path) -> None:
     assert "two: total is 11" in first.stdout
     assert first.stdout.count("✓") == 2
 
-    started = time.monotonic()
     second = starloom("run", str(recipe_file))
     assert "nothing to do, all 2 steps are done" in second.stdout
-    assert time.monotonic() - started < 5
 
     status = starloom("status", str(recipe_file), "--set", "two.value=20").stdout
     assert [line.split()[1] for line in status.splitlines()[1:]] == ["done", "stale"]
@@ -147,3 +153,95 @@ def test_job_log_is_shown_without_rays_own_lines_and_with_the_progress_of_ray_da
     printer.finish("?" * printer._seen + "a line\nWARNING kept\n")
     assert capsys.readouterr().out.splitlines() == ["  Map(collect) 4/6", "  step 1", "  half a line", "  WARNING kept"]
     assert printer.last[-2:] == ["WARNING kept", ""]
+
+
+COUNTED_STEP = """\
+from pathlib import Path
+
+from starloom.config import Config
+from starloom.program import main
+from starloom.step import Outcome, Step
+
+
+class CountedConfig(Config):
+    folder: str
+
+
+def run(config, context):
+    context.output.write_text("out.txt", "done")
+    return Outcome(rows_out=1)
+
+
+def source_state(config):
+    asked = Path(config.folder) / "asked"
+    asked.write_text(str(int(asked.read_text()) + 1) if asked.exists() else "1")
+    return [[str(path), 1] for path in sorted(Path(config.folder).glob("*.txt"))]
+
+
+STEP = Step(config=CountedConfig, run=run, produces="counted", source_state=source_state)
+
+if __name__ == "__main__":
+    main(STEP)
+"""
+
+
+@pytest.fixture
+def counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A recipe whose step counts how often its source is asked."""
+    (tmp_path / "counted_step.py").write_text(COUNTED_STEP)
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "a.txt").write_text("a")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    path = tmp_path / "counted.toml"
+    path.write_text(
+        f'name = "counted"\nroot = "{tmp_path}/root"\n[[steps]]\nname = "one"\nrun = "counted_step"\n'
+        f'config = {{ folder = "{tmp_path}/source" }}\n'
+    )
+    return path
+
+
+def test_source_is_asked_once_and_its_state_travels_in_the_job_file(counted: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(str(counted))
+    (status,) = resolve(recipe)
+    job = write_job_file(status, recipe.root)
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{Path.cwd() / 'platform'}:{Path.cwd()}"}
+    command = [sys.executable, "-m", "counted_step", "--config", job]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "source" / "asked").read_text() == "1"
+    assert Artifact.open(status.folder).fingerprint == status.fingerprint
+    # another config than the one that the state was asked for: it is asked again
+    (tmp_path / "other").mkdir()
+    subprocess.run([*command, "--set", f"folder={tmp_path}/other"], env=environment, timeout=60, check=True)
+    assert (tmp_path / "other" / "asked").read_text() == "1"
+
+
+def test_check_looks_at_settings_and_not_at_sources(tmp_path: Path) -> None:
+    path = tmp_path / "cluster.toml"
+    path.write_text(
+        'name = "cluster"\nroot = "s3://team/runs"\n[[steps]]\nname = "collected"\nrun = "data_jobs.collect"\n'
+        'config = { sources = [{ kind = "folder", path = "/only/on/the/cluster" }] }\n'
+    )
+    assert [step.entry.name for step in check(load_recipe(str(path)))] == ["collected"]
+    with pytest.raises(UserError, match="no such folder"):
+        resolve(load_recipe(str(path), root=str(tmp_path)))
+    with pytest.raises(UserError, match="unknown key 'sorces'"):
+        check(load_recipe(str(path), assignments=("collected.sorces=1",)))
+
+
+def test_newest_of_what_a_run_has_left_is_read_with_what_it_was_made_from(recipe_file: Path, tmp_path: Path) -> None:
+    def run_with(value: int) -> list[str]:
+        recipe = load_recipe(str(recipe_file), assignments=(f"one.value={value}",))
+        made = []
+        for status in resolve(recipe):
+            needs = [Artifact.open(f"{recipe.root}/{need}") for need in status.needs]
+            made.append(run_step(status.step, status.config, root=recipe.root, name=status.entry.name, needs=needs))
+        return [artifact.fingerprint for artifact in made]
+
+    first, second = run_with(1), run_with(2)
+    # a later attempt of the first step alone: the newest second step was not made from it
+    recipe = load_recipe(str(recipe_file), assignments=("one.value=3",))
+    status = resolve(recipe)[0]
+    run_step(status.step, status.config, root=recipe.root, name="one")
+    assert first != second
+    assert [artifact.fingerprint for artifact in latest(recipe)] == second

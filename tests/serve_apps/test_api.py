@@ -132,3 +132,14 @@ def test_client_that_goes_away_from_serve_is_cancelled_in_the_engine(url: str) -
             break
     assert cancelled() > before
     assert running() == 0
+
+
+def test_folder_with_an_equals_sign_is_itself_before_it_is_a_name(folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    swept = tmp_path / "lr=3e-4"
+    shutil.copytree(folder, swept)
+    assert _named(str(swept)) == ("lr=3e-4", swept)
+    assert _named(f"mine={swept}") == ("mine", swept)
+    with pytest.raises(UserError, match="no finished model"):
+        _named(str(tmp_path / "lr=1e-4"))

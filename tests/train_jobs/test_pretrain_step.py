@@ -135,11 +135,9 @@ def test_hanging_worker_is_named_and_the_run_ends_with_the_same_bytes(tmp_path, 
     assassin = Assassin(tmp_path, signal.SIGSTOP)
     assassin.start()
     settings = SETTINGS.model_copy(update={"hang_seconds": 4.0})
-    started = time.monotonic()
     again = run_step(STEP, settings, root=str(tmp_path), name="model", needs=inputs)
     assassin.join(timeout=1)
     assert len(assassin.killed) == 1
-    assert time.monotonic() - started < 90
     told = json.loads((again.local("logs/watch") / "hang.json").read_text())
     assert told["process"] == assassin.killed[0]  # the one that was stopped, told by the other
     assert told["told_by"] == 1 - told["rank"]

@@ -1,6 +1,5 @@
 """MultiPL-E: HumanEval and MBPP in other languages. A program is prompt, completion and tests in one file."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,7 +12,6 @@ LANGUAGES = (  # MultiPL-E's own names
     "adb", "clj", "cpp", "cs", "d", "dart", "elixir", "go", "hs", "java", "jl", "js",
     "lua", "ml", "php", "pl", "r", "rb", "rkt", "rs", "scala", "sh", "swift", "ts",
 )  # fmt: skip
-RENAMED = {"go_test.go": "go", "ex": "elixir"}
 
 
 @dataclass(frozen=True)
@@ -36,31 +34,6 @@ class MultiplE:
     def job(self, task: Task, completion: str) -> Program:
         """The whole file; its exit code decides."""
         return Program(self.language, task.prompt + completion + "\n" + task.record["tests"], tests_last=True)
-
-
-def fenced_code(answer: str) -> str:
-    """The code of a chat model's answer: its first fenced block, or all of it."""
-    found = re.search(r"```[^\n]*\n(.*?)(?:```|\Z)", answer, re.DOTALL)
-    return found.group(1) if found else answer
-
-
-MAIN = re.compile(r"^.*\b(?:int main|fn main|func main|static void main)\s*\(", re.MULTILINE)
-
-
-def whole_program(record: dict[str, str], code: str) -> Program:
-    """A program of a solution that repeats the prompt, for records with such a solution (`gpt_solution`).
-
-    MultiPL-E's tests begin with the brace that ends the tested function, and bring their own main: the solution is cut
-    before its own main, and before the last brace that stands like the one of the tests.
-    """
-    tests = record["tests"]
-    if (own := MAIN.search(code)) is not None and MAIN.search(tests):
-        code = code[: own.start()]
-    brace = re.match(r"[ \t]*}", tests)
-    if brace is not None:
-        before, found, _ = ("\n" + code).rpartition("\n" + brace.group(0))
-        code = before.removeprefix("\n") if found else code
-    return Program(RENAMED.get(record["language"], record["language"]), code + "\n" + tests, tests_last=True)
 
 
 BENCHMARKS = tuple(

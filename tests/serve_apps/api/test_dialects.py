@@ -10,9 +10,11 @@ import openai
 import pytest
 from huggingface_hub import InferenceClient
 
+from serve_apps.api.app import DIALECTS
+from serve_apps.api.errors import Problem
 from serve_apps.api.prompts import infilling_prompt
 from starloom.tokenizer import load_tokenizer
-from tests.serve_apps.api.conftest import Running
+from tests.serve_apps.api.conftest import Running, Serve
 
 
 def _post(server: Running, path: str, **body: object) -> httpx.Response:
@@ -178,3 +180,25 @@ def test_ten_thousand_stop_strings_are_refused_at_once_and_the_most_allowed_work
     plain = _post(server, "/v1/completions", **ask).json()["choices"][0]["text"]
     allowed = _post(server, "/v1/completions", **ask, stop=[f"never {n}" for n in range(16)]).json()
     assert allowed["choices"][0]["text"] == plain
+
+
+def test_what_is_told_of_device_and_precision_is_the_engines_own(serve: Serve) -> None:
+    for weights, level in {"float32": "F32", "int8": "Q8_0"}.items():
+        made = serve(weights=weights)
+        assert httpx.get(f"{made.url}/v1/health").json()["device"] == made.engine.device == "cpu"
+        listed = httpx.get(f"{made.url}/api/tags").json()["models"]
+        assert [one["details"]["quantization_level"] for one in listed] == [level]
+
+
+def test_each_path_is_refused_in_the_words_of_its_dialect() -> None:
+    problem = Problem(400, "max_tokens: is 0")
+    shapes = {
+        path: DIALECTS.of(path).shape(problem) for path in ("/v1/completions", "/generate", "/api/chat", "/infill")
+    }
+    assert shapes["/v1/completions"][1]["error"]["param"] == "max_tokens"
+    assert shapes["/generate"] == (422, {"error": "max_tokens: is 0", "error_type": "validation"})
+    assert shapes["/api/chat"] == (400, {"error": "max_tokens: is 0"})
+    assert shapes["/infill"][1]["error"]["code"] == 400
+    assert DIALECTS.of("/nobody/knows").name == "OpenAI"
+    assert "/v1/health" in DIALECTS.open_paths
+    assert DIALECTS.of("/api/chat").line({"error": "x"}) == '{"error": "x"}\n'

@@ -3,6 +3,7 @@
 For programs of a published data set only.
 """
 
+import re
 import subprocess
 import tempfile
 from pathlib import Path
@@ -47,3 +48,31 @@ def passes_by_hand(program: Program, seconds: float) -> bool:
             stderr=subprocess.DEVNULL,
         ) as running:
             return running.wait() == 0
+
+
+RENAMED = {"go_test.go": "go", "ex": "elixir"}
+
+
+def fenced_code(answer: str) -> str:
+    """The code of a chat model's answer: its first fenced block, or all of it."""
+    found = re.search(r"```[^\n]*\n(.*?)(?:```|\Z)", answer, re.DOTALL)
+    return found.group(1) if found else answer
+
+
+MAIN = re.compile(r"^.*\b(?:int main|fn main|func main|static void main)\s*\(", re.MULTILINE)
+
+
+def whole_program(record: dict[str, str], code: str) -> Program:
+    """A program of a solution that repeats the prompt, for records with such a solution (`gpt_solution`).
+
+    MultiPL-E's tests begin with the brace that ends the tested function, and bring their own main: the solution is cut
+    before its own main, and before the last brace that stands like the one of the tests.
+    """
+    tests = record["tests"]
+    if (own := MAIN.search(code)) is not None and MAIN.search(tests):
+        code = code[: own.start()]
+    brace = re.match(r"[ \t]*}", tests)
+    if brace is not None:
+        before, found, _ = ("\n" + code).rpartition("\n" + brace.group(0))
+        code = before.removeprefix("\n") if found else code
+    return Program(RENAMED.get(record["language"], record["language"]), code + "\n" + tests, tests_last=True)

@@ -1,6 +1,6 @@
 """Each benchmark: a right completion passes, a wrong one fails, a broken file is told by its line."""
 
-import gzip
+import importlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,18 +8,17 @@ from typing import Any
 
 import pytest
 
-from serve_apps.evaluation.benchmarks import benchmark, benchmarks
-from serve_apps.evaluation.benchmarks.benchmark import cut
+from serve_apps.evaluation.benchmarks import MODULES, benchmark, benchmarks
+from serve_apps.evaluation.benchmarks.benchmark import Task, cut
 from serve_apps.evaluation.benchmarks.mbpp import called_names
-from serve_apps.evaluation.benchmarks.multipl_e import fenced_code, whole_program
 from serve_apps.sandbox.jobs import run_jobs
 from serve_apps.sandbox.sandbox import Limits, Sandbox
 from serve_apps.sandbox.toolchains import language, present_folders, toolchain
 from starloom.errors import UserError
-from tests.serve_apps.evaluation.by_hand import passes_by_hand
 
 LIMITS = Limits(cpu_seconds=5.0, wall_seconds=10.0)
-SHARED = Path(__file__).resolve().parents[4] / "shared" / "data"
+DATA = Path(__file__).with_name("data")  # its README tells where they come from
+PUBLISHED = benchmark("infilling-single-line")
 
 MBPP = {
     "task_id": 11,
@@ -129,8 +128,12 @@ def test_broken_file_is_told_by_its_line(tmp_path: Path, text: str, complaint: s
 
 
 def test_every_benchmark_has_its_own_name_and_unknown_ones_are_refused() -> None:
-    assert len(benchmarks()) >= 60
-    assert all(known.name == name for name, known in benchmarks().items())
+    names = [
+        known.name
+        for module in MODULES
+        for known in importlib.import_module(f"serve_apps.evaluation.benchmarks.{module}").BENCHMARKS
+    ]
+    assert len(names) == len(set(names)) == len(benchmarks()) >= 60
     with pytest.raises(UserError, match="unknown"):
         benchmark("humanevil")
 
@@ -151,34 +154,12 @@ def test_completion_is_cut_at_its_first_stop() -> None:
     assert cut("a", ("\ndef",)) == "a"
 
 
-def test_chat_answer_gives_its_code() -> None:
-    assert fenced_code("Sure:\n```python\nx = 1\n```\nDone") == "x = 1\n"
-    assert fenced_code("x = 2") == "x = 2"
-
-
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
     with Sandbox(folders=present_folders()) as opened:
         yield opened
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data are not here")
-@pytest.mark.parametrize("file", sorted(p.name for p in (SHARED / "infilling").glob("*.gz")))
-def test_canonical_middles_of_infilling_pass(file: str) -> None:
-    chosen = benchmark("infilling-single-line")
-    tasks = chosen.tasks(str(SHARED / "infilling" / file))[::20]
-    jobs = [chosen.job(task, task.record["canonical_solution"]) for task in tasks]
-    assert {verdict.status for verdict in run_jobs(jobs, Limits())} == {"passed"}
-
-
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data are not here")
-@pytest.mark.parametrize("short", ["cpp", "go", "java", "js", "lua", "php", "pl", "r", "rb", "rs", "sh", "ts"])
-def test_given_solutions_of_multipl_e_end_as_they_do_by_hand(sandbox: Sandbox, short: str) -> None:
-    if not toolchain(language(short)).present:
-        pytest.skip(f"no toolchain of {short}")
-    text = gzip.decompress((SHARED / "multipl-e" / f"humaneval-{short}.jsonl.gz").read_bytes()).decode()
-    records = [json.loads(line) for line in text.split("\n") if line.strip()][1:4]
-    programs = [whole_program(r, fenced_code(r["gpt_solution"])) for r in records]
-    verdicts = [program.run(sandbox, LIMITS) for program in programs]
-    by_hand = [passes_by_hand(program, 10.0) for program in programs]
-    assert [verdict.passed for verdict in verdicts] == by_hand, verdicts
+@pytest.mark.parametrize("task", PUBLISHED.tasks(str(DATA / "infilling.jsonl")), ids=lambda task: task.id)
+def test_canonical_middle_of_published_infilling_passes(task: Task, sandbox: Sandbox) -> None:
+    assert PUBLISHED.job(task, task.record["canonical_solution"]).run(sandbox, LIMITS).status == "passed"

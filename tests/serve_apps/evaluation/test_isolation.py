@@ -78,6 +78,8 @@ def test_a_program_is_denied_the_calls_of_the_list() -> None:
 
 def test_control_group_is_there_or_not_and_goes_with_the_sandbox() -> None:
     group = make_group()
+    if not group.folders:
+        pytest.skip("no control group can be made here")
     assert all(folder.is_dir() for folder in group.folders)
     left = [folder.parent / "starloom-999999999-0" for folder in group.folders]  # of a process that was killed
     for folder in left:

@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 
 from data_jobs.train_tokenizer import train_bpe
+from starloom.config import validate
 from starloom.errors import UserError
 from starloom.records import Commit, join_commit
 from starloom.tokenizer import CodeTokenizer
+from train_jobs.config import LoopConfig
+from train_jobs.finetuning.config import FinetuneConfig
 from train_jobs.finetuning.conversations import Tally, from_json_lines, of_commit
 from train_jobs.finetuning.template import CHAT_TOKENS, TEMPLATE, Dialogue, Message, with_special_tokens
 from train_jobs.loop.batches import trained_targets
@@ -114,3 +117,13 @@ def test_commits_become_instructions_when_their_message_asks_for_something(messa
         assert isinstance(made, Dialogue)
         assert made.messages[0].content == f"{message}\n\n```\n{before}\n```"
         assert made.messages[1].content == f"```\n{after}\n```"
+
+
+def test_fine_tuning_has_every_setting_of_the_training_loop_and_keeps_its_fingerprint() -> None:
+    assert set(LoopConfig.model_fields) < set(FinetuneConfig.model_fields)
+    assert not {"bad_loss", "bad_loss_margin", "keep_every", "keep_best", "hang_seconds"} & set(
+        FinetuneConfig().identity()
+    )
+    assert FinetuneConfig(keep_best=True).identity()["keep_best"] is True
+    with pytest.raises(UserError, match="offload goes with zero = 2 or 3"):
+        validate(FinetuneConfig, {"offload": True, "zero": 1}, where="x")

@@ -1,0 +1,62 @@
+"""The recipe `commit-instructions` on a real repository, from its history to a model: toy sizes, every step."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from starloom.kinds import Model
+from starloom.recipe import latest, load_recipe
+from tests.contracts.conftest import REQUESTS
+from tests.data_jobs import source_trees as trees
+from tests.models import tiny_tokenizer, write_tiny_model
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_commits_of_a_repository_become_a_model(tmp_path: Path) -> None:
+    texts = [trees.program("table", lines) for lines in (3, 5, 7, 9, 11, 13)]
+    subjects = ("Start the table", *REQUESTS, "Fix the last line of it", "Use longer names in it")
+    commits = [(subject, {"table.py": text}) for subject, text in zip(subjects, texts, strict=True)]
+    trees.commit_files(tmp_path / "history.git", commits)
+    folder = write_tiny_model(tmp_path / "base", tiny_tokenizer(texts[-1], 400), hidden=32, heads=2, context=512)
+    source = (
+        f'{{ kind = "git-history", path = "{tmp_path}/history.git", extreme_share = 1.0, short_subject_share = 1.0 }}'
+    )
+    settings = {
+        "collected.sources": f"[{source}]",
+        "model.model_folder": str(folder),
+        "model.context": "256",
+        "model.epochs": "1",
+        "model.global_batch": "2",
+        "model.micro_batch": "1",
+        "model.precision": "fp32",
+        "model.use_gpu": "false",
+        "model.layout": "{ data = 1 }",
+        "model.zero": "1",
+        "model.heldout_share": "0",
+    }
+    words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'platform'}"}
+    environment.pop("RAY_ADDRESS", None)
+    command = [
+        sys.executable,
+        "-m",
+        "starloom.cli",
+        "run",
+        "commit-instructions",
+        "--root",
+        str(tmp_path / "run"),
+        *words,
+    ]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    made = {one.name: one for one in latest(load_recipe("commit-instructions", root=str(tmp_path / "run")))}
+    counts = made["model"].manifest.counts
+    assert counts.rows_out == 5
+    assert counts.dropped == {"message_is_no_request": 1}
+    assert json.loads((Model(made["model"]).folder() / "config.json").read_text())["n_embd"] == 32
