@@ -132,7 +132,7 @@ def application(arguments: dict[str, Any]) -> serve.Application:
     config = validate(ServingConfig, arguments, where="serving")
     values = config.model_dump(mode="json", exclude={"replicas"})  # more replicas are no other replicas
     scaled = Replica.options(name="Completions", autoscaling_config=config.replicas.autoscaling())
-    return scaled.bind(values)  # type: ignore[attr-defined]
+    return scaled.bind(values)
 
 
 def keys_of(text: str) -> dict[str, str]:

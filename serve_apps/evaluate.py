@@ -52,7 +52,6 @@ def run(config: EvaluateConfig, context: StepContext) -> Outcome:
 
     With the corpus among its inputs, the result also tells what decontamination found of HumanEval in it.
     """
-
     model = Model(context.only(Model.kind))
     folder = model.folder()
     documents = within_budget(Tokens(context.only(Tokens.kind)).heldout_documents(), config.heldout_bytes)
@@ -95,7 +94,6 @@ def evaluate_endpoint(
     data: str | None = None,
 ) -> Any:
     """A benchmark against a URL; `folder` is the model's, when it is known, and tells how long prompts may be."""
-
     chosen = benchmark(name)
     endpoint = Endpoint(url)
     try:
@@ -130,7 +128,6 @@ def sample_completions(
     config: EvaluateConfig, url: str, folder: Path, documents: Sequence[HeldoutDocument]
 ) -> list[dict[str, str]]:
     """What the model writes after the first lines of held-out files; sampled, since greedy text of a toy repeats."""
-
     room = _room(folder)
     endpoint = Endpoint(url)
     found: list[dict[str, str]] = []

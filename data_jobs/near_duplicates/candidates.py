@@ -35,7 +35,6 @@ def find_candidates(
     bands_per_task: int,
 ) -> Candidates:
     """Pairs of files that share a band, and copies; a task of a few bands holds only their hashes."""
-
     known = sum(shard.rows for shard in shards if shard.known)
 
     def work(chunk: range) -> None:

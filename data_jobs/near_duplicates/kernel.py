@@ -48,7 +48,7 @@ class Texts:
 
 @lru_cache(maxsize=8)
 def permutations(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """datasketch's multipliers and addends, uint32 each."""
+    """Datasketch's multipliers and addends, uint32 each."""
     from datasketch import MinHash
 
     a, b = MinHash(num_perm=count, seed=seed, scheme="affine32").permutations

@@ -1,5 +1,8 @@
-"""IP addresses. Spared: everything that is not globally routed (private, loopback, documentation, multicast, ...),
-public name servers, and four-part numbers that are versions or section numbers."""
+"""IP addresses.
+
+Spared: everything that is not globally routed (private, loopback, documentation, multicast, ...), public name servers,
+and four-part numbers that are versions or section numbers.
+"""
 
 import ipaddress
 import re

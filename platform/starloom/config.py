@@ -25,7 +25,8 @@ class Config(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """The JSON-able settings that decide the result: everything but the ``runtime`` fields."""
-        return _identity(self)
+        found: dict[str, Any] = _identity(self)
+        return found
 
 
 def runtime(default: Any, **options: Any) -> Any:

@@ -22,7 +22,7 @@ def dropped_rows(shard: str, decisions: Sequence[Artifact]) -> pa.Table:
 
 
 def surviving(shard: str, rows: int, decisions: Sequence[Artifact]) -> np.ndarray:
-    """bool [rows]: True where no decision drops the row of the collected shard `shard`.
+    """Bool [rows]: True where no decision drops the row of the collected shard `shard`.
 
     Raises:
         RunError: a decision is about a row that the shard does not have.

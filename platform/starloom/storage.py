@@ -93,7 +93,8 @@ def open_file(location: str, mode: str = "rb") -> IO[Any]:
     if not is_remote(location):
         return open(location, mode, encoding=None if "b" in mode else "utf-8")
     filesystem, path = filesystem_of(location)
-    return filesystem.open(path, mode, **({} if "b" in mode else {"encoding": "utf-8"}))
+    file: IO[Any] = filesystem.open(path, mode, **({} if "b" in mode else {"encoding": "utf-8"}))
+    return file
 
 
 @contextmanager
@@ -205,5 +206,5 @@ def file_state(names: Sequence[str]) -> list[list[Any]]:
 
 
 def printable(name: str) -> str:
-    """A file name that can be stored: bytes that are not UTF-8 as ``\\xNN``."""
+    """A file name that can be stored: bytes that are not UTF-8 as backslash, x and two hex digits."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -189,7 +189,7 @@ def engine_arguments(folder: Path, config: VllmConfig, context: int) -> dict[str
 
 
 def scored_tokens(ids: Sequence[int], logprobs: Sequence[Mapping[int, Any]], top: int) -> list[Scored]:
-    """vLLM's ids and their tables of `Logprob`, the token's own among them, as ours: likeliest first."""
+    """VLLM's ids and their tables of `Logprob`, the token's own among them, as ours: likeliest first."""
     found = []
     for token, table in zip(ids, logprobs, strict=True):
         likeliest = sorted(((other, float(entry.logprob)) for other, entry in table.items()), key=lambda one: -one[1])
@@ -232,7 +232,7 @@ class VllmTokens:
 
 
 def start_vllm(folder: Path, tokenizer: CodeTokenizer, config: VllmConfig, context: int) -> VllmEngine:
-    """vLLM over a model folder.
+    """VLLM over a model folder.
 
     Raises:
         UserError: vLLM is not installed.

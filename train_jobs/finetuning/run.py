@@ -109,7 +109,7 @@ def _write_shards(
     if tally.kept == 0:
         raise UserError(f"no conversation was kept; dropped: {json.dumps(tally.dropped)}")
     for split, held in documents.items():
-        draws.shuffle(held)  # type: ignore[arg-type]  # a list is a sequence that can be shuffled
+        draws.shuffle(held)
         TokenShardWriter(dtype).write(context.output, f"{DATA}/{split}", held)
     return {split: sum(map(len, held)) for split, held in documents.items()}
 

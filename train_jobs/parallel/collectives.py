@@ -40,9 +40,9 @@ class _Reduce(torch.autograd.Function):
 
 def copy_to_group(x: Tensor, group: Group) -> Tensor:
     """Enter a tensor-parallel region with [..., width]: gradients from all ranks are summed on the way back."""
-    return x if group is None else _Copy.apply(x, group)  # type: ignore[no-any-return, no-untyped-call]
+    return x if group is None else _Copy.apply(x, group)  # type: ignore[no-untyped-call]
 
 
 def reduce_from_group(x: Tensor, group: Group) -> Tensor:
     """Leave a tensor-parallel region: the ranks' partial results, [..., width] each, are summed."""
-    return x if group is None else _Reduce.apply(x, group)  # type: ignore[no-any-return, no-untyped-call]
+    return x if group is None else _Reduce.apply(x, group)  # type: ignore[no-untyped-call]

@@ -31,7 +31,7 @@ def last_loss(engine: Any) -> float | None:
     """The pipeline engine's mean loss over the step's micro batches; None where a later stage has it."""
     if not engine.is_last_stage():
         return None
-    return float(engine.total_loss) / engine.gradient_accumulation_steps()
+    return float(engine.total_loss) / int(engine.gradient_accumulation_steps())
 
 
 def mark_cut(parameter: nn.Parameter) -> None:

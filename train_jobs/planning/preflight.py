@@ -1,5 +1,7 @@
-"""What can be known before the first step: storage that all nodes share, a disk that holds the checkpoints, tensor
-ranks inside a node. Each failure is one line that names the remedy."""
+"""What can be known before the first step; each failure is one line that names the remedy.
+
+Storage that all nodes share, a disk that holds the checkpoints, tensor ranks inside a node.
+"""
 
 import secrets
 import shutil

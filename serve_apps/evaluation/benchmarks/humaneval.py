@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from serve_apps.evaluation.benchmarks.benchmark import Task
-from serve_apps.evaluation.benchmarks.records import Record, hub_records, read_records
+from serve_apps.evaluation.benchmarks.records import hub_records, read_records
 from serve_apps.sandbox.jobs import JudgedPython
 from serve_apps.sandbox.sandbox import Tests
 from starloom.errors import UserError
+from starloom.jsonlines import Record
 
 # as in the StarCoder paper
 STOPS = ("\nclass", "\ndef", "\n#", "\n@", "\nprint", "\nif", "\n```", "<file_sep>")

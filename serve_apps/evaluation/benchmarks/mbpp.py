@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from serve_apps.evaluation.benchmarks.benchmark import Task
-from serve_apps.evaluation.benchmarks.records import Record, hub_records, read_records
+from serve_apps.evaluation.benchmarks.records import hub_records, read_records
 from serve_apps.sandbox.jobs import JudgedPython
 from serve_apps.sandbox.sandbox import Tests
+from starloom.jsonlines import Record
 
 STOPS = ("\nclass", "\nassert", '\n"""', "\nprint", "\nif", "\n<|/", "\n```", "<file_sep>")
 

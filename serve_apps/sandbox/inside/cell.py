@@ -57,7 +57,7 @@ def open_cell(limits: CellLimits, keep: dict[int, int], work: Callable[[], int],
 
 
 def _fork_into_namespaces() -> int:
-    """fork and unshare in one system call: the child is process 1 of its own namespace at once."""
+    """Fork and unshare in one system call: the child is process 1 of its own namespace at once."""
     machine = os.uname().machine
     if machine not in _CLONE:
         raise OSError(f"isolation is not written for machines of the kind {machine}")
@@ -118,7 +118,7 @@ def _run_program(limits: CellLimits, work: Callable[[], int]) -> None:
         code = request.code if isinstance(request.code, int) else int(request.code is not None)
     except BaseException:  # noqa: BLE001 - as the interpreter does: a traceback and exit code 1
         with contextlib.suppress(BaseException):
-            sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+            sys.excepthook(*sys.exc_info())
     finally:
         with contextlib.suppress(BaseException):
             sys.stdout.flush()
