@@ -9,7 +9,7 @@ BENCHES := curate dedup tokenize train serve eval
 SYSTEM_PACKAGES := chromium chromium-driver g++ default-jdk-headless nodejs node-typescript golang-go rustc php-cli \
 	ruby ruby-test-unit perl libtest-deep-perl lua5.4 lua-unit
 
-.PHONY: system setup quickstart test lint bench clean $(addprefix bench-,$(BENCHES))
+.PHONY: system setup quickstart test check lint format docs bench clean $(addprefix bench-,$(BENCHES))
 
 setup: $(STAMP)
 
@@ -36,8 +36,21 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
 test: setup
 	$(BIN)/python -m pytest -q tests
+
+# what a change should pass before it is shown to others
+check: lint
+	$(BIN)/python -m pytest -q -m "not slow" tests
+
+# the parts of the pages that the code itself tells
+docs: setup
+	$(BIN)/python -m tests.docs.rooms
+	$(BIN)/python -m tests.docs.commands
 
 bench: $(addprefix bench-,$(BENCHES))
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 from data_jobs.shards import map_shards
 from starloom.artifact import Artifact, ArtifactWriter
 from starloom.decisions import surviving
-from starloom.kinds import Collected, decisions_file
+from starloom.kinds import Collected, Decisions, decisions_file
 from starloom.schema import DECISIONS
 from starloom.step import Outcome, StepContext
 
@@ -40,7 +40,7 @@ def decide(context: StepContext, verdict: Judge, *, columns: tuple[str, ...]) ->
 
     `verdict` sees the given columns of `schema.CORPUS`.
     """
-    collected, earlier = Collected(context.only(Collected.kind)), context.every("decisions")
+    collected, earlier = Collected(context.only(Collected.kind)), context.every(Decisions.kind)
 
     def work(shard: str) -> ShardCount:
         return _decide_shard(shard, collected, earlier, verdict, columns, context)

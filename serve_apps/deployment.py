@@ -25,6 +25,7 @@ from serve_apps.engine.request import Engine
 from serve_apps.engine.vllm_engine import VllmConfig, start_vllm
 from starloom.config import Config, validate
 from starloom.errors import UserError
+from starloom.tokenizer import TOKENIZER_FILE, TOKENIZER_SETTINGS
 
 ONGOING = 256  # beyond what engines queue, so that they refuse and not the proxy
 SWITCH_SECONDS = 0.001  # for so long the engine's thread waits for a loop that is busy (Python's default: 0.005)
@@ -153,7 +154,7 @@ def _served(settings: ModelSettings) -> Served:
     folder = Path(settings.folder)
     base = base_folder(folder)
     # an adapter may come with a tokenizer and a template of its own
-    tokenizer = load_tokenizer(folder if (folder / "tokenizer.json").is_file() else base)
+    tokenizer = load_tokenizer(folder if (folder / TOKENIZER_FILE).is_file() else base)
     engine: Engine
     if isinstance(settings.engine, VllmConfig):
         if base != folder:
@@ -168,9 +169,9 @@ def _served(settings: ModelSettings) -> Served:
 def _chat_template(folder: Path) -> str | None:
     if (folder / "chat_template.jinja").is_file():
         return (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    if not (folder / "tokenizer_config.json").is_file():
+    if not (folder / TOKENIZER_SETTINGS).is_file():
         return None
-    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    config = json.loads((folder / TOKENIZER_SETTINGS).read_text(encoding="utf-8"))
     template: str | None = config.get("chat_template")
     return template
 

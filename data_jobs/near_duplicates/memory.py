@@ -8,14 +8,16 @@ from data_jobs.near_duplicates.signing import SignedShard, read_fields, sign_sha
 from data_jobs.near_duplicates.verification import prepare_shingles
 from starloom.artifact import Artifact
 from starloom.errors import UserError
-from starloom.kinds import shard_names
+from starloom.kinds import Collected, Decisions, shard_names
 from starloom.step import Outcome, StepContext
+
+SIGNATURES = "signatures"  # the kind of artifact
 
 
 def remember(config: SketchConfig, context: StepContext) -> Outcome:
     """Run the step; see `data_jobs.remember`."""
-    collected, output = context.only("collected"), context.output
-    shards = sign_shards(shard_names(collected), collected, context.every("decisions"), config, output)
+    collected, output = context.only(Collected.kind), context.output
+    shards = sign_shards(shard_names(collected), collected, context.every(Decisions.kind), config, output)
     files, _ = read_fields(shards, [], output)
     prepare_shingles(files, shards, collected, config, output)
     rows = {shard.name: shard.rows for shard in shards if shard.alive}

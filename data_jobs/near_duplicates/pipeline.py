@@ -11,11 +11,11 @@ from data_jobs.licenses import rank
 from data_jobs.near_duplicates import candidates, verification
 from data_jobs.near_duplicates.clusters import ClusterMember, resolve
 from data_jobs.near_duplicates.config import DeduplicateConfig, choose_bands
-from data_jobs.near_duplicates.memory import recall_shards
+from data_jobs.near_duplicates.memory import SIGNATURES, recall_shards
 from data_jobs.near_duplicates.reporting import report
 from data_jobs.near_duplicates.signing import FOLDER, SignedShard, bases_of, sign_shards
 from starloom.artifact import ArtifactWriter
-from starloom.kinds import Decisions, decisions_file, shard_names
+from starloom.kinds import Collected, Decisions, decisions_file, shard_names
 from starloom.schema import CLUSTERS, DECISIONS
 from starloom.step import Outcome, StepContext
 
@@ -24,9 +24,9 @@ EXACT, NORMALIZED, NEAR = "exact_duplicate", "normalized_duplicate", "near_dupli
 
 def deduplicate(config: DeduplicateConfig, context: StepContext) -> Outcome:
     """Run the step; see `data_jobs.deduplicate`."""
-    collected, earlier, output = context.only("collected"), context.every("decisions"), context.output
+    collected, earlier, output = context.only(Collected.kind), context.every(Decisions.kind), context.output
     bands = choose_bands(config.permutations, config.least_threshold, config.recall)
-    known = recall_shards(context.every("signatures"), config)
+    known = recall_shards(context.every(SIGNATURES), config)
     shards = [*known, *sign_shards(shard_names(collected), collected, earlier, config, output)]
     alive = sum(shard.alive for shard in shards)
     context.say(f"{alive:,} files signed; {bands.count} bands of {bands.rows} rows")

@@ -11,8 +11,8 @@ from starloom.errors import guarded
 
 # Commands of the three packages, which this package must not import: module and function by name.
 DELEGATED = {
-    "serve": ("serve_apps.serve", "main", "serve a model over HTTP: starloom serve RUN_OR_MODEL"),
-    "evaluate": ("serve_apps.evaluate", "command", "evaluate a model folder or an OpenAI-compatible URL"),
+    "serve": ("serve_apps.serve", "main", "serve a model over HTTP"),
+    "evaluate": ("serve_apps.evaluate", "command", "evaluate a model folder, a run, or an OpenAI-compatible URL"),
     "plan": ("train_jobs.plan", "main", "memory, time and cost of a training step, before anything is started"),
 }
 

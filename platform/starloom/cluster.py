@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from starloom.errors import RunError
+from starloom.errors import RunError, one_line
 
 OBJECT_STORE_SHARE = 0.1
 OBJECT_STORE_BYTES_MAX = 2 << 30
@@ -32,7 +32,7 @@ def connect() -> None:
         else:
             ray.init(address="local", include_dashboard=False, logging_level=logging.WARNING, **local_limits())
     except (ConnectionError, OSError) as error:
-        raise RunError(f"Ray at {address or 'this machine'}: {' '.join(str(error).split())[:300]}") from error
+        raise RunError(f"Ray at {address or 'this machine'}: {one_line(error)}") from error
 
 
 def local_limits() -> dict[str, Any]:

@@ -14,6 +14,7 @@ from starloom import storage
 from starloom.artifact import Artifact
 from starloom.errors import UserError
 from starloom.records import kind_of
+from starloom.tokenizer import TOKENIZER_FILE, TOKENIZER_SETTINGS
 
 Split = Literal["train", "heldout"]
 SPLITS: Final[tuple[Split, Split]] = ("train", "heldout")
@@ -149,8 +150,8 @@ class Tokenizer(View):
     """A trained tokenizer."""
 
     kind = "tokenizer"
-    FILE: ClassVar = "tokenizer.json"
-    SETTINGS: ClassVar = "tokenizer_config.json"
+    FILE: ClassVar = TOKENIZER_FILE
+    SETTINGS: ClassVar = TOKENIZER_SETTINGS
 
     def path(self) -> Path:
         """The ``tokenizer.json`` on this machine."""

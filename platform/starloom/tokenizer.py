@@ -12,6 +12,7 @@ from typing import Any
 
 from starloom.errors import RunError, UserError
 
+TOKENIZER_FILE, TOKENIZER_SETTINGS = "tokenizer.json", "tokenizer_config.json"  # as transformers names them
 END_OF_TEXT = "<|endoftext|>"
 FIM_PREFIX, FIM_MIDDLE, FIM_SUFFIX, FIM_PAD = "<fim_prefix>", "<fim_middle>", "<fim_suffix>", "<fim_pad>"
 SPECIAL_TOKENS = (
@@ -119,7 +120,7 @@ def load_tokenizer(path: str | Path) -> CodeTokenizer:
     """
     location = Path(path)
     if location.is_dir():
-        location = location / "tokenizer.json"
+        location = location / TOKENIZER_FILE
     if not location.is_file():
         raise UserError(f"{location}: no such file; the folder must hold a tokenizer.json")
     tokenizer = CodeTokenizer(location.read_text(encoding="utf-8"))

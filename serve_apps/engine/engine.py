@@ -84,7 +84,7 @@ class LocalEngine:
     ) -> None:
         """`ends` are ids that end a sequence besides the end of the text, as the end of a turn does in a chat."""
         self.context, self.counters = model.config.context, Counters()
-        self._config, self._tokenizer = config, tokenizer
+        self._config = config
         self._runner, self.blocks = make_runner(model, config)
         native = isinstance(self._runner, NativeRunner)
         self.kernels = f"native, {config.weights} weights" if native else "torch"

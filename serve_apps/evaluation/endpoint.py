@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from starloom.errors import RunError, UserError
+from starloom.errors import RunError, UserError, one_line
 
 FIRST_PAUSE_SECONDS = 1.0
 RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -98,7 +98,7 @@ class Endpoint:
                 problem = f"HTTP {response.status_code}"
                 continue
             if response.status_code >= 400:
-                message = " ".join(response.text.split())[:300]
+                message = one_line(response.text)
                 if response.status_code in (400, 413, 422):
                     raise TooLong(message)
                 raise RunError(f"{self.url}{path}: HTTP {response.status_code}: {message}")

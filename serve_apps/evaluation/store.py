@@ -19,6 +19,7 @@ from serve_apps.evaluation.sampling import Sample
 from starloom import jsonlines
 from starloom.config import Config, validate
 from starloom.errors import NotFoundError, disk_error
+from starloom.kinds import Evaluation
 
 QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
 ENDED = (DONE, FAILED, CANCELLED)
@@ -77,7 +78,7 @@ class StoredRun:
 
     def result(self) -> dict[str, Any] | None:
         """The summary, once it is done."""
-        return self._json("results.json")
+        return self._json(Evaluation.RESULTS)
 
     def throughput(self) -> dict[str, float] | None:
         """Tokens per second at batch 1 and 50, where they were measured."""

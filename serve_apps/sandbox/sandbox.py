@@ -19,7 +19,7 @@ from typing import Any
 from serve_apps.sandbox.control_groups import ControlGroup, make_group
 from serve_apps.sandbox.inside.limits import CellLimits
 from serve_apps.sandbox.inside.usage import descendants
-from starloom.errors import RunError, UserError
+from starloom.errors import RunError, UserError, one_line
 
 SYSTEM_FOLDERS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/var/lib/ghc")
 # what toolchains read of /etc; the rest of it is nobody's business, least of all where this runs as root
@@ -227,7 +227,7 @@ class Sandbox:
             env=None if self.isolated else {**os.environ, **_ENVIRONMENT},
         )
         if self._receive() is None:
-            reason = " ".join(self._failure().split())[:300]
+            reason = one_line(self._failure())
             self.close()
             raise UserError(_refusal(f"this system lets no sandbox start ({reason}); allow user namespaces"))
 
@@ -267,7 +267,7 @@ class Sandbox:
         except OSError:
             answer = None
         if answer is None:
-            reason = " ".join(self._failure().split())[:300]
+            reason = one_line(self._failure())
             self.close()
             self._start()  # the next program finds a sandbox again
             return Verdict("sandbox_error", f"the sandbox ended: {reason}")

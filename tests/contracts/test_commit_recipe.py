@@ -23,7 +23,8 @@ def test_commits_of_a_repository_become_a_model(tmp_path: Path) -> None:
     subjects = ("Start the table", *REQUESTS, "Fix the last line of it", "Use longer names in it")
     commits = [(subject, {"table.py": text}) for subject, text in zip(subjects, texts, strict=True)]
     trees.commit_files(tmp_path / "history.git", commits)
-    folder = write_tiny_model(tmp_path / "base", tiny_tokenizer(texts[-1], 400), hidden=32, heads=2, context=512)
+    tokenizer = tiny_tokenizer(texts[-1], 400)
+    folder = write_tiny_model(tmp_path / "base", tokenizer, hidden=32, heads=2, context=512, init_std=0.02)
     source = (
         f'{{ kind = "git-history", path = "{tmp_path}/history.git", extreme_share = 1.0, short_subject_share = 1.0 }}'
     )

@@ -8,25 +8,18 @@ import httpx
 import openai
 import pytest
 
-from data_jobs.train_tokenizer import train_bpe
 from serve_apps.api.prompts import infilling_prompt
 from serve_apps.hosting import model_folder, serving
 from serve_apps.serve import _named
 from starloom.errors import UserError
-from starloom.model.config import ModelConfig
-from starloom.model.folder import write_model
-from starloom.model.model import initial_state
 from starloom.tokenizer import load_tokenizer
-
-SHAPE = ModelConfig(layers=2, hidden=48, heads=4, vocabulary=290, context=128, init_std=0.3)
+from tests.models import tiny_tokenizer, write_tiny_model
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("served")
-    (path / "tokenizer.json").write_text(train_bpe(iter(["def f(x):\n    return x + 1\n"] * 50), 290).json_text)
-    write_model(path / "tiny", SHAPE, initial_state(SHAPE, 5), tokenizer=path / "tokenizer.json", card="")
-    return path / "tiny"
+    return write_tiny_model(path / "tiny", tiny_tokenizer())
 
 
 @pytest.fixture(scope="module")

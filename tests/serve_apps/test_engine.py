@@ -11,16 +11,13 @@ import pytest
 import torch
 from transformers import GPTBigCodeForCausalLM
 
-from data_jobs.train_tokenizer import train_bpe
 from serve_apps.engine.engine import EngineConfig, LocalEngine
 from serve_apps.engine.request import Event, Overloaded, Request, Sampling
 from starloom.errors import UserError
-from starloom.model.config import ModelConfig
-from starloom.model.folder import read_model, write_model
-from starloom.model.model import initial_state
+from starloom.model.folder import read_model
 from starloom.tokenizer import load_tokenizer
+from tests.models import tiny_tokenizer, write_tiny_model
 
-SHAPE = ModelConfig(layers=3, hidden=48, heads=4, vocabulary=300, context=128, init_std=0.3)
 GREEDY = Sampling(max_tokens=24, temperature=0.0, ignore_end=True)
 ENDLESS = Sampling(max_tokens=100, temperature=0.0, ignore_end=True)
 Make = Callable[..., LocalEngine]
@@ -29,9 +26,7 @@ Make = Callable[..., LocalEngine]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model")
-    (path / "tokenizer.json").write_text(train_bpe(iter(["def f(x):\n    return x + 1\n"] * 50), 290).json_text)
-    write_model(path / "m", SHAPE, initial_state(SHAPE, 5), tokenizer=path / "tokenizer.json", card="")
-    return path / "m"
+    return write_tiny_model(path / "m", tiny_tokenizer(), layers=3, vocabulary=300)
 
 
 @pytest.fixture

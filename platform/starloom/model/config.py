@@ -47,11 +47,6 @@ class ModelConfig(Config):
         """All parameters; the tied embedding counts once."""
         return self.layers * self.layer_parameters + (self.vocabulary + self.context) * self.hidden + 2 * self.hidden
 
-    @property
-    def parameters_without_embeddings(self) -> int:
-        """Blocks and the last norm."""
-        return self.layers * self.layer_parameters + 2 * self.hidden
-
     def flops_per_token(self, sequence: int) -> float:
         """Training operations per token, forward and backward: 6·N + 12·layers·hidden·sequence (full attention)."""
         return 6.0 * self.parameters + 12.0 * self.layers * self.hidden * sequence

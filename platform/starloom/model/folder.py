@@ -10,10 +10,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from starloom.errors import RunError, UserError
+from starloom.errors import RunError, UserError, one_line
 from starloom.model.config import ModelConfig
 from starloom.model.model import CodeModel
-from starloom.tokenizer import END_OF_TEXT, load_tokenizer
+from starloom.tokenizer import END_OF_TEXT, TOKENIZER_FILE, TOKENIZER_SETTINGS, load_tokenizer
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD_BYTES = 5 << 30
@@ -27,7 +27,7 @@ def read_config(folder: str | Path) -> ModelConfig:
     except FileNotFoundError:
         raise UserError(f"{folder}: has no config.json; give the folder of a GPTBigCode model") from None
     except (ValueError, KeyError) as error:
-        raise UserError(f"{path}: {' '.join(str(error).split())[:300]}") from None
+        raise UserError(f"{path}: {one_line(error)}") from None
 
 
 def read_state(folder: str | Path) -> dict[str, Tensor]:
@@ -118,9 +118,9 @@ def write_model(
     values = {**config.to_transformers(end_of_text=end), "torch_dtype": _dtype_name(state)}
     _write_json(folder / "config.json", values)
     _write_json(folder / "generation_config.json", {"bos_token_id": end, "eos_token_id": end, "do_sample": False})
-    (folder / "tokenizer.json").write_text(code.json_text, encoding="utf-8")
-    if (tokenizer_folder / "tokenizer_config.json").exists():
-        shutil.copyfile(tokenizer_folder / "tokenizer_config.json", folder / "tokenizer_config.json")
+    (folder / TOKENIZER_FILE).write_text(code.json_text, encoding="utf-8")
+    if (tokenizer_folder / TOKENIZER_SETTINGS).exists():
+        shutil.copyfile(tokenizer_folder / TOKENIZER_SETTINGS, folder / TOKENIZER_SETTINGS)
     (folder / "README.md").write_text(card, encoding="utf-8")
     (folder / "LICENSE").write_text(LICENSE_NOTE, encoding="utf-8")
     _write_weights(folder, state, shard_bytes)

@@ -11,17 +11,13 @@ from pathlib import Path
 import pytest
 import uvicorn
 
-from data_jobs.train_tokenizer import train_bpe
 from serve_apps.api.app import create_app
 from serve_apps.api.gate import GateConfig
 from serve_apps.api.service import Served, Service
 from serve_apps.engine.engine import EngineConfig, LocalEngine
-from starloom.model.config import ModelConfig
-from starloom.model.folder import read_model, write_model
-from starloom.model.model import initial_state
+from starloom.model.folder import read_model
 from starloom.tokenizer import load_tokenizer
-
-SHAPE = ModelConfig(layers=2, hidden=64, heads=4, vocabulary=300, context=4096, init_std=0.3)
+from tests.models import tiny_tokenizer, write_tiny_model
 
 
 @dataclass(frozen=True)
@@ -40,9 +36,7 @@ Serve = Callable[..., Running]
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("api")
-    (path / "tokenizer.json").write_text(train_bpe(iter(["def f(x):\n    return x + 1\n"] * 50), 300).json_text)
-    write_model(path / "tiny", SHAPE, initial_state(SHAPE, 5), tokenizer=path / "tokenizer.json", card="")
-    return path / "tiny"
+    return write_tiny_model(path / "tiny", tiny_tokenizer(size=300), hidden=64, context=4096)
 
 
 @contextmanager

@@ -6,14 +6,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from data_jobs.train_tokenizer import train_bpe
 from serve_apps.hosting import serving
 from starloom.artifact import Artifact
 from starloom.errors import UserError
-from starloom.model.config import ModelConfig
-from starloom.model.folder import read_config, write_model
-from starloom.model.model import initial_state
+from starloom.model.folder import read_config
 from starloom.step import run_step
+from tests.models import tiny_tokenizer, write_tiny_model
 from train_jobs.config import OptimizerConfig
 from train_jobs.finetune import STEP, FinetuneConfig
 from train_jobs.layout import Layout
@@ -27,10 +25,8 @@ ANSWERS = {"red": "apples", "blue": "the sea", "green": "grass", "white": "snow"
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that knows nothing, and conversations to learn."""
     path = tmp_path_factory.mktemp("base")
-    tokenizer = train_bpe(iter(["what is red blue green white? apples the sea grass snow is\n"] * 9), 320)
-    (path / "tokenizer.json").write_text(tokenizer.json_text)
-    shape = ModelConfig(layers=2, hidden=64, heads=4, vocabulary=tokenizer.size, context=64)
-    write_model(path / "model", shape, initial_state(shape, 1), tokenizer=path / "tokenizer.json", card="")
+    tokenizer = tiny_tokenizer("what is red blue green white? apples the sea grass snow is\n", 320)
+    write_tiny_model(path / "model", tokenizer, hidden=64, context=64, init_std=0.02)
     lines = [
         {"messages": [{"role": "user", "content": f"what is {asked}?"}, {"role": "assistant", "content": told}]}
         for asked, told in ANSWERS.items()
