@@ -93,8 +93,9 @@ def _write_listing(config: CollectConfig, met: Listing, context: StepContext) ->
     shards: list[str] = []
     size = 0
     # a row costs too, however short its text
+    states = context.source[0] if context.source else [None] * len(config.sources)
     units = grouped(
-        every_unit(config.sources, met), int(config.shard_megabytes * 1e6), lambda unit: unit.size + ROW_BYTES
+        every_unit(config.sources, states, met), int(config.shard_megabytes * 1e6), lambda unit: unit.size + ROW_BYTES
     )
     for shard in units:
         name = shard_name(len(shards))
@@ -108,10 +109,10 @@ def _write_listing(config: CollectConfig, met: Listing, context: StepContext) ->
     return shards
 
 
-def every_unit(sources: Sequence[Source], met: Listing) -> Iterator[Unit]:
+def every_unit(sources: Sequence[Source], states: Sequence[Any], met: Listing) -> Iterator[Unit]:
     """The units of all sources in their order; what the listings meet besides is added to `met`."""
-    for source in sources:
-        listing = source.listing()
+    for source, state in zip(sources, states, strict=True):
+        listing = source.listing(state)
         yield from listing.every_unit()
         met.refusals += sorted(listing.refusals, key=lambda refusal: (refusal.repo_name, refusal.path, refusal.reason))
         met.licenses += listing.licenses

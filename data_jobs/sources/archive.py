@@ -38,7 +38,7 @@ class ArchiveSource(Config):
     stars: int | None = None
     exclude: tuple[str, ...] = ()
 
-    def listing(self) -> Listing:
+    def listing(self, state: Any = None) -> Listing:
         """Every member of every archive, from one pass over each."""
         listing = Listing()
         for location in self._archives():

@@ -88,8 +88,12 @@ class Refused:
 class Source(Protocol):
     """A kind of source, which is its own config."""
 
-    def listing(self) -> Listing:
-        """What there is to read. Raises `UserError` when the source does not exist."""
+    def listing(self, state: Any = None) -> Listing:
+        """What there is to read. `state` is what the method of that name told before: nothing need be seen twice.
+
+        Raises:
+            UserError: the source does not exist.
+        """
         ...
 
     def state(self) -> Any:

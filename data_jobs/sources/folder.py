@@ -1,21 +1,18 @@
 """Source files in folders: a checkout, a folder of checkouts, or the standard library of the running Python."""
 
-import hashlib
-import heapq
-import itertools
 import os
-import pickle
 import stat
 import sysconfig
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Literal, TypeVar
+from typing import Any, Literal
 
 from data_jobs.licenses import MAX_LICENSE_BYTES, is_license_file
+from data_jobs.sources import walks
 from data_jobs.sources.entries import Item, LicenseText, Listing, Refusal, Refused
 from data_jobs.sources.names import excluded, is_utf8
+from data_jobs.sources.walks import Found, sorted_names
 from starloom.config import Config
 from starloom.errors import UserError
 from starloom.storage import printable
@@ -35,8 +32,6 @@ SKIPPED_FOLDERS = frozenset(
         ".ruff_cache",
     }
 )
-RUN_NAMES = 1 << 17  # names that are sorted in memory
-RUN_BATCH = 4096
 
 
 class FolderSource(Config):
@@ -50,18 +45,13 @@ class FolderSource(Config):
     stars: int | None = None
     exclude: tuple[str, ...] = ()
 
-    def listing(self) -> Listing:
+    def listing(self, state: Any = None) -> Listing:
         """Every file below the folder."""
-        return list_folder(self)
+        return list_folder(self, state)
 
     def state(self) -> Any:
         """A hash over name, size and time of change of every file."""
-        digest = hashlib.sha256()
-        for found in _files(self, str(_root(self))):
-            if found.status is not None:
-                entry = f"{found.relative}\0{found.status.st_size}\0{found.status.st_mtime_ns}\n"
-                digest.update(entry.encode("utf-8", "surrogateescape"))
-        return digest.hexdigest()
+        return walks.remembered(_files(self, str(_root(self))))
 
 
 class StandardLibrarySource(Config):
@@ -70,9 +60,9 @@ class StandardLibrarySource(Config):
     kind: Literal["python-stdlib"] = "python-stdlib"
     exclude: tuple[str, ...] = ()
 
-    def listing(self) -> Listing:
+    def listing(self, state: Any = None) -> Listing:
         """Every file of the library."""
-        return list_folder(standard_library(self))
+        return list_folder(standard_library(self), state)
 
     def state(self) -> Any:
         """A hash over name, size and time of change of every file."""
@@ -117,61 +107,54 @@ def standard_library(source: StandardLibrarySource) -> FolderSource:
     )
 
 
-def list_folder(source: FolderSource) -> Listing:
+def list_folder(source: FolderSource, state: Any = None) -> Listing:
     """Every file below the folder, by (repo_name, path). Links are not followed (a loop of links is one refusal).
 
     The files are found while they are asked for: the names of one folder at a time are in memory, and of a large folder
-    no more than a run of them.
+    no more than a run of them. What was seen when the `state` was asked for is not walked again on the same machine.
 
     Raises:
         UserError: the folder does not exist or is no folder.
     """
     root = _root(source)
+    seen = walks.recalled(state) if isinstance(state, str) else None
     listing = Listing()
-    listing.later = _units(source, str(root), listing)
+    listing.later = _units(source, str(root), _files(source, str(root)) if seen is None else seen, listing)
     return listing
 
 
-def _units(source: FolderSource, root: str, listing: Listing) -> Iterator[FolderFile | Refused]:
+def _units(source: FolderSource, root: str, seen: Iterable[Found], listing: Listing) -> Iterator[FolderFile | Refused]:
     base_name = source.repo_name or Path(root).resolve().name
     if source.repositories == "whole":
-        yield from (_unit(source, base_name, found.relative, found, listing) for found in _files(source, root))
+        yield from (_unit(source, root, base_name, found.relative, found, listing) for found in seen)
         return
     prefix = f"{source.repo_name}/" if source.repo_name else ""
     # a file and a folder directly below may name the same repository: their files are merged by path
-    for repo_name, tops in itertools.groupby(
-        sorted_names((_top_name(top), top) for top in _names_in(root, root)), key=lambda pair: pair[0]
-    ):
-        streams = [_below_top(source, root, top) for _, top in tops]
-        for path, found in heapq.merge(*streams, key=lambda pair: pair[0]):
-            yield _unit(source, prefix + repo_name, path, found, listing)
+    for repo_name, path, found in sorted_names((*_below_top(found), found) for found in seen):
+        yield _unit(source, root, prefix + repo_name, path, found, listing)
 
 
-def _top_name(top: str) -> str:
-    return printable(top[:-1] if top.endswith("/") else PurePosixPath(top).stem)
-
-
-def _below_top(source: FolderSource, root: str, top: str) -> Iterator[tuple[str, "Found"]]:
-    """Files of an entry directly below the root: of a folder by their path in it, of a file by its name."""
-    for found in _files(source, root, top):
-        yield (found.relative.partition("/")[2] if top.endswith("/") else found.relative), found
+def _below_top(found: Found) -> tuple[str, str]:
+    """The repository of the entry directly below the root, and the path in it: a file is named by itself."""
+    top, separator, rest = found.relative.partition("/")
+    return (printable(top), rest) if separator else (printable(PurePosixPath(top).stem), top)
 
 
 def _unit(
-    source: FolderSource, repo_name: str, relative: str, found: "Found", listing: Listing
+    source: FolderSource, root: str, repo_name: str, relative: str, found: Found, listing: Listing
 ) -> FolderFile | Refused:
-    path = printable(relative)
-    if found.status is None:
+    path = printable(relative.rstrip("/"))
+    if found.mode is None:
         return Refused(Refusal(repo_name, path, "unreadable", found.trouble))
     if not is_utf8(found.relative):
         return Refused(Refusal(repo_name, path, "path_not_utf8"))
-    if stat.S_ISLNK(found.status.st_mode):
+    if stat.S_ISLNK(found.mode):
         return Refused(Refusal(repo_name, path, "symlink"))
-    if not stat.S_ISREG(found.status.st_mode):
+    if not stat.S_ISREG(found.mode):
         return Refused(Refusal(repo_name, path, "not_a_regular_file"))
-    size = found.status.st_size
-    file = FolderFile(repo_name, path, found.location, size, source.licenses, source.stars, source.kind)
-    if not source.licenses and is_license_file(path) and size <= MAX_LICENSE_BYTES:
+    location = os.path.join(root, found.relative)  # noqa: PTH118 - names may not be UTF-8
+    file = FolderFile(repo_name, path, location, found.size, source.licenses, source.stars, source.kind)
+    if not source.licenses and is_license_file(path) and found.size <= MAX_LICENSE_BYTES:
         listing.licenses += _license_text(file)
     return file
 
@@ -193,22 +176,8 @@ def _root(source: FolderSource) -> Path:
     return root
 
 
-@dataclass(frozen=True)
-class Found:
-    """What is no folder to enter, by its path below the root; or a folder that is closed."""
-
-    relative: str
-    location: str
-    status: os.stat_result | None  # of the entry itself, links are not followed; None: it cannot be asked
-    trouble: str = ""
-
-
 def _files(source: FolderSource, root: str, below: str = "") -> Iterator[Found]:
-    """Everything below the root (or an entry of it) that is no folder, in the order of the relative paths."""
-    if below and not below.endswith("/"):
-        if not excluded(below, source.exclude):
-            yield _found(root, below)
-        return
+    """Everything below the root that is no folder, in the order of the relative paths; and folders that are closed."""
     try:
         names = _names_in(root, os.path.join(root, below))  # noqa: PTH118 - names may not be UTF-8
         for name in sorted_names(names):
@@ -217,15 +186,15 @@ def _files(source: FolderSource, root: str, below: str = "") -> Iterator[Found]:
             elif not excluded(below + name, source.exclude):
                 yield _found(root, below + name)
     except PermissionError as error:
-        yield Found(below.rstrip("/"), os.path.join(root, below), None, error.strerror or "")  # noqa: PTH118
+        yield Found(below, None, 0, 0, error.strerror or "")
 
 
 def _found(root: str, relative: str) -> Found:
-    location = os.path.join(root, relative)  # noqa: PTH118
     try:
-        return Found(relative, location, os.lstat(location))
+        status = os.lstat(os.path.join(root, relative))  # noqa: PTH118
     except OSError as error:  # it has gone since its folder was read
-        return Found(relative, location, None, error.strerror or type(error).__name__)
+        return Found(relative, None, 0, 0, error.strerror or type(error).__name__)
+    return Found(relative, status.st_mode, status.st_size, status.st_mtime_ns)
 
 
 def _names_in(root: str, folder: str) -> Iterator[str]:
@@ -236,32 +205,3 @@ def _names_in(root: str, folder: str) -> Iterator[str]:
                 yield entry.name
             elif entry.name not in SKIPPED_FOLDERS:
                 yield entry.name + "/"
-
-
-T = TypeVar("T", str, tuple[str, str])
-
-
-def sorted_names(names: Iterable[T]) -> Iterator[T]:
-    """`sorted`, in the memory of one run: more than that goes through sorted runs on disk (external merge sort)."""
-    waiting = iter(names)
-    runs: list[IO[bytes]] = []
-    while True:
-        run = sorted(itertools.islice(waiting, RUN_NAMES))
-        if len(run) < RUN_NAMES and not runs:
-            return iter(run)
-        if not run:
-            return heapq.merge(*(_read_run(file) for file in runs))
-        file = tempfile.TemporaryFile()  # noqa: SIM115 - read, and closed, by the merge
-        for start in range(0, len(run), RUN_BATCH):
-            pickle.dump(run[start : start + RUN_BATCH], file)
-        file.seek(0)
-        runs.append(file)
-
-
-def _read_run(file: IO[bytes]) -> Iterator[Any]:
-    with file:
-        while True:
-            try:
-                yield from pickle.load(file)
-            except EOFError:
-                return

@@ -24,7 +24,7 @@ class GitSource(Config):
     stars: int | None = None
     exclude: tuple[str, ...] = ()
 
-    def listing(self) -> Listing:
+    def listing(self, state: Any = None) -> Listing:
         """Every blob of the ref's tree."""
         listing = Listing()
         for folder in matching_files(self.path, setting="sources", what="repository"):

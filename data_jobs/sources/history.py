@@ -53,7 +53,7 @@ class GitHistorySource(Config):
     whole_file_share: float = Field(0.2, ge=0, le=1)
     window_lines: int = Field(31, ge=0)
 
-    def listing(self) -> Listing:
+    def listing(self, state: Any = None) -> Listing:
         """Units of 64 commits each, oldest first."""
         import pygit2
 

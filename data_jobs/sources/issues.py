@@ -47,7 +47,7 @@ class GitHubIssuesSource(Config):
     head_lines: int = Field(60, gt=0)
     tail_lines: int = Field(20, ge=0)
 
-    def listing(self) -> Listing:
+    def listing(self, state: Any = None) -> Listing:
         """Units that share the issues among them by a hash of repository and number."""
         files = matching_files(self.path, setting="sources", what="export")
         total = sum(int(entry[1] or 0) for entry in file_state(files))

@@ -39,7 +39,7 @@ class ParquetSource(Config):
     licenses: tuple[str, ...] = ()
     use_language: bool = False  # trust the table's language names instead of the paths'
 
-    def listing(self) -> Listing:
+    def listing(self, state: Any = None) -> Listing:
         """One unit per row group."""
         listing = Listing()
         for location in matching_files(self.path, setting="sources", what="Parquet file"):
@@ -61,7 +61,7 @@ class JsonLinesSource(Config):
     licenses: tuple[str, ...] = ()
     use_language: bool = False
 
-    def listing(self) -> Listing:
+    def listing(self, state: Any = None) -> Listing:
         """One unit per range of bytes; a compressed file cannot be cut and is one unit."""
         listing = Listing()
         for location in matching_files(self.path, setting="sources", what="JSON lines file"):

@@ -52,6 +52,7 @@ class StepContext:
     root: str
     output: ArtifactWriter
     inputs: tuple[Artifact, ...]
+    source: Any = None  # the state of the step's sources that is in its fingerprint
 
     def every(self, kind: str) -> list[Artifact]:
         """The inputs of one kind, in the order of ``needs``."""
@@ -151,10 +152,11 @@ def run_step(
     root = storage.normalize(str(root))
     inputs = tuple(need if isinstance(need, Artifact) else find(root, need) for need in needs)
 
-    def work(output: ArtifactWriter) -> Outcome:
-        return step.run(config, StepContext(name=name, root=root, output=output, inputs=inputs))
-
     identity = step.identity(config, [(artifact.kind, artifact.fingerprint) for artifact in inputs], source)
+
+    def work(output: ArtifactWriter) -> Outcome:
+        return step.run(config, StepContext(name, root, output, inputs, identity["source"]))
+
     settings = config.model_dump(mode="json")
     return produce(root, name, step.produces, identity=identity, config=settings, inputs=inputs, work=work)
 

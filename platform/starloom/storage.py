@@ -144,19 +144,23 @@ def checksum(location: str) -> str:
     return digest.hexdigest()
 
 
+def cache_folder() -> Path:
+    """Where copies and notes are kept that can be made again: ``STARLOOM_CACHE`` or ``~/.cache/starloom``."""
+    return Path(os.environ.get("STARLOOM_CACHE", "~/.cache/starloom")).expanduser()
+
+
 def local_copy(location: str) -> Path:
     """The location itself when it is local; else a copy in the cache folder, fetched once.
 
-    For readers that need real files: memory maps, safetensors, tokenizers. The cache is ``STARLOOM_CACHE`` or
-    ``~/.cache/starloom``; since artifacts never change, a fetched copy stays right.
+    For readers that need real files: memory maps, safetensors, tokenizers. Since artifacts never change, a fetched copy
+    stays right.
 
     Raises:
         UserError: there is nothing at the location.
     """
     if not is_remote(location):
         return Path(location)
-    cache = Path(os.environ.get("STARLOOM_CACHE", "~/.cache/starloom")).expanduser()
-    target = cache / hashlib.sha256(location.encode()).hexdigest()[:16] / posixpath.basename(location)
+    target = cache_folder() / hashlib.sha256(location.encode()).hexdigest()[:16] / posixpath.basename(location)
     if not target.exists():
         filesystem, path = filesystem_of(location)
         if not filesystem.exists(path):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from data_jobs.sources import folder as folder_source
+from data_jobs.sources import walks
 from data_jobs.sources.archive import ArchiveSource
 from data_jobs.sources.folder import FolderSource
 from data_jobs.sources.git import GitSource
@@ -55,8 +55,8 @@ def test_folder_lists_in_the_order_of_repositories_and_paths(tmp_path: Path) -> 
 
 
 def test_folder_of_very_many_files_is_never_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folder_source, "RUN_NAMES", 1000)
-    monkeypatch.setattr(folder_source, "RUN_BATCH", 50)
+    monkeypatch.setattr(walks, "RUN_NAMES", 1000)
+    monkeypatch.setattr(walks, "RUN_BATCH", 50)
     for number in range(20_000):
         (tmp_path / f"file-{number * 7919 % 20_000:05d}.py").touch()
     source = FolderSource(path=str(tmp_path))
@@ -344,3 +344,42 @@ def test_missing_path_is_a_user_error() -> None:
     for source in (FolderSource, GitSource, ArchiveSource, ParquetSource, JsonLinesSource, GitHubIssuesSource):
         with pytest.raises(UserError, match="/no/such/place"):
             source(path="/no/such/place").listing()
+
+
+@pytest.mark.parametrize("repositories", ["whole", "children"])
+def test_folder_is_walked_once_for_its_state_and_its_listing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repositories: str
+) -> None:
+    monkeypatch.setenv("STARLOOM_CACHE", str(tmp_path / "cache"))
+    code = trees.write_files(tmp_path / "code", {f"r{n % 3}/{n}/f{n}.py": f"x = {n}\n" for n in range(30)})
+    (code / "r0" / "loop").symlink_to(code)
+    source = FolderSource(path=str(code), repositories=repositories)  # type: ignore[arg-type]
+    expected = list(source.listing().every_unit())
+    walked: list[str] = []
+    real = os.scandir
+
+    def scandir(folder: str) -> object:
+        if str(folder).startswith(str(code)):
+            walked.append(folder)
+        return real(folder)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    state = source.state()
+    assert len(walked) == len(set(walked)) == 34
+    assert list(source.listing(state).every_unit()) == expected
+    assert len(walked) == 34
+    # another machine, or a cache that was emptied: it is walked again
+    assert list(source.listing("0" * 64).every_unit()) == expected
+    assert len(walked) == 68
+
+
+def test_only_the_newest_walks_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STARLOOM_CACHE", str(tmp_path / "cache"))
+    source = FolderSource(path=str(trees.write_files(tmp_path / "code", {"a.py": "x = 1\n"})))
+    states = []
+    for number in range(walks.KEPT_WALKS + 3):
+        (tmp_path / "code" / f"{number}.py").touch()
+        states.append(source.state())
+    assert len(list((tmp_path / "cache" / "walks").iterdir())) == walks.KEPT_WALKS
+    assert walks.recalled(states[0]) is None
+    assert len(list(walks.recalled(states[-1]) or ())) == walks.KEPT_WALKS + 4
