@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from starloom.artifact import Artifact
+from starloom.artifact import Artifact, damages
 from starloom.recipe import State, load_recipe, resolve
 
 pytestmark = pytest.mark.slow
@@ -114,7 +114,7 @@ def files(path: Path) -> dict[str, dict[str, str]]:
     assert all(status.state is State.DONE for status in statuses)
     opened = [Artifact.open(status.folder) for status in statuses]
     for artifact in opened:
-        artifact.verify()
+        assert damages(artifact.folder, artifact.manifest) == ()
     return {a.name: {"": a.fingerprint, **{n: e.sha256 for n, e in a.manifest.files.items()}} for a in opened}
 
 
