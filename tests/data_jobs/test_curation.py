@@ -15,7 +15,7 @@ from starloom.errors import StarloomError, UserError
 from starloom.step import run_step
 from tests.data_jobs import source_trees as trees
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.slow]
 CONTAMINATED = (
     'def third(xs):\n    """Return the third largest of all the numbers in the list xs."""\n    return sorted(xs)[-3]\n'
 )

@@ -9,7 +9,7 @@ from starloom.artifact import Artifact
 from starloom.step import run_step
 from tests.data_jobs.corpora import artifact, changed, text
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.slow]
 
 
 def dedup(root: Path, collected: Artifact, *earlier: Artifact, name: str = "duplicates", **settings: Any) -> Artifact:

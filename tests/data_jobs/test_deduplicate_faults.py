@@ -15,7 +15,7 @@ from starloom.artifact import Artifact
 from starloom.step import run_step
 from tests.data_jobs.corpora import artifact, changed, text
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.slow]
 STAGES = {"sign": signing, "candidates": candidates, "shingle": verification, "verify": verification}
 
 

@@ -15,6 +15,8 @@ from starloom.errors import UserError
 from starloom.tokenizer import load_tokenizer
 from tests.models import tiny_tokenizer, write_tiny_model
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

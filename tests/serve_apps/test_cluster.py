@@ -14,6 +14,8 @@ from serve_apps.deployment import application
 from serve_apps.evaluations import deploy
 from serve_apps.hosting import serving_config
 
+pytestmark = pytest.mark.slow
+
 ASK = {"prompt": "def f", "max_tokens": 40, "temperature": 0, "ignore_eos": True}
 CLIENTS = 6
 

@@ -3,11 +3,14 @@
 from typing import Any
 
 import httpx
+import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.checks import not_a_server_error
 
 from tests.serve_apps.api.conftest import Running
+
+pytestmark = pytest.mark.slow
 
 LONG = ("max_tokens", "max_completion_tokens", "n_predict")  # long answers are slow, not wrong
 

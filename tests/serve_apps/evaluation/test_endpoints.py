@@ -15,6 +15,8 @@ from serve_apps.evaluation.scores import pass_at_k, reported_k, score
 from starloom.errors import RunError, UserError
 from tests.serve_apps.evaluation.stand_in import stand_in
 
+pytestmark = pytest.mark.slow
+
 TASKS = benchmark("humaneval").tasks(None)
 CANONICAL = {task.prompt: str(task.record["canonical_solution"]) for task in TASKS}
 GREEDY = Generation(0.0, 1.0, 64, 0)

@@ -21,6 +21,8 @@ from starloom.model.model import initial_state
 from starloom.step import Outcome, Step, StepContext, run_step
 from starloom.tokenizer import END_OF_TEXT, SPECIAL_TOKENS, load_tokenizer
 
+pytestmark = pytest.mark.slow
+
 SHAPE = ModelConfig(vocabulary=300, context=96, hidden=32, layers=2, heads=4)
 TEXT = "def add(one, two):\n    return one + two\n\n\n"
 

@@ -13,6 +13,8 @@ from serve_apps.sandbox.inside.usage import descendants
 from serve_apps.sandbox.sandbox import Limits, Sandbox, Tests, running
 from tests.serve_apps.evaluation.evil_programs import ATTACKS, FORGERIES, MARK, Attack
 
+pytestmark = pytest.mark.slow
+
 LIMITS = Limits(cpu_seconds=1.0, wall_seconds=3.0, memory_megabytes=512)
 ADD = Tests("", "assert add(1, 2) == 3", ("add",))
 

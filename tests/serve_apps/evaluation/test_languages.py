@@ -15,6 +15,8 @@ from serve_apps.sandbox.toolchains import LANGUAGES, language, present_folders, 
 from starloom.errors import UserError
 from tests.serve_apps.evaluation.tested_files import TESTED
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass(frozen=True)
 class Programs:

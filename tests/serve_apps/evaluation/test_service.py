@@ -23,6 +23,8 @@ from serve_apps.sandbox.sandbox import Limits
 from starloom.artifact import damages, find
 from tests.serve_apps.evaluation.stand_in import StandIn, stand_in
 
+pytestmark = pytest.mark.slow
+
 CANONICAL = {task.prompt: str(task.record["canonical_solution"]) for task in benchmark("humaneval").tasks(None)}
 
 

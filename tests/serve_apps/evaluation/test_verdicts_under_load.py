@@ -1,9 +1,13 @@
 """HumanEval's canonical solutions and wrong variants of them, idle and with every core burning: the same verdicts."""
 
+import pytest
+
 from serve_apps.evaluation.benchmarks import benchmark
 from serve_apps.sandbox.jobs import run_jobs
 from serve_apps.sandbox.sandbox import Limits
 from tests.benchmarks.bench_eval import busy_cores
+
+pytestmark = pytest.mark.slow
 
 BROKEN_ENDS = ("\n    return None\n", "    x = 1 /\n", "    raise ValueError\n", "    while True: pass\n")
 

@@ -17,6 +17,8 @@ from serve_apps.evaluation.store import DONE, About, EvaluationRequest, Store, S
 from serve_apps.leaderboard.board import as_csv, as_json, build, win_rates
 from serve_apps.leaderboard.pages import board_page, run_page, size
 
+pytestmark = pytest.mark.slow
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 WIDTHS = (1280, 390)  # a desktop and a phone
 MODELS = {"starcoderbase-1b": 0.15, "starcoderbase-15b": 0.31, "<b>evil & long-named model of somebody</b>": 0.02}

@@ -13,6 +13,8 @@ from starloom.errors import RunError, UserError
 from starloom.step import run_step
 from train_jobs.evolve import STEP, EvolveConfig
 
+pytestmark = pytest.mark.slow
+
 Reply = Callable[[str, int], str | int]  # (prompt, number of the request) to a text or a status
 
 
