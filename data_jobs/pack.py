@@ -3,7 +3,8 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -20,7 +21,7 @@ from starloom.draws import draw
 from starloom.errors import UserError
 from starloom.kinds import SPLITS, Corpus, PackedShard, Split, Tokenizer, Tokens
 from starloom.program import main
-from starloom.records import Piece, Special
+from starloom.records import Piece, Special, kind_of
 from starloom.schema import CORPUS
 from starloom.step import Outcome, Step, StepContext
 from starloom.tokenizer import CodeTokenizer, load_tokenizer, smallest_dtype
@@ -59,8 +60,7 @@ def run(config: PackConfig, context: StepContext) -> Outcome:
     )
 
     def work(shard: str) -> dict[str, PackedShard]:
-        encoder = Encoder.of(load_tokenizer(trained.path()))
-        return _pack_shard(shard, corpus, encoder, dtype, config, context.output)
+        return _pack_shard(shard, corpus, _encoder(trained.path()), dtype, config, context.output)
 
     names = corpus.shards()
     packed = map_shards(names, work, name="pack")
@@ -106,9 +106,9 @@ def token_dtype(wanted: str, vocabulary: int) -> str:
     return wanted
 
 
-def is_heldout(repo_name: str, seed: int, share: float) -> bool:
-    """Whether a repository is held out: a function of its name and the seed, so that its files stay together."""
-    return draw(seed, repo_name, "heldout") < share
+@lru_cache(maxsize=1)  # a worker packs many shards with one tokenizer
+def _encoder(path: Path) -> Encoder:
+    return Encoder.of(load_tokenizer(path))
 
 
 def _pack_shard(
@@ -189,11 +189,16 @@ def _group(rows_of_it: Sequence[Mapping[str, Any]], groups: str) -> str:
 
 
 def _merge_heldout(names: Sequence[str], output: ArtifactWriter) -> int:
-    # a run that was begun before 0.2 has parts without the kind
-    tables = [output.read_table(f"{_WORK}/{name}") for name in names]
-    merged = pa.concat_tables(tables, promote_options="default").select(_HELDOUT.names)
+    merged = pa.concat_tables(_with_kind(output.read_table(f"{_WORK}/{name}")) for name in names)
     output.write_table(Tokens.HELDOUT, merged)
     return int(merged.num_rows)
+
+
+def _with_kind(part: pa.Table) -> pa.Table:
+    if "kind" not in part.column_names:  # of a run that was begun before 0.2: the text tells it
+        kinds = pa.array([kind_of(content) for content in part["content"].to_pylist()], pa.string())
+        part = part.append_column("kind", kinds).select(_HELDOUT.names).cast(_HELDOUT)
+    return part
 
 
 STEP = Step(config=PackConfig, run=run, produces=Tokens.kind, version=2)

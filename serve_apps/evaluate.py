@@ -29,6 +29,7 @@ from starloom.program import main
 from starloom.step import Outcome, Step, StepContext
 
 COMPLETION_LINES = 12
+NO_SETTINGS = ("model", "toolchains", "benchmark", "data", "output")  # of the command line: what and where
 
 
 class EvaluateConfig(Config):
@@ -193,7 +194,7 @@ def command(argv: Sequence[str]) -> int:
 def _config_of(arguments: argparse.Namespace) -> EvaluateConfig:
     """The settings of the command line; what is left out is the benchmark's own."""
     chosen = benchmark(arguments.benchmark)
-    settings = {key: value for key, value in vars(arguments).items() if key in EvaluateConfig.model_fields}
+    settings = {key: value for key, value in vars(arguments).items() if key not in NO_SETTINGS}
     settings["n"] = chosen.samples if arguments.n is None else arguments.n
     settings["max_tokens"] = chosen.max_tokens if arguments.max_tokens is None else arguments.max_tokens
     return validate(EvaluateConfig, settings, where="starloom evaluate")

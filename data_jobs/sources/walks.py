@@ -8,12 +8,15 @@ import gzip
 import hashlib
 import heapq
 import itertools
+import os
 import pickle
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
 
+from starloom.errors import RunError
 from starloom.storage import cache_folder
 
 RUN_NAMES = 1 << 17  # names that are sorted in memory
@@ -34,43 +37,96 @@ class Found(NamedTuple):
 def remembered(seen: Iterable[Found]) -> str:
     """The digest over names, sizes and times, once all is seen; what was seen can be `recalled` by it."""
     digest = hashlib.sha256()
-    with tempfile.TemporaryFile() as spool:
-        with gzip.open(spool, "wb", compresslevel=1) as packed:
-            waiting = iter(seen)
-            while batch := list(itertools.islice(waiting, RUN_BATCH)):
-                for found in batch:
-                    if found.mode is not None:
-                        entry = f"{found.relative}\0{found.size}\0{found.changed}\n"
-                        digest.update(entry.encode("utf-8", "surrogateescape"))
-                pickle.dump([tuple(found) for found in batch], packed)
-        _keep(spool, digest.hexdigest())
+    waiting = iter(seen)
+    with _Spool() as spool:
+        while batch := list(itertools.islice(waiting, RUN_BATCH)):
+            digest.update(b"".join(map(_entry, batch)))
+            spool.add([tuple(found) for found in batch])
+        spool.keep(digest.hexdigest())
     return digest.hexdigest()
 
 
 def recalled(digest: str) -> Iterator[Found] | None:
-    """What was seen under a digest; None where this machine does not know it, or no longer."""
+    """What was seen under a digest; None where this machine does not know it, or no longer.
+
+    Raises:
+        RunError: once all is read, where it is not what was written; it is known no longer then.
+    """
     place = _place(digest)
-    return (Found(*one) for one in _batches(gzip.open(place, "rb"))) if place.is_file() else None
+    return _held_against(digest, place) if place.is_file() else None
+
+
+def _held_against(digest: str, place: Path) -> Iterator[Found]:
+    read = hashlib.sha256()
+    damage: Exception | None = None
+    try:
+        for one in _batches(gzip.GzipFile(place, "rb")):
+            found = Found(*one)
+            read.update(_entry(found))
+            yield found
+    except Exception as error:  # noqa: BLE001 - what a damaged pickle may raise has no end
+        damage = error
+    if damage is not None or read.hexdigest() != digest:  # a file that was cut off just ends early
+        place.unlink(missing_ok=True)
+        raise RunError(f"{place}: was damaged, and is removed; run again") from damage
+
+
+def _entry(found: Found) -> bytes:
+    if found.mode is None:
+        return b""
+    return f"{found.relative}\0{found.size}\0{found.changed}\n".encode("utf-8", "surrogateescape")
 
 
 def _place(digest: str) -> Path:
     return cache_folder() / "walks" / digest
 
 
-def _keep(spool: IO[bytes], digest: str) -> None:
-    place = _place(digest)
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        spool.seek(0)
-        with tempfile.NamedTemporaryFile(dir=place.parent, prefix=".", delete=False) as file:
-            while block := spool.read(1 << 20):
-                file.write(block)
-        Path(file.name).replace(place)
-        others = sorted(place.parent.glob("[!.]*"), key=lambda path: path.stat().st_mtime, reverse=True)
-        for old in others[KEPT_WALKS:]:
-            old.unlink(missing_ok=True)
-    except OSError:  # a cache that cannot be written costs a second walk and nothing else
-        return
+class _Spool:
+    """A walk while it is written down; a disk that does not take it costs a second walk and nothing else."""
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+        self._packed: gzip.GzipFile | None = None
+        with suppress(OSError):
+            folder = _place("")
+            folder.mkdir(parents=True, exist_ok=True)
+            number, path = tempfile.mkstemp(dir=folder, prefix=".")
+            os.close(number)
+            self._path = Path(path)
+            self._packed = gzip.GzipFile(path, "wb", compresslevel=1)
+
+    def __enter__(self) -> "_Spool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._drop()
+
+    def add(self, batch: list[tuple[Any, ...]]) -> None:
+        if self._packed is not None:
+            try:
+                pickle.dump(batch, self._packed)
+            except OSError:
+                self._drop()
+
+    def keep(self, digest: str) -> None:
+        """Keep it under its digest; of all that are kept the oldest go."""
+        if self._packed is None or self._path is None:
+            return
+        with suppress(OSError):
+            self._packed.close()
+            self._path.replace(_place(digest))
+            others = sorted(_place("").glob("[!.]*"), key=lambda path: path.stat().st_mtime, reverse=True)
+            for old in others[KEPT_WALKS:]:
+                old.unlink(missing_ok=True)
+
+    def _drop(self) -> None:
+        packed, path, self._packed, self._path = self._packed, self._path, None, None
+        with suppress(OSError):  # closing writes what is left
+            if packed is not None:
+                packed.close()
+        with suppress(OSError):
+            if path is not None:
+                path.unlink(missing_ok=True)
 
 
 T = TypeVar("T", bound=str | tuple[Any, ...])

@@ -339,19 +339,22 @@ def finished(root: str, step: str) -> list[Artifact]:
 
 def manifests(root: str, step: str) -> list[str]:
     """The folders of a step's finished artifacts below a root, oldest first; nothing in them is checked."""
-    base = storage.join(storage.normalize(root), step)
-    folders = [storage.join(base, fingerprint) for fingerprint in storage.folders(base)]
-    done = [folder for folder in folders if storage.exists(storage.join(folder, MANIFEST))]
-    return sorted(done, key=lambda folder: (_written(folder), folder))
+    return sorted(_done(root, step), key=lambda folder: (_written(folder), folder))
 
 
 def newest(root: str, kind: str) -> Artifact | None:
     """The artifact of a kind that was finished last below a root, whichever step made it."""
-    every = [folder for step in storage.folders(root) for folder in manifests(root, step)]
+    every = [folder for step in storage.folders(root) for folder in _done(root, step)]
     for folder in sorted(every, key=_written, reverse=True):
         if read_manifest(folder).kind == kind:
             return Artifact.open(folder)
     return None
+
+
+def _done(root: str, step: str) -> list[str]:
+    base = storage.join(storage.normalize(root), step)
+    folders = [storage.join(base, fingerprint) for fingerprint in storage.folders(base)]
+    return [folder for folder in folders if storage.exists(storage.join(folder, MANIFEST))]
 
 
 def _written(folder: str) -> float:

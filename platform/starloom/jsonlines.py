@@ -12,11 +12,21 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from starloom import storage
-from starloom.errors import UserError, one_line
+from starloom.errors import RunError, UserError, one_line
 
 Record = dict[str, Any]
 _GZIP = b"\x1f\x8b"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+# what giving another file mends
+_NO_FILE = (
+    FileNotFoundError,
+    IsADirectoryError,
+    NotADirectoryError,
+    PermissionError,
+    gzip.BadGzipFile,
+    EOFError,
+    zlib.error,
+)
 
 
 class Line(NamedTuple):
@@ -69,13 +79,16 @@ def read_lines(location: str | Path) -> Iterator[Line]:
     """The lines of a file or URL.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: there is no such file, or it is damaged.
+        RunError: the machine or the network did not give it.
     """
     try:
         with storage.open_file(str(location)) as file:
             yield from lines(file)
-    except (OSError, EOFError, zlib.error) as error:
+    except _NO_FILE as error:
         raise UserError(f"{location}: cannot be read ({one_line(error)}); give a file of JSON lines") from None
+    except OSError as error:
+        raise RunError(f"{location}: cannot be read ({one_line(error)})") from error
 
 
 def read(location: str | Path) -> Iterator[tuple[str, Record]]:

@@ -100,9 +100,12 @@ class Decisions(View):
 
     def benchmarks(self) -> tuple[str, ...]:
         """Benchmarks that the rows were held against."""
-        details, config = self.artifact.manifest.details, self.artifact.manifest.config
-        # artifacts of before 0.2 tell it by their config alone
-        return tuple(details.get(self.BENCHMARKS, [entry["name"] for entry in config.get("benchmarks", ())]))
+        manifest = self.artifact.manifest
+        if self.BENCHMARKS in manifest.details:
+            return tuple(manifest.details[self.BENCHMARKS])
+        # artifacts of before 0.2 tell it by their config alone; another step's config has keys of its own
+        ours = manifest.provenance["step"] == "DecontaminateConfig"
+        return tuple(entry["name"] for entry in manifest.config["benchmarks"]) if ours else ()
 
 
 @dataclass

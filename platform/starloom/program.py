@@ -2,14 +2,15 @@
 
 import argparse
 import importlib
-import json
 import os
 import sys
 import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
+
+from pydantic import Json
 
 from starloom import storage
 from starloom.artifact import Artifact, canonical_json
@@ -17,6 +18,13 @@ from starloom.config import Config, parse_value, read_toml, set_key, to_toml, va
 from starloom.errors import RunError, UserError, guarded
 from starloom.plugins import MOVED, missing
 from starloom.step import SourceState, Step, run_step
+
+
+class AskedSource(Config):
+    """A `SourceState` in a job file; `state` is JSON."""
+
+    config: str
+    state: Json[Any]
 
 
 class JobFile(Config):
@@ -30,11 +38,11 @@ class JobFile(Config):
     root: str
     needs: tuple[str, ...] = ()
     config: dict[str, Any] = {}
-    source: dict[Literal["config", "state"], str] | None = None
+    source: AskedSource | None = None
 
     def source_state(self) -> SourceState | None:
         """The state of the sources, where the file holds it."""
-        return SourceState(self.source["config"], json.loads(self.source["state"])) if self.source else None
+        return SourceState(self.source.config, self.source.state) if self.source else None
 
 
 def job_file(name: str, root: str, needs: Sequence[str], config: Config, source: SourceState | None) -> bytes:

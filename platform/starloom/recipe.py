@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import field_validator, model_validator
 
 from starloom import storage
-from starloom.artifact import MANIFEST, Artifact, find, fingerprint_of, finished
+from starloom.artifact import MANIFEST, Artifact, find, fingerprint_of, manifests
 from starloom.config import Config, parse_value, read_toml, set_key, validate
 from starloom.errors import UserError
 from starloom.program import load_step
@@ -198,12 +198,14 @@ def latest(recipe: Recipe) -> list[Artifact]:
     pinned: dict[str, str] = {}
     found: list[Artifact] = []
     for entry in reversed(recipe.steps):
-        done = finished(recipe.root, entry.name)
-        chosen = next((a for a in done if a.fingerprint == pinned.get(entry.name)), done[-1] if done else None)
-        if chosen is not None:
-            found.insert(0, chosen)
-            for origin in chosen.manifest.inputs:
-                pinned.setdefault(origin.step, origin.fingerprint)
+        done = manifests(recipe.root, entry.name)
+        if not done:
+            continue
+        wanted = storage.join(recipe.root, entry.name, pinned.get(entry.name, ""))
+        chosen = Artifact.open(wanted if wanted in done else done[-1])
+        found.insert(0, chosen)
+        for origin in chosen.manifest.inputs:
+            pinned.setdefault(origin.step, origin.fingerprint)
     return found
 
 

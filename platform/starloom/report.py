@@ -51,6 +51,8 @@ def page_of(title: str, artifacts: Sequence[Artifact]) -> str:
         loader=jinja2.PackageLoader("starloom"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
     by_kind = {artifact.kind: artifact for artifact in artifacts}
+    # an exported model has no curves
+    trained = [Model(a) for a in artifacts if a.kind == Model.kind and a.has(Model.METRICS)]
     return environment.get_template("report.html.j2").render(
         title=title,
         steps=[
@@ -60,7 +62,7 @@ def page_of(title: str, artifacts: Sequence[Artifact]) -> str:
         corpus=_corpus(Corpus(by_kind[Corpus.kind])) if Corpus.kind in by_kind else None,
         duplicates=_duplicates([Decisions(a) for a in artifacts if a.kind == Decisions.kind]),
         tokens=_tokens(Tokens(by_kind[Tokens.kind])) if Tokens.kind in by_kind else None,
-        training=_training(Model(by_kind[Model.kind])) if Model.kind in by_kind else None,
+        training=_training(trained[-1]) if trained else None,
         evaluation=_evaluation(Evaluation(by_kind[Evaluation.kind])) if Evaluation.kind in by_kind else None,
     )
 

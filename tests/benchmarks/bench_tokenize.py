@@ -137,7 +137,7 @@ def measure() -> None:
         "sample_microseconds": plain,
         "sample_microseconds_with_fim": with_fim,
     }
-    finish("tokenize", figures, packages=("tiktoken",))
+    finish("tokenize", figures)
 
 
 def main() -> None:

@@ -39,6 +39,12 @@ def test_corpus_of_before_tells_its_benchmarks_by_its_inputs(run: Run) -> None:
     assert Corpus(old).benchmarks() == ("HumanEval",)
 
 
+def test_decisions_of_a_step_of_ones_own_may_have_settings_of_any_name(run: Run) -> None:
+    made = run.made["duplicates"]
+    config = {"benchmarks": ["speed"]}
+    assert Decisions(type(made)(made.folder, made.manifest.model_copy(update={"config": config}))).benchmarks() == ()
+
+
 @pytest.mark.parametrize("match", [Match("benchmark_text", "My set 7"), Match("benchmark_solution", "A, b 7", 0.83)])
 def test_match_is_read_as_it_was_written(match: Match) -> None:
     assert Match.read(match.reason, match.detail) == match

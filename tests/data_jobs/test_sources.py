@@ -1,5 +1,6 @@
 """Readers of every kind of source, and the damage that they must survive."""
 
+import errno
 import gzip
 import os
 import tracemalloc
@@ -16,7 +17,7 @@ from data_jobs.sources.history import Change, GitHistorySource, refusal_of, wind
 from data_jobs.sources.issues import GitHubIssuesSource
 from data_jobs.sources.names import safe_member
 from data_jobs.sources.tables import JsonLinesSource, ParquetSource
-from starloom.errors import UserError
+from starloom.errors import RunError, UserError
 from starloom.records import split_parts
 from tests.data_jobs import source_trees as trees
 
@@ -383,3 +384,37 @@ def test_only_the_newest_walks_are_kept(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(list((tmp_path / "cache" / "walks").iterdir())) == walks.KEPT_WALKS
     assert walks.recalled(states[0]) is None
     assert len(list(walks.recalled(states[-1]) or ())) == walks.KEPT_WALKS + 4
+
+
+def test_walk_that_was_damaged_on_disk_is_no_shorter_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STARLOOM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(walks, "RUN_BATCH", 10)
+    files = {f"{n}.py": f"x = {n}\n" for n in range(50)}
+    source = FolderSource(path=str(trees.write_files(tmp_path / "code", files)))
+    kept = tmp_path / "cache" / "walks" / source.state()
+    for damaged in (kept.read_bytes()[:-40], kept.read_bytes()[:60] + bytes(8) + kept.read_bytes()[68:]):
+        state = source.state()
+        kept.write_bytes(damaged)
+        with pytest.raises(RunError, match="was damaged, and is removed; run again"):
+            list(source.listing(state).every_unit())
+        assert len(list(source.listing(state).every_unit())) == 50  # it walks again
+
+
+def test_disk_that_takes_no_walk_costs_nothing_but_a_second_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STARLOOM_CACHE", str(tmp_path / "cache"))
+    source = FolderSource(path=str(trees.write_files(tmp_path / "code", {"a.py": "x = 1\n"})))
+    state = source.state()
+    (tmp_path / "cache" / "walks" / state).unlink()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(walks.pickle, "dump", full)
+        assert source.state() == state
+    assert list((tmp_path / "cache" / "walks").iterdir()) == []
+    (tmp_path / "cache" / "walks").rmdir()
+    (tmp_path / "cache" / "walks").touch()
+    assert source.state() == state

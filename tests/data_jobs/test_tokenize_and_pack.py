@@ -4,14 +4,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from data_jobs import pack, train_tokenizer
 from data_jobs.documents.rendering import DocumentConfig, Special, render, star_bucket
-from data_jobs.pack import is_heldout, token_dtype
+from data_jobs.pack import split_of, token_dtype
 from data_jobs.train_tokenizer import sample
 from starloom.artifact import Artifact
 from starloom.errors import UserError
+from starloom.kinds import Tokens
 from starloom.step import run_step
 from starloom.tokenizer import END_OF_TEXT, SPECIAL_TOKENS, load_tokenizer
 from starloom.tokens import TokenShard
@@ -121,6 +123,26 @@ def test_heldout_repositories_share_no_file_with_the_training_shards(tmp_path: P
     assert sum(s["languages"]["Python"] for s in shards.values()) == sum(s["tokens"] for s in shards.values())
 
 
+def test_packing_that_was_begun_before_kinds_were_kept_goes_on(tmp_path: Path) -> None:
+    source = corpus(tmp_path, 1)
+    tokenizer = trained(tmp_path, source)
+    made = packed(tmp_path, source, tokenizer, heldout_share=0.3)
+    folder, parts, counts = (
+        made.local(),
+        made.read_table(Tokens.HELDOUT).drop_columns("kind"),
+        made.manifest.details["shards"],
+    )
+    (folder / "manifest.json").unlink()
+    (folder / Tokens.HELDOUT).unlink()
+    (folder / ".work").mkdir()
+    pq.write_table(parts, folder / ".work" / "part-00000.parquet")
+    (folder / ".work" / "part-00000.parquet.json").write_text(json.dumps(counts))
+    again = packed(tmp_path, source, tokenizer, heldout_share=0.3)
+    assert again.folder == made.folder
+    assert again.manifest.files == made.manifest.files
+    assert len(Tokens(again).heldout_documents()) > 0
+
+
 def test_packing_twice_gives_the_same_bytes_and_another_seed_gives_others(tmp_path: Path) -> None:
     source = corpus(tmp_path)
     made = trained(tmp_path, source)
@@ -131,7 +153,7 @@ def test_packing_twice_gives_the_same_bytes_and_another_seed_gives_others(tmp_pa
 
 
 def test_packing_goes_on_with_other_pattern_when_the_fast_route_disagrees(tmp_path: Path) -> None:
-    """A tokenizer without the digit rule has other ids on tiktoken's route: the slow one must be taken, and said."""
+    """A tokenizer without the digit rule has other ids in the compiled loop: the slow route is taken, and said."""
     source = corpus(tmp_path)
     made = trained(tmp_path, source)
     content = json.loads((made.local() / "tokenizer.json").read_text())
@@ -163,7 +185,7 @@ def test_too_big_vocabulary_for_the_dtype_is_refused() -> None:
 
 def test_everything_held_out_is_refused(tmp_path: Path) -> None:
     source = artifact(tmp_path, "corpus", [[{"content": text(1, 600)}]])
-    seed = next(seed for seed in range(100) if is_heldout("team/0-0", seed, 0.5))
+    seed = next(seed for seed in range(100) if split_of("team/0-0", seed, 0.5) == "heldout")
     with pytest.raises(UserError, match="heldout_share"):
         packed(tmp_path, source, trained(tmp_path, source, 300), seed=seed, heldout_share=0.5)
 

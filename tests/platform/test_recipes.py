@@ -214,6 +214,13 @@ def test_source_is_asked_once_and_its_state_travels_in_the_job_file(counted: Pat
     (tmp_path / "other").mkdir()
     subprocess.run([*command, "--set", f"folder={tmp_path}/other"], env=environment, timeout=60, check=True)
     assert (tmp_path / "other" / "asked").read_text() == "1"
+    # a state without the config that it was asked for
+    partial = Path(job).read_text().replace("config = ", "setting = ", 1)
+    (tmp_path / "partial.toml").write_text(partial)
+    command[-1] = str(tmp_path / "partial.toml")
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "source.setting" in done.stderr or "source.config" in done.stderr
 
 
 def test_check_looks_at_settings_and_not_at_sources(tmp_path: Path) -> None:
@@ -244,4 +251,7 @@ def test_newest_of_what_a_run_has_left_is_read_with_what_it_was_made_from(recipe
     status = resolve(recipe)[0]
     run_step(status.step, status.config, root=recipe.root, name="one")
     assert first != second
+    assert [artifact.fingerprint for artifact in latest(recipe)] == second
+    # what is not asked for may be damaged
+    (tmp_path / "root" / "one" / first[0] / "manifest.json").write_text("{}")
     assert [artifact.fingerprint for artifact in latest(recipe)] == second

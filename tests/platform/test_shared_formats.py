@@ -1,5 +1,6 @@
 """The small shared pieces: JSON lines, tables, plug-ins by name, files by pattern, fields that came later."""
 
+import errno
 import gzip
 import importlib
 from pathlib import Path
@@ -8,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from starloom import jsonlines, plugins
+from starloom import jsonlines, plugins, storage
 from starloom.config import Config, added, runtime
-from starloom.errors import UserError, one_line
+from starloom.errors import RunError, UserError, one_line
 from starloom.markdown import table
 from starloom.storage import matching_files
 
@@ -46,6 +47,15 @@ def test_broken_json_lines_are_told_with_their_place(tmp_path: Path, content: by
     with pytest.raises(UserError, match=complaint) as error:
         list(jsonlines.read(tmp_path / "a.jsonl"))
     assert "\n" not in str(error.value)
+
+
+def test_fault_of_the_machine_is_no_fault_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(storage, "open_file", broken)
+    with pytest.raises(RunError, match=r"a\.jsonl: cannot be read .*Input/output error"):
+        list(jsonlines.read(tmp_path / "a.jsonl"))
 
 
 def test_byte_order_mark_and_blank_lines_are_no_records_and_lines_are_counted_with_them(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from starloom.errors import UserError
 from starloom.model.config import ModelConfig
 from starloom.model.folder import read_ends, read_state, write_model
 from starloom.model.model import initial_state
+from starloom.report import page_of
 from starloom.step import Outcome, Step, StepContext, run_step
 from train_jobs.checkpoints import store as checkpoint
 from train_jobs.export import STEP, ExportConfig
@@ -92,6 +93,14 @@ def test_export_writes_the_weights_of_the_chosen_checkpoint(
     card = (folder / "README.md").read_text()
     assert f"| training steps | {step} |" in card
     assert f"{LOSSES[step]:.4f}" in card
+
+
+def test_report_of_an_exported_model_has_no_curves(run: tuple[str, list[Artifact]]) -> None:
+    root, needs = run
+    exported = run_step(STEP, ExportConfig(), root=root, name="exported", needs=needs[:1])
+    page = page_of("exported", [exported])
+    assert exported.fingerprint in page
+    assert "Gradient norm" not in page
 
 
 def test_exported_folder_loads_in_transformers_and_its_card_tells_data_and_scores(
