@@ -47,7 +47,8 @@ def local_cluster() -> Iterator[str]:
     """A Ray of this machine's own with a dashboard, joined by this process; yields the dashboard's URL.
 
     `ray.init` gives every cluster of a machine the same port for the agent that takes jobs, so that the second one
-    takes none; here each gets a free one. Ray's reaper ends the cluster when this process dies, however it dies.
+    takes none; here each gets a free one, and the dashboard the next that is free. Ray's reaper
+    ends the cluster when this process dies, however it dies.
 
     Raises:
         RunError: Ray runs without its dashboard.
@@ -57,8 +58,9 @@ def local_cluster() -> Iterator[str]:
     from ray.cluster_utils import Cluster
 
     ensure_token_if_auth_enabled(create_token_if_missing=True)  # as `ray.init` does before it starts one
-    head = {"include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_agent_listen_port": 0}
-    cluster = Cluster(initialize_head=True, head_node_args={**head, **local_limits()})
+    dashboard = {"include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": None}
+    head = {**dashboard, "dashboard_agent_listen_port": 0, **local_limits()}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         context = ray.init(address=cluster.address, logging_level=logging.ERROR, log_to_driver=False)
         if not context.dashboard_url:

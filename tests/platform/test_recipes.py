@@ -1,9 +1,11 @@
 """Recipes and the runner: states, wrong recipes, whole runs as Ray jobs, explanations."""
 
 import os
+import socket
 import subprocess
 import sys
 import textwrap
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -107,6 +109,16 @@ def test_status_of_an_untouched_recipe_is_missing_everywhere(recipe_file: Path) 
 def test_override_of_an_unknown_step_names_the_steps(recipe_file: Path) -> None:
     with pytest.raises(UserError, match="'three' is no step of the recipe 'sums'; its steps: one, two"):
         load_recipe(str(recipe_file), assignments=("three.value=1",))
+
+
+@pytest.mark.slow
+def test_run_takes_another_port_for_its_dashboard_where_the_usual_one_is_taken(recipe_file: Path) -> None:
+    with socket.socket() as other:
+        with suppress(OSError):  # taken already, by another cluster of this machine
+            other.bind(("127.0.0.1", 8265))
+            other.listen()
+        done = starloom("run", str(recipe_file))
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow
