@@ -1,24 +1,29 @@
 """The sandbox, seen from outside: bubblewrap around a warm interpreter that runs one program after another.
 
 Two walls. bubblewrap gives the zygote a read-only system without network; the zygote gives each program namespaces of
-its own with a private /tmp (`inside/cell.py`). Tests run in a judge that the program cannot reach (`inside/calls.py`).
+its own with a private /tmp and /proc (`inside/cell.py`). Neither is ever the host's root (`launch.py`). Tests run in a
+judge that the program cannot reach (`inside/calls.py`). `WALL.md` says for each interface of the kernel what holds it.
 """
 
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 from serve_apps.sandbox.control_groups import ControlGroup, make_group
 from serve_apps.sandbox.inside.limits import CellLimits
+from serve_apps.sandbox.inside.messages import close_all, pair, receive, send
 from serve_apps.sandbox.inside.usage import descendants
+from serve_apps.sandbox.streams import MOST_STDIN_BYTES, Outputs, sealed_memory
 from starloom.errors import RunError, UserError, one_line
 
 SYSTEM_FOLDERS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/var/lib/ghc")
@@ -33,10 +38,18 @@ Bound = str | tuple[str, str]  # a folder in its own place, or a folder and its 
 # this environment's packages for programs that use them; a fixed place, for its own may be hidden by the private /tmp
 ENVIRONMENT = (sys.prefix, "/run/environment")
 SCRIPTS = Path(__file__).parent / "inside"
+LAUNCH = Path(__file__).parent / "launch.py"
+NOBODY = 65534  # whom root becomes before a sandbox starts
+STAGE = "/tmp"
 UNSAFE_FLAG = "--run-model-code-without-isolation"
 UNSAFE_KEY = "run_model_code_without_isolation"
 CLOSE_SECONDS = 2.0
 GONE_SECONDS = 60.0
+START_SECONDS = 60.0
+SPARE_SECONDS = 60.0  # after a program's own limits, before its sandbox counts as lost
+VERDICT_BYTES = 1 << 16
+UNSEALED = "the program ended before its tests did"
+JUDGE_LOST = "the judge was killed by a limit"
 
 
 @dataclass(frozen=True)
@@ -88,7 +101,12 @@ class Tests:
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a program ended. `status`: passed, failed, timeout, memory, compile_error or sandbox_error."""
+    """How a program ended.
+
+    `status`: passed, failed, timeout, memory, compile_error; invalid (the task or what it needs is at fault, the
+    program was not judged) or sandbox_error (the sandbox ended). `limit` is the one that ended it: cpu, wall, memory or
+    processes; `starved`: it waited for a core for longer than a second of its wall time.
+    """
 
     status: str
     detail: str = ""
@@ -98,6 +116,8 @@ class Verdict:
     cpu_seconds: float = 0.0
     wall_seconds: float = 0.0
     peak_megabytes: float = 0.0
+    limit: str = ""
+    starved: bool = False
 
     @property
     def passed(self) -> bool:
@@ -132,9 +152,24 @@ def _refusal(reason: str) -> str:
 def bubblewrap_command(folders: Sequence[Bound] = ()) -> list[str]:
     """The command line up to the program: all namespaces, no network, the system read-only, nothing of the user's.
 
-    `folders` are bound read-only besides the system's, in their own place or in another: (folder, place).
+    `folders` are bound read-only besides the system's, in their own place or in another: (folder, place). Run by root
+    it begins with a script that gives up root.
     """
-    command = [str(bubblewrap()), "--unshare-all", "--unshare-user", "--die-with-parent", "--new-session"]
+    bubble = str(bubblewrap())
+    bound = [(folder, folder) if isinstance(folder, str) else folder for folder in folders]
+    bound.append((str(SCRIPTS), INSIDE))
+    staged: dict[str, str] = {}
+    launch: list[str] = []
+    if os.geteuid() == 0:
+        unreachable = [path for path in dict.fromkeys([bubble, *(source for source, _ in bound)]) if not _public(path)]
+        staged = {path: str(number) for number, path in enumerate(unreachable)}
+        told = json.dumps({"user": NOBODY, "stage": staged, "at": STAGE})
+        launch = [sys.executable, "-I", "-S", str(LAUNCH), told]
+
+    def place(path: str) -> str:
+        return f"{STAGE}/{staged[path]}" if path in staged else path
+
+    command = [*launch, place(bubble), "--unshare-all", "--unshare-user", "--die-with-parent", "--new-session"]
     command += ["--uid", "1000", "--gid", "1000", "--hostname", "sandbox", "--cap-drop", "ALL", "--clearenv"]
     for folder in SYSTEM_FOLDERS:
         if Path(folder).is_symlink():
@@ -144,13 +179,19 @@ def bubblewrap_command(folders: Sequence[Bound] = ()) -> list[str]:
     for pattern in CONFIGURATION:
         for path in sorted(Path("/etc").glob(pattern)):
             command += ["--ro-bind", str(path), str(path)]
-    command += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--dir", "/run"]
-    for bound in folders:
-        command += ["--ro-bind", *((bound, bound) if isinstance(bound, str) else bound)]
-    command += ["--ro-bind", str(SCRIPTS), INSIDE, "--chdir", "/tmp"]
+    # whole, or the kernel lets no cell have one of its own; no program sees it
+    command += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/dev/pts", "--tmpfs", "/tmp", "--dir", "/run"]
+    for source, there in bound:
+        command += ["--ro-bind", place(source), there]
+    command += ["--chdir", "/tmp"]
     for name, value in _ENVIRONMENT.items():
         command += ["--setenv", name, value]
     return [*command, "--remount-ro", "/dev", "--remount-ro", "/"]
+
+
+def _public(path: str) -> bool:
+    """Whether everybody may go to this path."""
+    return all(folder.stat().st_mode & 0o001 for folder in Path(path).resolve().parents)
 
 
 _ENVIRONMENT = {
@@ -170,7 +211,10 @@ class Sandbox:
     limits: Limits = field(default_factory=Limits)
     isolated: bool = True
     folders: Sequence[Bound] = ()  # toolchains outside the system's folders
+    grouped: bool = True  # a control group where one can be had
     _process: subprocess.Popen[bytes] | None = None
+    _channel: socket.socket | None = None
+    _said: IO[bytes] | None = None
     _group: ControlGroup = field(default_factory=ControlGroup)
 
     def __enter__(self) -> "Sandbox":
@@ -201,14 +245,16 @@ class Sandbox:
         if self._process is not None:
             process, self._process = self._process, None
             below = descendants(process.pid)
-            if process.stdin is not None:
-                process.stdin.close()  # the zygote ends by itself
+            if self._channel is not None:
+                self._channel.close()  # the zygote ends by itself
+                self._channel = None
             try:
                 process.wait(CLOSE_SECONDS)
             except subprocess.TimeoutExpired:
                 process.kill()
-            process.stdin = None
-            process.communicate()
+                process.wait()
+            if self._said is not None:
+                self._said.close()
             _wait_until_gone(below)
             self._group.remove()
 
@@ -216,97 +262,193 @@ class Sandbox:
         python = str(Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}")
         here = INSIDE if self.isolated else str(SCRIPTS)
         walls = bubblewrap_command([sys.base_prefix, *self.folders]) if self.isolated else []
-        self._group = make_group() if self.isolated else ControlGroup()
-        command = [*self._group.entrance, *walls, python, "-s", "-P", f"{here}/zygote.py"]
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-            env=None if self.isolated else {**os.environ, **_ENVIRONMENT},
-        )
-        if self._receive() is None:
+        self._group = make_group() if self.isolated and self.grouped else ControlGroup()
+        self._channel, theirs = pair()
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - what it says is read when it has failed
+        with theirs:
+            self._process = subprocess.Popen(
+                [*walls, python, "-s", "-P", f"{here}/zygote.py"],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=self._said,
+                env=None if self.isolated else {**os.environ, **_ENVIRONMENT},
+            )
+        if not self._greet():
             reason = one_line(self._failure())
             self.close()
             raise UserError(_refusal(f"this system lets no sandbox start ({reason}); allow user namespaces"))
 
-    def run_python(self, source: str, *, stdin: str = "", limits: Limits | None = None) -> Verdict:
-        """Run Python source as a program; it passes when it ends with exit code 0."""
-        return self._ask([self._request(limits or self.limits, source=source, stdin=stdin)])
+    def _greet(self) -> bool:
+        """Hand the control group over and wait for the zygote; False when none answers."""
+        assert self._channel is not None
+        group = [self._group.open_account(), *self._group.open_entrances()] if self._group.folders else []
+        self._channel.settimeout(START_SECONDS)
+        try:
+            send(self._channel, {}, group)
+            if receive(self._channel) is None:
+                return False
+        except OSError:
+            return False
+        finally:
+            close_all(group)
+        self._channel.settimeout(None)
+        # whether the kernel gives cells is known only now
+        probe = self._ask("source", {"source": ""}, Limits(), restart=False)
+        if not probe.passed and self._said is not None:
+            self._said.write(f"{probe.detail} {probe.stderr}".encode())
+        return probe.passed
 
-    def judge_python(self, source: str, tests: Tests, *, limits: Limits | None = None) -> Verdict:
+    def run_python(
+        self, source: str, *, stdin: str = "", limits: Limits | None = None, asleep: Callable[[], None] | None = None
+    ) -> Verdict:
+        """Run Python source as a program; it passes when it ends with exit code 0.
+
+        `asleep` is called when the program has waited more than it has worked: its core is free for another one.
+        """
+        return self._ask("source", {"source": source}, limits or self.limits, stdin=stdin, asleep=asleep)
+
+    def judge_python(
+        self, source: str, tests: Tests, *, limits: Limits | None = None, asleep: Callable[[], None] | None = None
+    ) -> Verdict:
         """Run `source` in one cell and the tests in the judge; the program sees neither tests nor verdict."""
-        request = self._request(limits or self.limits, source=source, judged=True)
-        return self._ask([request, asdict(tests)])
+        return self._ask("judged", {"source": source}, limits or self.limits, tests=tests, asleep=asleep)
 
-    def run_command(self, command: Command, *, stdin: str = "", limits: Limits | None = None) -> Verdict:
+    def run_command(
+        self,
+        command: Command,
+        *,
+        stdin: str = "",
+        limits: Limits | None = None,
+        asleep: Callable[[], None] | None = None,
+    ) -> Verdict:
         """Build and run a program of another language; it passes with exit code 0 and, if it has one, its seal."""
-        return self._ask([self._request(limits or self.limits, stdin=stdin, **asdict(command))])
+        text = {"files": command.files, "build": command.build, "run": command.run}
+        return self._ask("command", text, limits or self.limits, stdin=stdin, seal=command.seal, asleep=asleep)
 
-    def _request(self, limits: Limits, **more: Any) -> dict[str, Any]:
+    def _ask(
+        self,
+        kind: str,
+        text: dict[str, Any],
+        limits: Limits,
+        *,
+        stdin: str = "",
+        tests: Tests | None = None,
+        seal: str = "",
+        asleep: Callable[[], None] | None = None,
+        restart: bool = True,
+    ) -> Verdict:
+        if self._channel is None:
+            raise RunError("the sandbox is closed")
         self._group.limit(limits.memory_megabytes, limits.processes)
-        return {
+        kills = self._group.memory_kills()
+        outputs = Outputs(stdout=limits.output_bytes, stderr=limits.output_bytes, verdict=VERDICT_BYTES)
+        try:
+            answer = self._answer(kind, text, limits, stdin, tests, outputs, asleep)
+            if answer is None or answer["status"] == "sandbox_error":
+                reason = answer["reason"] if answer else one_line(self._failure())
+                if restart:
+                    self.close()
+                    self._start()  # the next program finds a sandbox again
+                return Verdict("sandbox_error", f"the sandbox ended: {reason}")
+            outputs.finish()
+        finally:
+            outputs.close()
+        return _verdict(answer, outputs, seal, tests is not None, self._group, kills)
+
+    def _answer(
+        self,
+        kind: str,
+        text: dict[str, Any],
+        limits: Limits,
+        stdin: str,
+        tests: Tests | None,
+        outputs: Outputs,
+        asleep: Callable[[], None] | None,
+    ) -> dict[str, Any] | None:
+        """What the zygote says of the run; None when it ended or hangs."""
+        assert self._channel is not None
+        channel = self._channel
+        request = {
+            "kind": kind,
             "cell": asdict(limits.cell(self.isolated)),
             "cpu_seconds": limits.cpu_seconds,
             "build_cpu_seconds": limits.build_cpu_seconds,
             "wall_seconds": limits.wall_seconds,
             "memory_megabytes": limits.memory_megabytes,
-            "output_bytes": limits.output_bytes,
-            **more,
         }
+        given = [sealed_memory(_json(text)), sealed_memory(stdin.encode(errors="replace")[:MOST_STDIN_BYTES])]
+        if tests is not None:
+            given.append(sealed_memory(_json(asdict(tests))))
+        passed_on = [*given[:2], *outputs.writing[:2]]
+        passed_on += [given[2], outputs.writing[2]] if tests is not None else []
+        answers: list[dict[str, Any] | None] = []
 
-    def _ask(self, messages: Sequence[dict[str, Any]]) -> Verdict:
-        if self._process is None:
-            raise RunError("the sandbox is closed")
-        kills = self._group.memory_kills()
+        def told() -> bool:
+            received = receive(channel)
+            if received is not None and "asleep" in received[0]:
+                if asleep is not None:
+                    asleep()
+                return False
+            answers.append(received[0] if received else None)
+            return True
+
         try:
-            for message in messages:
-                self._send(message)
-            answer = self._receive()
+            send(channel, request, passed_on)
         except OSError:
-            answer = None
-        if answer is None:
-            reason = one_line(self._failure())
-            self.close()
-            self._start()  # the next program finds a sandbox again
-            return Verdict("sandbox_error", f"the sandbox ended: {reason}")
-        verdict = Verdict(**answer)
-        if verdict.status == "failed" and self._group.memory_kills() > kills:
-            return replace(verdict, status="memory")
-        return verdict
+            return None
+        finally:
+            close_all(given)
+            outputs.hand_over()
+        outputs.follow(channel.fileno(), time.monotonic() + 2 * limits.wall_seconds + SPARE_SECONDS, told)
+        return answers[0] if answers else None
 
     def _failure(self) -> str:
-        process = self._process
-        if process is None:
+        if self._process is None or self._said is None:
             return ""
-        process.kill()
-        return process.communicate()[1].decode(errors="replace")
+        self._process.kill()
+        self._process.wait()
+        self._said.seek(0)
+        return self._said.read(1 << 16).decode(errors="replace")
 
-    def _send(self, message: dict[str, Any]) -> None:
-        assert self._process is not None
-        assert self._process.stdin is not None
-        body = json.dumps(message).encode()
-        data = memoryview(len(body).to_bytes(4, "little") + body)
-        while data:
-            data = data[self._process.stdin.write(data) or 0 :]
 
-    def _receive(self) -> dict[str, Any] | None:
-        header = self._exactly(4)
-        body = None if header is None else self._exactly(int.from_bytes(header, "little"))
-        return None if body is None else json.loads(body)
+def _json(value: Any) -> bytes:
+    return json.dumps(value).encode()
 
-    def _exactly(self, size: int) -> bytes | None:
-        assert self._process is not None
-        assert self._process.stdout is not None
-        parts = []
-        while size:
-            part = self._process.stdout.read(size)
-            if not part:
-                return None
-            parts.append(part)
-            size -= len(part)
-        return b"".join(parts)
+
+def _verdict(
+    answer: dict[str, Any], outputs: Outputs, seal: str, judged: bool, group: ControlGroup, kills: int
+) -> Verdict:
+    """What the zygote counted, and what the program and the judge have written, as a verdict."""
+    named = outputs.named
+    status, detail, sealed = answer.pop("status"), "", seal.encode()
+    if status is None and judged:
+        status, detail = _judgement(bytes(named["verdict"].kept))
+    elif status is None:
+        status = "passed" if answer["exit_code"] == 0 else "failed"
+    if status == "passed" and sealed not in named["stdout"].last:
+        status, detail = "failed", UNSEALED
+    if status == "failed" and group.memory_kills() > kills:
+        status, answer["limit"] = "memory", "memory"
+    peak = group.peak_megabytes() if group.folders else None
+    if peak is not None:
+        answer["peak_megabytes"] = round(peak, 1)
+    stdout = named["stdout"].kept.replace(b"\n" + sealed + b"\n", b"") if seal else named["stdout"].kept
+    return Verdict(
+        status,
+        detail,
+        stdout=stdout.decode(errors="replace"),
+        stderr=named["stderr"].kept.decode(errors="replace"),
+        **answer,
+    )
+
+
+def _judgement(written: bytes) -> tuple[str, str]:
+    """Status and detail as the judge wrote them."""
+    try:
+        verdict = json.loads(written)
+        return str(verdict["status"]), str(verdict["detail"])
+    except (ValueError, KeyError):
+        return "failed", JUDGE_LOST
 
 
 def _wait_until_gone(processes: Iterable[int]) -> None:

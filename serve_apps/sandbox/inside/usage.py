@@ -1,48 +1,119 @@
-"""CPU time and memory of all processes below this one. Runs inside the sandbox, on the standard library alone."""
+"""CPU time and memory of the processes of a program. Runs inside the sandbox, on the standard library alone.
+
+Where a control group is, its account is the truth. Where none can be had, the sum over the processes that are seen is
+an estimate: it may count more than was used, and it counts at least half of it whatever a program tries.
+
+- CPU: a child whose parent ignores SIGCHLD ends without being in anybody's account. So each process's own clock is read
+  every few milliseconds while processes come and go, and one that is gone counts with what it had and half a round more
+  (on average what it can have used since).
+- Memory: pages that no process has mapped are nobody's. Shared mappings therefore count with their whole size, sockets
+  with the most that they can hold, page tables with theirs; anonymous files (memfd) are not there (`syscalls.py`), the
+  two temporary file systems have limits of their own.
+"""
 
 import contextlib
 import os
+import random
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+MEGABYTE = 1 << 20
+SOCKET_MEGABYTES = 0.4  # both buffers of a socket, as the kernel sizes them
+FREE_SOCKETS = 64
+TICK_SECONDS, QUICK_SECONDS = 0.05, 0.005
 
 
 @dataclass(frozen=True)
 class ProcessState:
-    """A line of /proc/PID/stat: parent, CPU seconds with those of waited-for children, resident pages."""
+    """A line of /proc/PID/stat: parent, CPU seconds with those of waited-for children."""
 
     parent: int
     seconds: float
-    pages: int
 
 
 @dataclass
 class Usage:
-    """What a run has used so far; `base_seconds` of it do not count (a build before the program)."""
+    """What a run has used so far: CPU seconds since it began, megabytes now and at most, processes now."""
 
-    seconds: float = 0.0
+    group: int | None = None  # descriptor of the control group's account of CPU time
+    isolated: bool = True
+    beside: list[int] = field(default_factory=list)  # processes that are not in the group and count all the same
     reaped_seconds: float = 0.0
-    base_seconds: float = 0.0
     megabytes: float = 0.0
     peak_megabytes: float = 0.0
     count: int = 0
-    measured: float = field(default_factory=time.monotonic)
+    measured: float = 0.0
+    _base: float = 0.0
+    _own: dict[int, float] = field(default_factory=dict)  # of each process its own clock, as it was seen last
+    _gone: float = 0.0
+    _tree: float = 0.0
+    _changing: bool = False
+    _memory_measured: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._base = self._account()
+        self.measured = self._memory_measured = time.monotonic()
 
     @property
-    def counted_seconds(self) -> float:
-        """CPU seconds that the limit is about."""
-        return max(self.seconds, self.reaped_seconds) - self.base_seconds
+    def seconds(self) -> float:
+        """CPU seconds that count."""
+        if self.group is not None:
+            return self._account() + max(self.reaped_seconds, sum(self._own.values())) - self._base
+        return max(self._tree, self.reaped_seconds, self._gone + sum(self._own.values())) - self._base
+
+    def begin(self) -> None:
+        """What was used up to here does not count any more (a build before the program)."""
+        self.measure()
+        self._base += self.seconds
+
+    def due(self) -> bool:
+        """Whether it is time to measure again."""
+        return time.monotonic() - self.measured > self.patience()
+
+    def patience(self) -> float:
+        """Seconds until the next measure: uneven, so that no program can be in step with it."""
+        if self.group is None and self._changing:
+            return QUICK_SECONDS * random.uniform(0.5, 1.5)
+        return TICK_SECONDS
 
     def measure(self) -> None:
-        """Sum over the descendants of this process."""
-        states = list(descendants(os.getpid()).values())
-        self.seconds = max(self.seconds, self.reaped_seconds + sum(state.seconds for state in states))
-        self.megabytes = sum(state.pages for state in states) * PAGE_BYTES / (1 << 20)
-        self.peak_megabytes = max(self.peak_megabytes, self.megabytes)
+        """Look at the descendants of this process."""
+        states = descendants(os.getpid())
         self.count = len(states)
+        if self.group is None:
+            self._measure_seconds(states)
+            if time.monotonic() - self._memory_measured >= TICK_SECONDS:
+                self.megabytes = sum(map(_megabytes, states)) + (_socket_megabytes() if self.isolated else 0)
+                self.peak_megabytes = max(self.peak_megabytes, self.megabytes)
+                self._memory_measured = time.monotonic()
+        else:
+            self._read_clocks(self.beside)
         self.measured = time.monotonic()
+
+    def _measure_seconds(self, states: dict[int, ProcessState]) -> None:
+        self._tree = max(self._tree, self.reaped_seconds + sum(state.seconds for state in states.values()))
+        round_seconds = min(time.monotonic() - self.measured, QUICK_SECONDS)
+        gone = [process for process in self._own if process not in states]
+        self._changing = bool(gone) or any(process not in self._own for process in states)
+        for process in gone:
+            self._gone += self._own.pop(process) + round_seconds / 2
+        self._read_clocks(states)
+
+    def _read_clocks(self, processes: Iterable[int]) -> None:
+        for process in processes:
+            with contextlib.suppress(OSError):
+                self._own[process] = time.clock_gettime((~process << 3) | 2)  # clock_getcpuclockid(3)
+
+    def _account(self) -> float:
+        if self.group is None:
+            return 0.0
+        text = os.pread(self.group, 4096, 0)
+        if text.startswith(b"usage_usec"):  # cpu.stat of version 2
+            return int(text.split()[1]) / 1e6
+        return int(text) / 1e9  # cpuacct.usage of version 1
 
 
 def descendants(root: int) -> dict[int, ProcessState]:
@@ -60,8 +131,50 @@ def descendants(root: int) -> dict[int, ProcessState]:
     return below
 
 
+def starved(processes: dict[int, ProcessState]) -> bool:
+    """Whether these processes have waited for a core for longer than they have slept, as the kernel has counted."""
+    waited = 0.0
+    for process in processes:
+        with contextlib.suppress(OSError, ValueError, IndexError), open(f"/proc/{process}/schedstat", "rb") as file:
+            waited += int(file.read().split()[1]) / 1e9
+    return waited > 1.0
+
+
 def _state(process: str) -> ProcessState:
     with open(f"/proc/{process}/stat", "rb") as file:
         values = file.read().rpartition(b")")[2].split()
-    seconds = sum(int(value) for value in values[11:15]) / CLOCK_TICKS
-    return ProcessState(int(values[1]), seconds, int(values[21]))
+    return ProcessState(int(values[1]), sum(int(value) for value in values[11:15]) / CLOCK_TICKS)
+
+
+def _megabytes(process: int) -> float:
+    sizes: dict[bytes, int] = {}
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        with open(f"/proc/{process}/status", "rb") as file:
+            sizes = {
+                line[:8].rstrip(b":\t "): int(line.split()[1]) for line in file if line.startswith((b"Rss", b"Vm"))
+            }
+        own = sizes.get(b"RssAnon", 0) + sizes.get(b"RssFile", 0) + sizes.get(b"VmPTE", 0)
+        try:
+            return own / 1024 + _shared_megabytes(process)
+        except PermissionError:  # its mappings are hidden: they count with all that they can be
+            return (own + sizes.get(b"VmSize", 0)) / 1024
+    return 0.0
+
+
+def _shared_megabytes(process: int) -> float:
+    total = 0
+    with open(f"/proc/{process}/maps", "rb") as file:
+        for line in file:
+            words = line.split(None, 5)
+            if words[1][3:4] == b"s" and (len(words) < 6 or words[5].startswith((b"/dev/zero", b"/memfd:", b"/SYSV"))):
+                low, _, high = words[0].partition(b"-")
+                total += int(high, 16) - int(low, 16)
+    return total / MEGABYTE
+
+
+def _socket_megabytes() -> float:
+    sockets = 0
+    for kind in ("unix", "tcp", "tcp6", "udp", "udp6"):
+        with contextlib.suppress(OSError), open(f"/proc/net/{kind}", "rb") as file:
+            sockets += max(0, sum(1 for _ in file) - 1)
+    return max(0, sockets - FREE_SOCKETS) * SOCKET_MEGABYTES

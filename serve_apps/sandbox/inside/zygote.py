@@ -1,13 +1,12 @@
-"""The warm interpreter inside the sandbox: forks a cell for each program and a judge for each set of tests.
+"""The warm interpreter inside the sandbox: forks a cell for each program and another for the judge of its tests.
 
-Runs as a script inside bubblewrap on the standard library alone, with requests on descriptor 0 and answers on 1: four
-bytes of length and JSON each. A request for tests is two messages; the second, with the tests, is read by the judge
-itself, so that they are never in memory that a program is forked from.
+Runs as a script inside bubblewrap on the standard library alone; its descriptor 0 is the channel to the sandbox's owner
+(`messages.py`). What a program is given, prints and is tested with passes through descriptors that are handed on: none
+of it is ever in this process's memory, from which the next program is forked.
 """
 
 import contextlib
 import gc
-import json
 import os
 import select
 import shutil
@@ -16,182 +15,171 @@ import socket
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100,PTH120 - a script without its package
 
 from cell import become_subreaper, open_cell
-from judging import read_verdict, run_judge
+from judging import judge
 from limits import CellLimits
+from messages import close_all, receive, send
 from program import BUILD_FAILED, BUILT, program
 from syscalls import filter_program
-from usage import Usage, descendants
+from usage import Usage, descendants, starved
 
 WARM = (
-    "bisect collections copy datetime decimal fractions functools hashlib heapq itertools math operator re statistics"
+    "bisect collections copy datetime decimal fractions functools hashlib heapq itertools linecache math operator re "
+    "random statistics string threading typing"
 )
-TICK_SECONDS = 0.05
 COLLECT_EVERY = 32
-MOST_STDIN_BYTES = 64 << 20
-LAST_BYTES = 8192  # a seal stands here, with what a test runner says after it
-UNSEALED = "the program ended before its tests did"
+JUDGE_MEGABYTES = 4096
+ASLEEP_SECONDS, ASLEEP_SHARE = 1.0, 0.1
 
 
 def main() -> None:
     """Answer requests until the other end closes."""
     become_subreaper()
-    for name in [*WARM.split(), "string", "typing", "random", "threading"]:
+    for name in WARM.split():
         __import__(name)
-    filter_program()
+    filter_program(True), filter_program(False)
+    channel = socket.socket(fileno=os.dup(0))
+    os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
+    first = receive(channel)
+    if first is None:
+        return
+    group = first[1]
     gc.disable()  # a collection would touch, and so copy, every page that a fork shares with this process
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)  # programs are short: the usual 700 makes them collect hundreds of times
-    _send(1, {"ready": os.getpid()})
+    send(channel, {"ready": os.getpid()})
     answered = 0
-    while (request := _receive(0)) is not None:
-        _send(1, _answer(request))
+    while (request := receive(channel)) is not None:
+        message, descriptors = request
+        send(channel, _answer(channel, message, descriptors, group))
         answered += 1
         if answered % COLLECT_EVERY == 0:
             gc.collect()
 
 
-def _answer(request: dict[str, Any]) -> dict[str, Any]:
-    run = Run(request)
+def _answer(channel: socket.socket, request: dict[str, Any], descriptors: list[int], group: list[int]) -> Any:
+    run = Run(channel, request, descriptors, group)
     try:
         run.start()
         return run.supervise()
     except OSError as error:
-        if request.get("judged") and "judge" not in run.started_roles:
-            _receive(0)  # the tests that nobody has read
-        return {"status": "sandbox_error", "detail": str(error)}
+        return {"status": "sandbox_error", "reason": str(error)}
     finally:
         run.end()
 
 
-@dataclass
-class Captured:
-    """The first bytes of an output, and its last ones; the rest is read and thrown away."""
+@dataclass(frozen=True)
+class Exceeded:
+    """The limit that ended a run."""
 
-    descriptor: int
-    limit: int
-    kept: bytearray = field(default_factory=bytearray)
-    last: bytes = b""
-
-    def drain(self) -> bool:
-        """Read what is there; False at the end."""
-        try:
-            part = os.read(self.descriptor, 1 << 16)
-        except BlockingIOError:
-            return True
-        self.kept += part[: max(0, self.limit - len(self.kept))]
-        self.last = (self.last + part)[-LAST_BYTES:]
-        return bool(part)
+    status: str
+    limit: str
+    starved: bool = False
 
 
 class Run:
-    """A program, perhaps its judge, and the limits on both."""
+    """A program, perhaps its judge, and the limits on both.
 
-    def __init__(self, request: dict[str, Any]) -> None:
+    `descriptors`: the program's text, its three streams, and for a judged one the tests and where the verdict goes.
+    `group`: the control group's account of CPU time and its entrances, or nothing.
+    """
+
+    def __init__(
+        self, channel: socket.socket, request: dict[str, Any], descriptors: list[int], group: list[int]
+    ) -> None:
+        self.channel = channel
         self.request = request
+        self.descriptors = descriptors
         limits = dict(request["cell"])
         if not limits["isolated"]:
             limits["folder"] = tempfile.mkdtemp(prefix="program-")
         self.limits = CellLimits(**limits)
-        self.judged = bool(request.get("judged"))
-        self.building = "run" in request
-        self.open: dict[int, str] = {}
-        self.captured: dict[str, Captured] = {}
+        self.entrances = group[1:]
+        self.judged = request["kind"] == "judged"
+        self.building = request["kind"] == "command"
+        self.phase = b""
         self.processes: dict[int, str] = {}
-        self.started_roles: set[str] = set()
         self.exit_code: int | None = None
-        self.used = Usage()
+        self.used = Usage(group[0] if group else None, self.limits.isolated)
+        self.told_asleep = False
         self.started = time.monotonic()
 
     def start(self) -> None:
         """Start the program's cell, then the judge."""
-        pipes = {name: os.pipe() for name in ("stdout", "stderr", "phase")}
+        text, *streams = self.descriptors[:4]
         ours, theirs = socket.socketpair()
-        stdin = self._stdin()
-        keep = {stdin: 0, pipes["stdout"][1]: 1, pipes["stderr"][1]: 2}
-        keep[theirs.fileno() if self.judged else pipes["phase"][1]] = 3
-        for name, (reading, _) in pipes.items():
-            self._capture(name, reading, self.request["output_bytes"])
+        self.phases, told = os.pipe()
+        os.set_blocking(self.phases, False)
+        channel = theirs.fileno() if self.judged else told
+        keep = {stream: n for n, stream in enumerate([*streams, channel, text])}
         try:
-            self._add(open_cell(self.limits, keep, program(self.request), alone=self.judged), "program")
+            cell = open_cell(
+                self.limits, keep, program(self.request["kind"]), alone=self.judged, entrances=self.entrances
+            )
+            self.processes[cell] = "program"
+            os.close(told)
+            theirs.close()
             if self.judged:
-                theirs.close()
                 self._start_judge(ours)
         finally:
-            for descriptor in (stdin, *(writing for _, writing in pipes.values())):
-                os.close(descriptor)
             ours.close()
-            theirs.close()
+            close_all(self.descriptors)
         self.started = time.monotonic()
 
-    def _add(self, process: int, role: str) -> None:
-        self.processes[process] = role
-        self.started_roles.add(role)
-
-    def _stdin(self) -> int:
-        descriptor = os.memfd_create("stdin")
-        with open(descriptor, "wb", closefd=False) as file:
-            file.write((self.request.get("stdin") or "").encode()[:MOST_STDIN_BYTES])
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        return descriptor
-
-    def _capture(self, name: str, descriptor: int, limit: int) -> None:
-        os.set_blocking(descriptor, False)
-        self.captured[name] = Captured(descriptor, limit)
-        self.open[descriptor] = name
-
     def _start_judge(self, wire: socket.socket) -> None:
+        """The judge is in a cell of its own, outside the program's control group."""
         reading, writing = os.pipe()
-        judge = os.fork()
-        if judge == 0:
-            os.close(reading)
-            run_judge(wire, writing, lambda: _receive(0))
-        os.close(writing)
-        self._add(judge, "judge")
+        silence = os.open("/dev/null", os.O_RDWR)
+        streams = [os.dup(silence), os.dup(silence), silence]
+        tests, verdict = self.descriptors[4:6]
+        keep = {source: n for n, source in enumerate([*streams, wire.fileno(), tests, verdict, writing])}
+        limits = replace(self.limits, address_megabytes=JUDGE_MEGABYTES, processes=64)
+        try:
+            cell = open_cell(limits, keep, judge, alone=True)
+        finally:
+            close_all([*streams, writing])
+        self.processes[cell] = "judge"
+        self.used.beside.append(cell)
         os.read(reading, 1)  # the judge has read the tests
-        self._capture("verdict", reading, 1 << 16)
+        os.close(reading)
 
     def supervise(self) -> dict[str, Any]:
         """Wait for the end or for a limit; then nothing of the program is left."""
-        status = None
-        while status is None:
-            ready, _, _ = select.select(list(self.open), [], [], self._patience())
-            for descriptor in ready:
-                self._read(descriptor)
-            if self._ended():
-                break
-            if time.monotonic() - self.used.measured > TICK_SECONDS:
-                status = self._exceeded()
-        self.stop()
-        for name, captured in self.captured.items():
-            while name in self.open.values():
-                self._read(captured.descriptor)
-        return self._result(status)
-
-    def _patience(self) -> float:
-        """The end of an output tells the end of a run at once; only the limits need a clock."""
-        return TICK_SECONDS if self.open else 0.002
-
-    def _read(self, descriptor: int) -> None:
-        name = self.open[descriptor]
-        before = len(self.captured[name].kept)
-        if not self.captured[name].drain():
-            del self.open[descriptor]
-        if name == "phase" and self.building and self.captured[name].kept[before:].startswith(BUILT):
-            self.building = False  # the program's own clock starts
-            self.used.measure()
-            self.used.base_seconds = self.used.seconds
-            self.started = time.monotonic()
-
-    def _ended(self) -> bool:
-        """Whether the judge (or the program without one) is done."""
         awaited = "judge" if self.judged else "program"
+        watched = {os.pidfd_open(process) for process, role in self.processes.items() if role == awaited}
+        exceeded = None
+        try:
+            while exceeded is None:
+                waiting = [*watched, *([self.phases] if self.building else [])]
+                ready, _, _ = select.select(waiting, [], [], self.used.patience())
+                if self.phases in ready:
+                    self._read_phase()
+                if watched & set(ready) and self._ended(awaited):
+                    break
+                if self.used.due():
+                    exceeded = self._exceeded()
+        finally:
+            close_all(list(watched))
+        self._read_phase()
+        self.stop()
+        return self._result(exceeded)
+
+    def _read_phase(self) -> None:
+        """A build tells with one byte how it went; then the program's own clock starts."""
+        with contextlib.suppress(BlockingIOError):
+            self.phase = self.phase or os.read(self.phases, 1)
+            if self.building and self.phase == BUILT:
+                self.used.begin()
+                self.started = time.monotonic()
+            self.building = False
+
+    def _ended(self, awaited: str) -> bool:
         waiting = [process for process, role in self.processes.items() if role == awaited]
         return all(self._wait(process, os.WNOHANG) for process in waiting)
 
@@ -199,23 +187,28 @@ class Run:
         found, status, usage = os.wait4(process, options)
         if found == 0:
             return False
-        self.used.reaped_seconds += usage.ru_utime + usage.ru_stime
+        if self.used.group is None or process in self.used.beside:
+            self.used.reaped_seconds += usage.ru_utime + usage.ru_stime
         self.used.peak_megabytes = max(self.used.peak_megabytes, usage.ru_maxrss / 1024)
         if self.processes.pop(process) == "program":
             self.exit_code = os.waitstatus_to_exitcode(status)
         return True
 
-    def _exceeded(self) -> str | None:
+    def _exceeded(self) -> Exceeded | None:
         self.used.measure()
+        passed = time.monotonic() - self.started
         allowed = self.request["build_cpu_seconds"] if self.building else self.request["cpu_seconds"]
-        if self.used.counted_seconds > allowed:
-            return "compile_error" if self.building else "timeout"
-        if time.monotonic() - self.started > self.request["wall_seconds"]:
-            return "timeout"
+        if self.used.seconds > allowed:
+            return Exceeded("compile_error" if self.building else "timeout", "cpu")
+        if passed > self.request["wall_seconds"]:
+            return Exceeded("timeout", "wall", starved(descendants(os.getpid())))
         if self.used.megabytes > self.request["memory_megabytes"]:
-            return "memory"
-        if self.used.count > self.limits.processes + 3:
-            return "failed"
+            return Exceeded("memory", "memory")
+        if self.used.count > self.limits.processes + 6:
+            return Exceeded("failed", "processes")
+        if not self.told_asleep and passed > ASLEEP_SECONDS and self.used.seconds < ASLEEP_SHARE * passed:
+            self.told_asleep = True
+            send(self.channel, {"asleep": True})
         return None
 
     def stop(self) -> None:
@@ -234,70 +227,28 @@ class Run:
     def end(self) -> None:
         """Leave neither a process nor a descriptor nor a file."""
         self.stop()
-        for captured in self.captured.values():
-            os.close(captured.descriptor)
+        close_all([self.phases])
         if not self.limits.isolated:
             shutil.rmtree(self.limits.folder, ignore_errors=True)
 
-    def _result(self, status: str | None) -> dict[str, Any]:
-        detail = ""
-        if status is None and self.judged:
-            status, detail = read_verdict(bytes(self.captured["verdict"].kept))
-        elif status is None and self.captured["phase"].kept.startswith(BUILD_FAILED) and "run" in self.request:
+    def _result(self, exceeded: Exceeded | None) -> dict[str, Any]:
+        status = exceeded.status if exceeded else None
+        if status is None and self.phase == BUILD_FAILED:
             status = "compile_error"
-        elif status is None:
-            status = "passed" if self.exit_code == 0 else "failed"
-        seal = (self.request.get("seal") or "").encode()
-        if status == "passed" and seal not in self.captured["stdout"].last:
-            status, detail = "failed", UNSEALED
-        seconds = self.used.counted_seconds
         return {
             "status": status,
-            "detail": detail,
+            "limit": exceeded.limit if exceeded else "",
+            "starved": bool(exceeded and exceeded.starved),
             "exit_code": self.exit_code,
-            "stdout": _without(self.captured["stdout"].kept, seal).decode(errors="replace"),
-            "stderr": self.captured["stderr"].kept.decode(errors="replace"),
-            "cpu_seconds": round(seconds, 3),
+            "cpu_seconds": round(self.used.seconds, 3),
             "wall_seconds": round(time.monotonic() - self.started, 3),
             "peak_megabytes": round(self.used.peak_megabytes, 1),
         }
 
 
-def _without(output: bytearray, seal: bytes) -> bytearray:
-    """An output without the line that the harness itself had printed."""
-    return output.replace(b"\n" + seal + b"\n", b"") if seal else output
-
-
 def _kill(process: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(process, signal.SIGKILL)
-
-
-def _send(descriptor: int, message: Any) -> None:
-    body = json.dumps(message).encode()
-    data = memoryview(len(body).to_bytes(4, "little") + body)
-    while data:
-        data = data[os.write(descriptor, data) :]
-
-
-def _receive(descriptor: int) -> Any:
-    """The next message, or None at the end."""
-    header = _exactly(descriptor, 4)
-    if header is None:
-        return None
-    body = _exactly(descriptor, int.from_bytes(header, "little"))
-    return None if body is None else json.loads(body)
-
-
-def _exactly(descriptor: int, size: int) -> bytes | None:
-    parts = []
-    while size:
-        part = os.read(descriptor, min(size, 1 << 20))
-        if not part:
-            return None
-        parts.append(part)
-        size -= len(part)
-    return b"".join(parts)
 
 
 if __name__ == "__main__":

@@ -191,6 +191,124 @@ ATTACKS = (
         "if r.returncode == 0: print('ESCAPED')\nos.abort()",
         STOPPED,
     ),
+    Attack(
+        "set the kernel",
+        "import os\nfor place, _, files in os.walk('/proc'):\n    for f in files:\n"
+        "        path = os.path.join(place, f)\n"
+        "        if not path.split('/')[2].isdigit() and 'self' not in path.split('/')[2]: print('ESCAPED', path)\n"
+        "for f in ('kernel/core_pattern', 'vm/swappiness', 'net/ipv4/ip_forward', 'kernel/ns_last_pid'):\n"
+        "    for base in ('/proc/sys/', '/proc/1/root/proc/sys/', '/sys/'):\n"
+        "        try: os.close(os.open(base + f, os.O_WRONLY)); print('ESCAPED', base + f)\n"
+        "        except OSError: pass\n"
+        "for path in ('/proc/sysrq-trigger', '/proc/kcore', '/proc/kmsg', '/proc/keys', '/sys/fs/cgroup'):\n"
+        "    if os.path.exists(path): print('ESCAPED', path)",
+        ANY,
+    ),
+    Attack(
+        "offer its harness to the memory killer and fill memory that is no process's",
+        "import os, time\nfor p in range(1, 60):\n    try: open(f'/proc/{p}/oom_score_adj', 'w').write('1000')\n"
+        "    except OSError: pass\nfds = []\nwhile True:\n    fds.append(os.memfd_create('x'))\n"
+        "    for _ in range(31): os.write(fds[-1], b'x' * (1 << 20))",
+        STOPPED,
+    ),
+    Attack(
+        "shared memory that only the dead have touched",
+        "import mmap, os, time\nheld = []\nfor _ in range(30):\n    if os.fork() == 0:\n"
+        "        m = mmap.mmap(-1, 100 << 20)\n        if os.fork() == 0:\n"
+        "            for n in range(0, len(m), 4096): m[n] = 1\n            os._exit(0)\n"
+        "        os.wait()\n        time.sleep(2.5)\n        os._exit(0)\n"
+        "while True:\n    try: os.wait()\n    except ChildProcessError: break",
+        STOPPED,
+    ),
+    Attack(
+        "memory in sockets",
+        "import os, socket, time\nfor _ in range(20):\n    if os.fork() == 0:\n        held = []\n        try:\n"
+        "            while True:\n                a, b = socket.socketpair()\n                a.setblocking(False)\n"
+        "                held += [a, b]\n                try:\n                    while True: a.send(b'x' * 65536)\n"
+        "                except BlockingIOError: pass\n        except OSError: pass\n        time.sleep(9)\n"
+        "time.sleep(9)",
+        STOPPED,
+    ),
+    Attack(
+        "segments and queues of System V",
+        "import ctypes\nl = ctypes.CDLL(None)\nif l.shmget(0, 1 << 20, 0o1600) >= 0: print('ESCAPED shm')\n"
+        "if l.msgget(0, 0o1600) >= 0: print('ESCAPED msg')",
+        ANY,
+    ),
+    Attack(
+        "burn time in children that nobody waits for",
+        "import os, signal, time\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\nfor _ in range(8):\n"
+        "    if os.fork() == 0:\n        while time.process_time() < 0.3: pass\n        os._exit(0)\n"
+        "    try: os.wait()\n    except ChildProcessError: pass",
+        STOPPED,
+    ),
+    Attack(
+        "burn time in many short children that nobody waits for",
+        "import os, signal, time\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\nend = time.time() + 2.9\n"
+        "while time.time() < end:\n    if os.fork() == 0:\n        until = time.perf_counter() + 0.02\n"
+        "        while time.perf_counter() < until: pass\n        os._exit(0)\n"
+        "    try: os.wait()\n    except ChildProcessError: pass",
+        STOPPED,
+    ),
+    Attack(
+        "burn time in orphans",
+        "import os, time\nfor _ in range(8):\n    if os.fork() == 0:\n        if os.fork() == 0:\n"
+        "            while time.process_time() < 0.3: pass\n        os._exit(0)\n    os.wait()\n    time.sleep(0.31)",
+        STOPPED,
+    ),
+    Attack(
+        "sockets of other families",
+        "import socket\nfor family in range(0, 64):\n    if family in (1, 2, 10): continue\n"
+        "    for kind in (1, 2, 3, 5):\n        try: socket.socket(family, kind); print('ESCAPED', family, kind)\n"
+        "        except OSError: pass",
+        ANY,
+    ),
+    Attack(
+        "calls by the machine's other numbers",
+        "import ctypes, mmap, os\nl = ctypes.CDLL(None)\nif l.syscall(0x40000000 + 39) > 0: print('ESCAPED x32')\n"
+        "pid = os.fork()\nif pid == 0:\n    m = mmap.mmap(-1, 4096, prot=7)\n"
+        "    m.write(bytes.fromhex('b814000000cd80c3'))\n"
+        "    f = ctypes.CFUNCTYPE(ctypes.c_long)(ctypes.addressof(ctypes.c_char.from_buffer(m)))\n"
+        "    os._exit(0 if f() > 0 else 1)\n"
+        "if os.waitpid(pid, 0)[1] == 0: print('ESCAPED int 80')",
+        ANY,
+    ),
+    Attack(
+        "look for the last program in its own memory",
+        "import re\nfound = []\nwith open('/proc/self/maps') as maps, open('/proc/self/mem', 'rb') as memory:\n"
+        "    for line in maps:\n        low, high = (int(x, 16) for x in line.split()[0].split('-'))\n"
+        "        if 'r' not in line.split()[1] or '[v' in line: continue\n        memory.seek(low)\n"
+        "        try: text = memory.read(high - low)\n        except (OSError, ValueError): continue\n"
+        "        found += re.findall(b'last' + b'-program-[a-z]+', text)\nif found: print('ESCAPED', found)",
+        ANY,
+    ),
+    Attack(
+        "hide its mappings",
+        "import ctypes\nif ctypes.CDLL(None).prctl(4, 0, 0, 0, 0) == 0: print('ESCAPED')",
+        ANY,
+    ),
+    Attack(
+        "terminals",
+        "import os\ntry: os.openpty(); print('ESCAPED')\nexcept OSError: pass",
+        ANY,
+    ),
+    Attack(
+        "set the clock",
+        "import time\ntry: time.clock_settime(time.CLOCK_REALTIME, 0); print('ESCAPED')\nexcept OSError: pass",
+        ANY,
+    ),
+    Attack(
+        "run before all others",
+        "import os\nfor policy in (os.SCHED_FIFO, os.SCHED_RR):\n"
+        "    try: os.sched_setscheduler(0, policy, os.sched_param(1)); print('ESCAPED')\n    except OSError: pass\n"
+        "try: os.setpriority(os.PRIO_PROCESS, 0, -5); print('ESCAPED')\nexcept OSError: pass",
+        ANY,
+    ),
+    Attack(
+        "become another user",
+        "import os\nfor uid in (0, 1, 65534):\n    try: os.setuid(uid); print('ESCAPED')\n    except OSError: pass",
+        ANY,
+    ),
 )
 
 # what tests a function `add(a, b)` may never be made to accept by a program that does not add

@@ -1,22 +1,29 @@
 """Every evil program ends as it should, gets nothing, and leaves nothing."""
 
+import contextlib
 import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
+from serve_apps.sandbox.control_groups import make_group
 from serve_apps.sandbox.inside.usage import descendants
-from serve_apps.sandbox.sandbox import Limits, Sandbox, Tests, running
+from serve_apps.sandbox.sandbox import Limits, Sandbox, Tests, bubblewrap, running
 from tests.serve_apps.evaluation.evil_programs import ATTACKS, FORGERIES, MARK, Attack
 
 pytestmark = pytest.mark.slow
 
 LIMITS = Limits(cpu_seconds=1.0, wall_seconds=3.0, memory_megabytes=512)
 ADD = Tests("", "assert add(1, 2) == 3", ("add",))
+# a program, its input, its output and its tests, each with a mark that the next program looks for
+BEFORE = "print('last-program-output', input())\ndef add(a, b): return a + b  # last-program-text"
+BEFORE_TESTS = Tests("mark = 'last-program-setup'", "assert add(1, 2) == 3, 'last-program-test'", ("add",))
 
 
 @dataclass(frozen=True)
@@ -49,18 +56,30 @@ def bait(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bait]:
     del os.environ["STARLOOM_CANARY"]
 
 
-@pytest.fixture(scope="module")
-def sandbox(bait: Bait) -> Iterator[Sandbox]:
-    with Sandbox(LIMITS) as opened:
+@pytest.fixture(scope="module", params=[True, False], ids=["control group", "no control group"])
+def sandbox(bait: Bait, request: pytest.FixtureRequest) -> Iterator[Sandbox]:
+    if request.param and not make_group_and_remove():
+        pytest.skip("no control group can be made here")
+    with Sandbox(LIMITS, grouped=request.param) as opened:
         yield opened
+
+
+def make_group_and_remove() -> bool:
+    group = make_group()
+    group.remove()
+    return bool(group.folders)
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
 def test_attack_gets_nothing_and_leaves_nothing(sandbox: Sandbox, bait: Bait, attack: Attack) -> None:
     before = set(descendants(sandbox.process_id))
+    sandbox.run_python(BEFORE, stdin="last-program-input")
+    sandbox.judge_python(BEFORE.replace(", input()", ""), BEFORE_TESTS)
     verdict = sandbox.run_python(bait.fill(attack.source))
     assert verdict.status in attack.ends, verdict
-    assert "ESCAPED" not in verdict.stdout
+    assert "ESCAPED" not in verdict.stdout, verdict.stdout
+    if sandbox.grouped:
+        assert verdict.peak_megabytes <= LIMITS.memory_megabytes
     assert len(verdict.stdout) <= LIMITS.output_bytes
     assert set(descendants(sandbox.process_id)) == before
     assert marked_processes() == []
@@ -93,6 +112,67 @@ def test_sandbox_that_is_killed_from_outside_is_replaced() -> None:
         os.kill(max(descendants(opened.process_id)), 9)
         assert opened.run_python("print(1)").status == "sandbox_error"
         assert opened.run_python("print(1)").stdout == "1\n"
+
+
+def test_nobody_inside_is_the_hosts_root(bait: Bait) -> None:
+    with Sandbox(LIMITS) as opened:
+        seen: set[int] = set()
+        watching = threading.Event()
+
+        def watch() -> None:
+            while not watching.is_set():
+                for process in (opened.process_id, *descendants(opened.process_id)):
+                    with contextlib.suppress(OSError):
+                        status = Path(f"/proc/{process}/status").read_text()
+                        found = [line.split()[1:] for line in status.splitlines() if line.startswith(("Uid", "Gid"))]
+                        seen.update(int(number) for line in found for number in line)
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        opened.run_python("import time; time.sleep(0.3)")
+        watching.set()
+        watcher.join()
+    assert seen
+    assert 0 not in seen
+
+
+def test_a_mapping_of_hundreds_of_gigabytes_is_counted_by_its_tables() -> None:
+    source = (
+        "import ctypes\nl = ctypes.CDLL(None)\nl.mmap.restype = ctypes.c_void_p\n"
+        "p = l.mmap(None, ctypes.c_size_t(1 << 40), 1, 0x4022, -1, 0)\n"
+        "for n in range(0, 1 << 40, 1 << 21): ctypes.c_char.from_address(p + n).value"
+    )
+    limits = replace(LIMITS, limit_addresses=False, cpu_seconds=20.0, wall_seconds=20.0, memory_megabytes=200)
+    for grouped in (True, False):
+        with Sandbox(limits, grouped=grouped) as opened:
+            assert opened.run_python(source).status == "memory"
+
+
+def test_remarks_of_tests_never_fill_a_pipe() -> None:
+    loud = Tests("import sys", "sys.stderr.write('x' * 70000)\nprint('x' * 70000)\nassert add(1, 2) == 3", ("add",))
+    with Sandbox(LIMITS) as opened:
+        assert all(opened.judge_python("def add(a, b): return a + b", loud).passed for _ in range(5))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="this is the ordinary user's run")
+def test_the_whole_suite_as_an_ordinary_user() -> None:
+    """The same file in a process without root's rights, where what only root may reach lies in its place for all."""
+    here = Path(__file__).parents[3]
+    hidden = [path for path in (Path(sys.base_prefix), here) if not all(p.stat().st_mode & 1 for p in path.parents)]
+    walls = [str(bubblewrap()), "--dev-bind", "/", "/", "--cap-drop", "ALL"]
+    walls += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--tmpfs", "/tmp"]
+    for place in dict.fromkeys(f"/{path.parts[1]}" for path in hidden):
+        walls += ["--tmpfs", place]
+    for path in hidden:
+        for folder in [*path.parents][-2::-1]:
+            walls += ["--perms", "0755", "--dir", str(folder)]
+        walls += ["--ro-bind", str(path), str(path)]
+    become = "import os, sys; os.setgroups([]); os.setresgid(4242, 4242, 4242); os.setresuid(4242, 4242, 4242); "
+    become += "os.environ['HOME'] = '/tmp'; os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    words = [sys.executable, "-c", become, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-x", "-rs", __file__]
+    found = subprocess.run([*walls, *words], cwd=here, capture_output=True, text=True, timeout=500, check=False)
+    assert found.returncode == 0, found.stdout[-3000:] + found.stderr[-1000:]
+    assert "passed" in found.stdout
 
 
 def marked_processes() -> list[str]:

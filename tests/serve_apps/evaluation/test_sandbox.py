@@ -72,7 +72,7 @@ def test_exceptions_of_a_program_reach_the_tests(sandbox: Sandbox) -> None:
 
 def test_a_broken_task_is_no_failed_program(sandbox: Sandbox) -> None:
     verdict = sandbox.judge_python("def add(a, b): return a + b", Tests("import nothing_here", "", ("add",)))
-    assert verdict.status == "sandbox_error"
+    assert verdict.status == "invalid"
     assert "own code fails" in verdict.detail
 
 
