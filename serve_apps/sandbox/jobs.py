@@ -1,17 +1,19 @@
 """Jobs: what decides about a completion; and running many of them on warm sandboxes."""
 
 import os
-import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from serve_apps.sandbox.javatuples import PACKAGE, tuple_sources
+from serve_apps.sandbox.controls import controlled, wrong_tests
+from serve_apps.sandbox.java import PACKAGE, main_class, tuple_sources
 from serve_apps.sandbox.sandbox import ENVIRONMENT, Bound, Command, Limits, Sandbox, Tests, Verdict
-from serve_apps.sandbox.seals import sealed, without_complaint
-from serve_apps.sandbox.toolchains import command_words, language, present_folders
+from serve_apps.sandbox.seals import NO_SEAL, sealed, without_complaint
+from serve_apps.sandbox.toolchains import Language, command_words, language, present_folders
+
+MOST_ASLEEP = 8  # programs that sleep, for each core
 
 
 class Job(Protocol):
@@ -39,7 +41,8 @@ class Program:
     """A whole program in some language; it passes when it ends with exit code 0.
 
     `timeout` is CPU seconds of the run; None is the language's own. With `tests_last` the source ends with tests, and
-    the program passes only when they came to their end (`seals.py`), in the languages whose endings are known.
+    the program passes only when they came to their end (`seals.py`) and when it does not pass wrong ones too
+    (`controls.py`); where a language has no seal or no test could be made wrong, the verdict's detail says so.
     """
 
     language: str
@@ -67,20 +70,34 @@ class Program:
             file_megabytes=max(limits.file_megabytes, 128),
             temporary_megabytes=max(limits.temporary_megabytes, 256),
         )
-        ending = sealed(known.name, self.source) if self.tests_last else None
-        files = {known.file: ending.source if ending else self.source}
-        if known.name == "Java" and PACKAGE in self.source:
+
+        def run_once(source: str) -> Verdict:
+            return self._run_once(known, source, build, tuple(run), sandbox, wanted)
+
+        verdict = run_once(self.source)
+        if not (self.tests_last and verdict.passed):
+            return verdict
+        return controlled(verdict, map(run_once, wrong_tests(known.name, self.source)))
+
+    def _run_once(
+        self,
+        known: Language,
+        source: str,
+        build: tuple[tuple[str, ...], ...],
+        run: tuple[str, ...],
+        sandbox: Sandbox,
+        limits: Limits,
+    ) -> Verdict:
+        ending = sealed(known.name, source) if self.tests_last else None
+        files = {known.file: ending.source if ending else source}
+        if known.name == "Java" and PACKAGE in source:
             files.update(tuple_sources())
-        whole = Command(files, build, tuple(run), ending.seal if ending else "")
-        verdict = sandbox.run_command(whole, stdin=self.stdin, limits=wanted)
-        return without_complaint(known.name, verdict) if self.tests_last else verdict
-
-
-def main_class(source: str) -> str | None:
-    """The Java class that holds `main`: the last one named before it."""
-    before, found, _ = source.partition("static void main")
-    names = re.findall(r"\bclass\s+(\w+)", before) if found else []
-    return names[-1] if names else None
+        whole = Command(files, build, run, ending.seal if ending else "")
+        verdict = sandbox.run_command(whole, stdin=self.stdin, limits=limits)
+        if not self.tests_last:
+            return verdict
+        verdict = without_complaint(known.name, verdict)
+        return verdict if ending or not verdict.passed else replace(verdict, detail=NO_SEAL)
 
 
 @dataclass(frozen=True)
@@ -121,6 +138,79 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+class Workshop:
+    """Warm sandboxes that share cores; safe to use from several threads.
+
+    A program that sleeps gives its core to the next one: `cores` bounds those that work, not those that wait.
+    """
+
+    def __init__(self, limits: Limits, cores: int, *, isolated: bool = True, folders: Sequence[Bound] = ()) -> None:
+        self._like = Sandbox(limits, isolated, folders)
+        self._cores = threading.Semaphore(cores)
+        self._free: list[Sandbox] = []
+        self._opened: list[Sandbox] = []
+
+    def run(self, job: Job, limits: Limits) -> Verdict:
+        """Run a job once a core is free.
+
+        Raises:
+            UserError: nothing isolates on this system.
+        """
+        self._cores.acquire()
+        held = [True]
+
+        def give_back() -> None:
+            if held:
+                held.pop()
+                self._cores.release()
+
+        try:
+            sandbox = self._take()
+            sandbox.asleep = give_back
+            verdict = job.run(sandbox, limits)
+            self._free.append(sandbox)
+            return verdict
+        finally:
+            give_back()
+
+    def _take(self) -> Sandbox:
+        try:
+            return self._free.pop()
+        except IndexError:
+            sandbox = replace(self._like).__enter__()
+            self._opened.append(sandbox)
+            return sandbox
+
+    def close(self) -> None:
+        """End all sandboxes."""
+        for sandbox in self._opened:
+            sandbox.close()
+
+
+def needed_folders(jobs: Iterable[Job]) -> list[Bound]:
+    """What the sandboxes of these jobs must have besides the system's folders."""
+    kinds = {type(job) for job in jobs}
+    folders: list[Bound] = [*present_folders()] if Program in kinds else []
+    return [*folders, ENVIRONMENT] if InstalledPython in kinds else folders
+
+
+def doubtful(verdict: Verdict) -> bool:
+    """Whether what else the machine does may have decided: the job is to run once more before that counts."""
+    return verdict.status == "sandbox_error" or (verdict.limit == "wall" and verdict.starved)
+
+
+def final(verdict: Verdict) -> Verdict:
+    """The verdict of a second run. A sandbox that ends twice with the same program was ended by it."""
+    if verdict.status == "sandbox_error":
+        return replace(verdict, status="failed", detail=f"it ended its sandbox twice: {verdict.detail}")
+    return verdict
+
+
+def patient(limits: Limits) -> Limits:
+    """The limits of a second run: the same CPU time, twice the wall time."""
+    return replace(limits, wall_seconds=2 * limits.wall_seconds)
+
+
 def run_jobs(
     jobs: Sequence[Job],
     limits: Limits,
@@ -129,48 +219,37 @@ def run_jobs(
     isolated: bool = True,
     finished: Callable[[int, Verdict], None] | None = None,
 ) -> list[Verdict]:
-    """Verdicts in the order of the jobs, from one warm sandbox a worker.
+    """Verdicts in the order of the jobs, from warm sandboxes on `workers` cores.
 
-    Jobs that ran out of time are run again alone, one after another, with the same limit of CPU time and a wider one
-    of wall time, before that counts: what else the machine does changes no verdict. `finished` is called once a job,
-    from any thread.
+    Jobs that ran out of wall time while they waited for a core run once more, together, with twice of it, before that
+    counts: what else the machine does changes no verdict. `finished` is called once a job, from any thread.
 
     Raises:
         UserError: nothing isolates on this system.
     """
-    count = min(workers or usable_cores(), usable_cores(), max(1, len(jobs)))
-    verdicts: list[Verdict | None] = [None] * len(jobs)
-    local = threading.local()
-    folders: list[Bound] = [*present_folders()] if any(isinstance(job, Program) for job in jobs) else []
-    if any(isinstance(job, InstalledPython) for job in jobs):
-        folders.append(ENVIRONMENT)
-    opened: list[Sandbox] = []
+    cores = min(workers or usable_cores(), usable_cores(), max(1, len(jobs)))
+    verdicts: dict[int, Verdict] = {}
+    workshop = Workshop(limits, cores, isolated=isolated, folders=needed_folders(jobs))
 
-    def sandbox() -> Sandbox:
-        if not hasattr(local, "sandbox"):
-            local.sandbox = Sandbox(limits, isolated, folders).__enter__()
-            opened.append(local.sandbox)
-        found: Sandbox = local.sandbox
-        return found
+    def keep(number: int, verdict: Verdict) -> None:
+        verdicts[number] = verdict
+        if finished:
+            finished(number, verdict)
 
-    def work(number: int) -> None:
-        verdict = jobs[number].run(sandbox(), limits)
-        if verdict.status not in ("timeout", "sandbox_error"):
-            verdicts[number] = verdict
-            if finished:
-                finished(number, verdict)
+    def first(number: int) -> int | None:
+        verdict = workshop.run(jobs[number], limits)
+        if doubtful(verdict):
+            return number
+        keep(number, verdict)
+        return None
+
+    def second(number: int) -> None:
+        keep(number, final(workshop.run(jobs[number], patient(limits))))
 
     try:
-        with ThreadPoolExecutor(count, thread_name_prefix="sandbox") as pool:
-            for result in [pool.submit(work, number) for number in range(len(jobs))]:
-                result.result()
-        patient = replace(limits, wall_seconds=limits.wall_seconds * 2)
-        for number in [number for number, verdict in enumerate(verdicts) if verdict is None]:
-            verdict = jobs[number].run(sandbox(), patient)
-            verdicts[number] = verdict
-            if finished:
-                finished(number, verdict)
+        with ThreadPoolExecutor(cores * MOST_ASLEEP, thread_name_prefix="sandbox") as pool:
+            again = [number for number in pool.map(first, range(len(jobs))) if number is not None]
+            list(pool.map(second, again))
     finally:
-        for sandbox_ in opened:
-            sandbox_.close()
-    return [verdict for verdict in verdicts if verdict is not None]
+        workshop.close()
+    return [verdicts[number] for number in range(len(jobs))]

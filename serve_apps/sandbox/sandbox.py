@@ -85,7 +85,7 @@ class Command:
     files: dict[str, str]
     build: tuple[tuple[str, ...], ...]
     run: tuple[str, ...]
-    seal: str = ""  # what it must print last to pass
+    seal: str = ""  # the line that it must print last to pass
 
 
 @dataclass(frozen=True)
@@ -212,6 +212,8 @@ class Sandbox:
     isolated: bool = True
     folders: Sequence[Bound] = ()  # toolchains outside the system's folders
     grouped: bool = True  # a control group where one can be had
+    # called when a program has waited for longer than it has worked: its core is free for another one
+    asleep: Callable[[], None] | None = None
     _process: subprocess.Popen[bytes] | None = None
     _channel: socket.socket | None = None
     _said: IO[bytes] | None = None
@@ -298,32 +300,18 @@ class Sandbox:
             self._said.write(f"{probe.detail} {probe.stderr}".encode())
         return probe.passed
 
-    def run_python(
-        self, source: str, *, stdin: str = "", limits: Limits | None = None, asleep: Callable[[], None] | None = None
-    ) -> Verdict:
-        """Run Python source as a program; it passes when it ends with exit code 0.
+    def run_python(self, source: str, *, stdin: str = "", limits: Limits | None = None) -> Verdict:
+        """Run Python source as a program; it passes when it ends with exit code 0."""
+        return self._ask("source", {"source": source}, limits or self.limits, stdin=stdin)
 
-        `asleep` is called when the program has waited more than it has worked: its core is free for another one.
-        """
-        return self._ask("source", {"source": source}, limits or self.limits, stdin=stdin, asleep=asleep)
-
-    def judge_python(
-        self, source: str, tests: Tests, *, limits: Limits | None = None, asleep: Callable[[], None] | None = None
-    ) -> Verdict:
+    def judge_python(self, source: str, tests: Tests, *, limits: Limits | None = None) -> Verdict:
         """Run `source` in one cell and the tests in the judge; the program sees neither tests nor verdict."""
-        return self._ask("judged", {"source": source}, limits or self.limits, tests=tests, asleep=asleep)
+        return self._ask("judged", {"source": source}, limits or self.limits, tests=tests)
 
-    def run_command(
-        self,
-        command: Command,
-        *,
-        stdin: str = "",
-        limits: Limits | None = None,
-        asleep: Callable[[], None] | None = None,
-    ) -> Verdict:
+    def run_command(self, command: Command, *, stdin: str = "", limits: Limits | None = None) -> Verdict:
         """Build and run a program of another language; it passes with exit code 0 and, if it has one, its seal."""
         text = {"files": command.files, "build": command.build, "run": command.run}
-        return self._ask("command", text, limits or self.limits, stdin=stdin, seal=command.seal, asleep=asleep)
+        return self._ask("command", text, limits or self.limits, stdin=stdin, seal=command.seal)
 
     def _ask(
         self,
@@ -334,7 +322,6 @@ class Sandbox:
         stdin: str = "",
         tests: Tests | None = None,
         seal: str = "",
-        asleep: Callable[[], None] | None = None,
         restart: bool = True,
     ) -> Verdict:
         if self._channel is None:
@@ -343,7 +330,7 @@ class Sandbox:
         kills = self._group.memory_kills()
         outputs = Outputs(stdout=limits.output_bytes, stderr=limits.output_bytes, verdict=VERDICT_BYTES)
         try:
-            answer = self._answer(kind, text, limits, stdin, tests, outputs, asleep)
+            answer = self._answer(kind, text, limits, stdin, tests, outputs)
             if answer is None or answer["status"] == "sandbox_error":
                 reason = answer["reason"] if answer else one_line(self._failure())
                 if restart:
@@ -363,7 +350,6 @@ class Sandbox:
         stdin: str,
         tests: Tests | None,
         outputs: Outputs,
-        asleep: Callable[[], None] | None,
     ) -> dict[str, Any] | None:
         """What the zygote says of the run; None when it ended or hangs."""
         assert self._channel is not None
@@ -386,8 +372,8 @@ class Sandbox:
         def told() -> bool:
             received = receive(channel)
             if received is not None and "asleep" in received[0]:
-                if asleep is not None:
-                    asleep()
+                if self.asleep is not None:
+                    self.asleep()
                 return False
             answers.append(received[0] if received else None)
             return True
@@ -420,7 +406,8 @@ def _verdict(
 ) -> Verdict:
     """What the zygote counted, and what the program and the judge have written, as a verdict."""
     named = outputs.named
-    status, detail, sealed = answer.pop("status"), "", seal.encode()
+    status, detail = answer.pop("status"), ""
+    sealed = f"\n{seal}\n".encode() if seal else b""  # a line of its own: a file that is only copied out has none
     if status is None and judged:
         status, detail = _judgement(bytes(named["verdict"].kept))
     elif status is None:
@@ -432,7 +419,7 @@ def _verdict(
     peak = group.peak_megabytes() if group.folders else None
     if peak is not None:
         answer["peak_megabytes"] = round(peak, 1)
-    stdout = named["stdout"].kept.replace(b"\n" + sealed + b"\n", b"") if seal else named["stdout"].kept
+    stdout = named["stdout"].kept.replace(sealed, b"") if seal else named["stdout"].kept
     return Verdict(
         status,
         detail,

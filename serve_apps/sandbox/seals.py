@@ -3,8 +3,9 @@
 An exit code alone says less. `exit(0)` in a completion ends the program before a test has run; and the test libraries
 of some languages end with exit code 0 when tests fail. So the last thing that the tests do is to print a seal, a number
 drawn for this run, and what a language's library says of failures is read too. A completion that is written against
-this very harness can still read its own file or binary and print the seal itself; one that ends early cannot. Python's
-functions need none of this: their tests run where the program does not reach (`inside/calls.py`).
+this very harness can read its own file or binary and print the seal itself: that is what `controls.py` finds. Swift,
+Dart and Ada have no seal; their verdicts say so. Python's functions need none of this: their tests run where the
+program does not reach (`inside/peer.py`).
 """
 
 import re
@@ -15,6 +16,7 @@ from dataclasses import dataclass, replace
 from serve_apps.sandbox.sandbox import Verdict
 
 TESTS_FAILED = "a test failed"
+NO_SEAL = "passed without a seal: its language, or this file, has no known ending"
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Ending:
 _ONE_BRACE, _TWO_BRACES = r"\}\s*\Z", r"\}\s*\}\s*\Z"
 # The forms are those of MultiPL-E and HumanEvalPack, and so are the complaints of Racket, Scala and C#
 ENDINGS: Mapping[str, Ending] = {
+    "C": Ending('__builtin_puts("\\n@seal@");\n@rest@', _ONE_BRACE),
     "C++": Ending('__builtin_puts("\\n@seal@");\n@rest@', _ONE_BRACE),
     "Go": Ending('fmt.Println("\\n@seal@")\n@rest@', _ONE_BRACE),
     "Java": Ending('System.out.println("\\n@seal@");\n@rest@', _TWO_BRACES),

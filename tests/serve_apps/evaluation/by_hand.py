@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from serve_apps.sandbox.javatuples import tuple_sources
+from serve_apps.sandbox.java import tuple_sources
 from serve_apps.sandbox.jobs import Program
 from serve_apps.sandbox.toolchains import language, toolchain
 
@@ -69,6 +69,8 @@ def whole_program(record: dict[str, str], code: str) -> Program:
     before its own main, and before the last brace that stands like the one of the tests.
     """
     tests = record["tests"]
+    if record["language"] == "php" and "<?php" not in code:
+        code = f"<?php\n{code}"
     if (own := MAIN.search(code)) is not None and MAIN.search(tests):
         code = code[: own.start()]
     brace = re.match(r"[ \t]*}", tests)

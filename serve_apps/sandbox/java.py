@@ -1,5 +1,6 @@
-"""The tuple classes that MultiPL-E's Java programs import (org.javatuples), written out as sources."""
+"""Java: which class of a file holds its `main`, and the tuple classes that MultiPL-E's programs import, as sources."""
 
+import re
 from functools import cache
 
 NAMES = ("Unit", "Pair", "Triplet", "Quartet", "Quintet", "Sextet", "Septet", "Octet", "Ennead", "Decade")
@@ -33,6 +34,36 @@ def _class(name: str, size: int) -> str:
             f"  public <X> {name}<{others}> setAt{n}(X value) {{ return new {name}<{others}>({changed}); }}",
         ]
     return "\n".join([*lines, "}", ""])
+
+
+# comments, text blocks, strings and characters say nothing; the rest are the words and signs that make classes
+_SILENT = r'//[^\n]*|/\*.*?\*/|"""(?:\\.|.)*?"""|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])+\''
+_TOKEN = re.compile(
+    rf"{_SILENT}|(?P<class>(?<![.\w])(?:class|interface|enum|record)\s+(?P<name>\w+))|(?P<open>{{)|(?P<close>}})"
+    r"|(?P<main>\bstatic\b[\w\s]*\bvoid\s+main\s*\()",
+    re.DOTALL,
+)
+
+
+def main_class(source: str) -> str | None:
+    """The name by which `java` runs the last class of a file that has a `static void main`; None without one.
+
+    A class within classes is named as the compiler names its file: Outer$Inner.
+    """
+    scopes: list[str | None] = []
+    pending, found = None, None
+    for token in _TOKEN.finditer(source):
+        match token.lastgroup:
+            case "name" | "class":
+                pending = token["name"]
+            case "open":
+                scopes.append(pending)
+                pending = None
+            case "close" if scopes:
+                scopes.pop()
+            case "main" if scopes and None not in scopes:
+                found = "$".join(str(scope) for scope in scopes)
+    return found
 
 
 _BASE = f"""package {PACKAGE};
