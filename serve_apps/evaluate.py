@@ -1,35 +1,44 @@
-"""Evaluate a model: HumanEval through its own HTTP API, and bits per byte on held-out files.
+"""Evaluate a model: a benchmark through an HTTP API, or saved completions; and bits per byte on held-out files.
 
 ``starloom evaluate MODEL_OR_URL`` and the step ``serve_apps.evaluate``.
 """
 
 import argparse
 import json
+import os
+import shutil
+import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field
 
-from serve_apps.evaluation.benchmarks import benchmark
+from serve_apps.evaluation.benchmarks import benchmark, described_benchmarks
+from serve_apps.evaluation.carry_out import Means, conduct
 from serve_apps.evaluation.contamination import contamination
 from serve_apps.evaluation.endpoint import Endpoint, Generation
 from serve_apps.evaluation.heldout import measure, within_budget
-from serve_apps.evaluation.judging import evaluate_benchmark
+from serve_apps.evaluation.judging import Measured
+from serve_apps.evaluation.proof import check
+from serve_apps.evaluation.store import DONE, RUNNING, EvaluationRequest, StoredRun
 from serve_apps.hosting import model_folder, serving
-from serve_apps.sandbox.sandbox import Limits
+from serve_apps.sandbox.jobs import Job, run_jobs
+from serve_apps.sandbox.sandbox import Limits, Verdict
 from serve_apps.sandbox.toolchains import toolchain_table
 from starloom import jsonlines
 from starloom.config import Config, runtime, validate
-from starloom.errors import UserError
+from starloom.errors import RunError, UserError
 from starloom.kinds import Corpus, Evaluation, HeldoutDocument, Model, Tokens
 from starloom.program import main
 from starloom.step import Outcome, Step, StepContext
 
 COMPLETION_LINES = 12
-NO_SETTINGS = ("model", "toolchains", "benchmark", "data", "output")  # of the command line: what and where
+UNFINISHED = "unfinished"  # in the output folder: what an interrupted evaluation has
+KEY_VARIABLE = "STARLOOM_API_KEY"
+OURS = "served from its folder"  # in the place of a URL whose port is another one each time
 
 
 class EvaluateConfig(Config):
@@ -85,35 +94,38 @@ def run(config: EvaluateConfig, context: StepContext) -> Outcome:
     )
 
 
-def evaluate_endpoint(
-    config: EvaluateConfig,
-    url: str,
-    folder: Path | None,
-    say: Callable[[str], None],
-    *,
-    name: str = "humaneval",
-    data: str | None = None,
-) -> Any:
-    """A benchmark against a URL; `folder` is the model's, when it is known, and tells how long prompts may be."""
-    chosen = benchmark(name)
-    endpoint = Endpoint(url)
-    try:
-        scored = evaluate_benchmark(
-            chosen,
-            endpoint,
-            chosen.tasks(data)[: config.tasks],
-            config.n,
-            Generation(config.temperature, config.top_p, config.max_tokens, config.seed),
-            Limits(cpu_seconds=config.cpu_seconds),
-            isolated=not config.run_model_code_without_isolation,
-            workers=config.workers,
-            room=_room(folder) if folder is not None else None,
-            say=say,
-        )
-    finally:
-        endpoint.close()
-    say(f"{name} pass@1 {100 * scored.summary['pass_at_k']['1']:.1f} % of {scored.summary['tasks']} tasks")
-    return scored
+def evaluate_endpoint(config: EvaluateConfig, url: str, folder: Path, say: Callable[[str], None]) -> Measured:
+    """HumanEval against the URL that serves a model folder, which tells how long prompts may be."""
+    asked = {key: getattr(config, key) for key in ("tasks", "n", "temperature", "top_p", "max_tokens", "seed")}
+    request = EvaluationRequest(benchmark="humaneval", url=url, cpu_seconds=config.cpu_seconds, **asked)
+    means = Means(
+        _on_this_machine(config.workers, not config.run_model_code_without_isolation),
+        endpoint_name=OURS,
+        room=_room(folder),
+        isolated=not config.run_model_code_without_isolation,
+        say=say,
+    )
+    with tempfile.TemporaryDirectory() as place:
+        measured = conduct(StoredRun(Path(place)), request, means)
+    assert measured is not None, "nothing stops this evaluation"
+    say(score_line(measured))
+    return measured
+
+
+def score_line(measured: Measured) -> str:
+    """The score with its interval, and what does not count."""
+    summary = measured.summary
+    low, high = summary["interval_95"]["1"]
+    line = f"{summary['benchmark']} pass@1 {100 * summary['pass_at_k']['1']:.1f} %"
+    line += f" [{100 * low:.1f}, {100 * high:.1f}] of {summary['tasks']} tasks"
+    return line + (f"; {len(summary['invalid'])} invalid tasks are not counted" if summary["invalid"] else "")
+
+
+def _on_this_machine(workers: int | None, isolated: bool) -> Callable[..., list[Verdict]]:
+    def runs(jobs: Sequence[Job], limits: Limits, *, finished: Callable[[int, Verdict], None]) -> list[Verdict]:
+        return run_jobs(jobs, limits, workers=workers, isolated=isolated, finished=finished)
+
+    return runs
 
 
 def _room(folder: Path) -> Callable[[str], int]:
@@ -163,64 +175,149 @@ def command(argv: Sequence[str]) -> int:
 
     Raises:
         UserError: no model is named, or a setting is wrong.
+        RunError: the endpoint refuses or fails, or no task can be judged.
     """
     arguments = _parser().parse_args(list(argv))
     if arguments.toolchains:
         print(toolchain_table())
         return 0
-    if arguments.model is None:
-        raise UserError("starloom evaluate: name a model folder, the root of a run, or a URL")
-    config = _config_of(arguments)
-    with _url_of(arguments.model) as target:
-        measured = evaluate_endpoint(
-            config,
-            target.url,
-            target.folder,
-            lambda line: print(line, flush=True),
-            name=arguments.benchmark,
-            data=arguments.data,
+    if arguments.benchmarks:
+        print("\n".join(described_benchmarks()))
+        return 0
+    if arguments.check:
+        return _check(arguments)
+    if (arguments.model is None) == (arguments.generations is None):
+        raise UserError(
+            "starloom evaluate: name a model folder, the root of a run, or a URL; or give --generations FILE"
         )
-    if arguments.output:
-        arguments.output.mkdir(parents=True, exist_ok=True)
-        lines = map(jsonlines.dump, measured.rows)
-        (arguments.output / "samples.jsonl").write_text("".join(lines), encoding="utf-8")
-        (arguments.output / Evaluation.RESULTS).write_text(
-            json.dumps(measured.summary, indent=1) + "\n", encoding="utf-8"
-        )
+    request = _request(arguments)
+    means = Means(
+        _on_this_machine(arguments.workers, not arguments.run_model_code_without_isolation),
+        key=_key(arguments.api_key_file),
+        concurrency=arguments.concurrency,
+        isolated=not arguments.run_model_code_without_isolation,
+        say=lambda line: print(line, flush=True),
+        progress=sys.stderr,
+    )
+    with _kept(arguments.output, request) as run:
+        if arguments.model is None:
+            measured = conduct(run, request, means)
+        else:
+            with _url_of(arguments.model) as target:
+                if target.folder is not None:
+                    means = replace(means, endpoint_name=OURS, room=_room(target.folder))
+                measured = conduct(run, request.model_copy(update={"url": target.url}), means)
+        assert measured is not None, "nothing stops this evaluation"
+        if arguments.output:
+            _write(arguments.output, measured)
+        run.set_state(DONE)
+    print(score_line(measured))
     print(json.dumps(measured.summary))
     return 0
 
 
-def _config_of(arguments: argparse.Namespace) -> EvaluateConfig:
-    """The settings of the command line; what is left out is the benchmark's own."""
-    chosen = benchmark(arguments.benchmark)
-    settings = {key: value for key, value in vars(arguments).items() if key not in NO_SETTINGS}
-    settings["n"] = chosen.samples if arguments.n is None else arguments.n
-    settings["max_tokens"] = chosen.max_tokens if arguments.max_tokens is None else arguments.max_tokens
-    return validate(EvaluateConfig, settings, where="starloom evaluate")
+def _check(arguments: argparse.Namespace) -> int:
+    """Whether a benchmark's own solutions pass here and wrong ones fail; 1 when one does not."""
+    chosen = benchmark(arguments.check)
+    tasks = chosen.tasks(arguments.data)[: arguments.tasks]
+    runs = _on_this_machine(arguments.workers, not arguments.run_model_code_without_isolation)
+    limits = Limits(cpu_seconds=arguments.cpu_seconds, wall_seconds=arguments.wall_seconds)
+    checked = check(chosen, tasks, lambda jobs, within: runs(jobs, within, finished=lambda n, verdict: None), limits)
+    print("\n".join(checked.lines()))
+    return 1 if checked.exceptions else 0
+
+
+def _request(arguments: argparse.Namespace) -> EvaluationRequest:
+    """What the command line asks for; what is left out is the benchmark's own."""
+    names = set(EvaluationRequest.model_fields) - {"model", "url", "throughput", "corpus", "about"}
+    settings = {key: value for key, value in vars(arguments).items() if key in names and value is not None}
+    settings["system"] = arguments.system or ""
+    return validate(EvaluationRequest, {**settings, "model": arguments.model_name}, where="starloom evaluate")
+
+
+def _key(path: Path | None) -> str | None:
+    """The endpoint's key, from a file or the environment.
+
+    Raises:
+        UserError: the file cannot be read, or is empty.
+    """
+    if path is None:
+        return os.environ.get(KEY_VARIABLE) or None
+    try:
+        key = path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise UserError(f"--api-key-file {path}: {error.strerror}") from None
+    if not key:
+        raise UserError(f"--api-key-file {path}: is empty")
+    return key
+
+
+@contextmanager
+def _kept(output: Path | None, request: EvaluationRequest) -> Iterator[StoredRun]:
+    """A place for samples and verdicts as they come; with an output folder an interrupted evaluation goes on there.
+
+    Raises:
+        RunError: the folder holds what another evaluation has begun.
+    """
+    if output is None:
+        with tempfile.TemporaryDirectory() as place:
+            yield StoredRun(Path(place))
+        return
+    run = StoredRun(output / UNFINISHED)
+    asked = request.model_dump(mode="json", exclude={"url"})
+    if run.folder.is_dir():
+        begun = run.request().model_dump(mode="json", exclude={"url"})
+        if begun != asked:
+            remedy = "finish it, remove it, or choose another --output"
+            raise RunError(f"{run.folder} is of an evaluation with other settings; {remedy}")
+    run.folder.mkdir(parents=True, exist_ok=True)
+    run.write("request.json", asked)
+    run.set_state(RUNNING)
+    yield run
+    shutil.rmtree(run.folder)
+
+
+def _write(folder: Path, measured: Measured) -> None:
+    (folder / "samples.jsonl").write_text("".join(map(jsonlines.dump, measured.rows)), encoding="utf-8")
+    (folder / Evaluation.RESULTS).write_text(json.dumps(measured.summary, indent=1) + "\n", encoding="utf-8")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="starloom evaluate", description="A benchmark on a model folder, a run or a URL."
+        prog="starloom evaluate", description="A benchmark on a model folder, a run, a URL, or saved completions."
     )
     parser.add_argument(
         "model", nargs="?", metavar="MODEL_OR_URL", help="a model folder, the root of a run, or an OpenAI URL"
     )
     parser.add_argument("--toolchains", action="store_true", help="list the languages that can be run here, and stop")
+    parser.add_argument("--benchmarks", action="store_true", help="list the benchmarks and what they need, and stop")
+    parser.add_argument(
+        "--check", metavar="BENCHMARK", help="run its own solutions, which must pass, and wrong ones, and stop"
+    )
     parser.add_argument(
         "--benchmark", default="humaneval", help="humaneval, mbpp, multiple-rs, ..., or MODULE:ATTRIBUTE"
     )
     parser.add_argument("--data", help="the benchmark's file (default: its package or the Hugging Face hub)")
+    parser.add_argument(
+        "--generations", metavar="FILE", help="judge saved completions: JSON lines or Parquet with task_id, completion"
+    )
+    parser.add_argument("--model", dest="model_name", metavar="NAME", help="the model's name (default: the only one)")
+    parser.add_argument("--chat", action="store_true", help="ask the chat API; the code is taken from the answer")
+    parser.add_argument("--system", help="the system prompt of a chat model")
+    parser.add_argument("--api-key-file", type=Path, help=f"the endpoint's key (default: ${KEY_VARIABLE})")
+    parser.add_argument("--concurrency", type=int, default=16, help="requests at once (default 16)")
     parser.add_argument("--tasks", type=int, help="only so many tasks (default: all)")
     parser.add_argument("--n", type=int, help="samples a task (default: the benchmark's own, 200 for HumanEval)")
     parser.add_argument("--temperature", type=float, default=0.2)
     parser.add_argument("--top-p", type=float, default=0.95)
     parser.add_argument("--max-tokens", type=int, help="default: the benchmark's own")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--cpu-seconds", type=float, default=5.0, help="CPU time of one program")
-    parser.add_argument("--workers", type=int, help="sandboxes at once (default: cores)")
-    parser.add_argument("--output", type=Path, help="write all samples to this folder")
+    parser.add_argument("--cpu-seconds", type=float, default=5.0, help="CPU time of one program, at least")
+    parser.add_argument(
+        "--wall-seconds", type=float, default=60.0, help="time of one program, however busy (default 60)"
+    )
+    parser.add_argument("--workers", type=int, help="programs at once (default: cores)")
+    parser.add_argument("--output", type=Path, help="write all samples to this folder; run again to go on")
     parser.add_argument(
         "--run-model-code-without-isolation",
         action="store_true",

@@ -29,7 +29,7 @@ MOVED: Mapping[str, str] = {
     "serve_apps.evaluation.control_groups": "serve_apps.sandbox.control_groups",
     "serve_apps.evaluation.evaluate_benchmark": "serve_apps.evaluation.judging",
     "serve_apps.evaluation.inside": "serve_apps.sandbox.inside",
-    "serve_apps.evaluation.javatuples": "serve_apps.sandbox.javatuples",
+    "serve_apps.evaluation.javatuples": "serve_apps.sandbox.java",
     "serve_apps.evaluation.jobs": "serve_apps.sandbox.jobs",
     "serve_apps.evaluation.languages": "serve_apps.sandbox.toolchains",
     "serve_apps.evaluation.pool": "serve_apps.sandbox.pool",

@@ -1,19 +1,26 @@
-"""One benchmark on one model: sample, run, score."""
+"""Samples become verdicts, verdicts a score with all that it rests on."""
 
+import hashlib
+import json
+import platform
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from serve_apps.evaluation.benchmarks.benchmark import Benchmark, Task
-from serve_apps.evaluation.endpoint import Endpoint, Generation
-from serve_apps.evaluation.sampling import Sample, places, samples
+from serve_apps.evaluation.proof import Proof
+from serve_apps.evaluation.sampling import NO_ROOM, Sample
 from serve_apps.evaluation.scores import reported_k, score
-from serve_apps.sandbox.jobs import Job, run_jobs
-from serve_apps.sandbox.sandbox import Limits, Verdict
+from serve_apps.sandbox.jobs import Job
+from serve_apps.sandbox.sandbox import Verdict
+from starloom import __version__
 from starloom.errors import RunError
 
-REFUSED = "refused"
+_IMPORT = re.compile(r"\s*(?:import|#include|using|use|from|extern crate)\b")
+_FIRST = re.compile(r"package\b|<\?php|#lang\b|#!")  # lines before which nothing may stand
+REFUSED, INVALID = "refused", "invalid"
 
 
 @dataclass(frozen=True)
@@ -24,91 +31,106 @@ class Measured:
     rows: list[dict[str, Any]]
 
 
-def evaluate_benchmark(
-    benchmark: Benchmark,
-    endpoint: Endpoint,
-    tasks: Sequence[Task],
-    count: int,
-    generation: Generation,
-    limits: Limits,
-    *,
-    isolated: bool = True,
-    workers: int | None = None,
-    room: Callable[[str], int] | None = None,
-    say: Callable[[str], None] = lambda line: None,
-) -> Measured:
-    """`count` samples a task, their verdicts, and pass@k.
-
-    A prompt that the model refuses counts as failed, and the summary says how many there were.
-
-    Raises:
-        RunError: the endpoint gives no usable answer, or a task's own code fails in the sandbox.
-    """
-    drawn = list(samples(endpoint, places(tasks, count), generation, room=room))
-    say(f"{benchmark.name}: {len(drawn)} samples of {len(tasks)} tasks drawn")
-    verdicts = judge(benchmark, tasks, drawn, lambda jobs: run_jobs(jobs, limits, isolated=isolated, workers=workers))
-    rows = [row(sample, verdict) for sample, verdict in zip(drawn, verdicts, strict=True)]
-    summary = summarize(tasks, rows, count)
-    return Measured({**summary, "settings": settings_of(generation, limits, isolated)}, rows)
+def job_of(chosen: Benchmark, task: Task, sample: Sample, proof: Proof) -> Job:
+    """What decides about a sample, within its task's budget."""
+    if sample.before:
+        task = replace(task, prompt=_with_before(task.prompt, sample.before))
+    return proof.job(task, chosen.job(task, sample.completion))
 
 
-def settings_of(generation: Generation, limits: Limits, isolated: bool) -> dict[str, Any]:
-    """The settings that every result names."""
-    return {
-        "temperature": generation.temperature,
-        "top_p": generation.top_p,
-        "max_tokens": generation.max_tokens,
-        "seed": generation.seed,
-        "cpu_seconds": limits.cpu_seconds,
-        "isolated": isolated,
-    }
+def _with_before(prompt: str, before: str) -> str:
+    """A prompt with an answer's own definitions before its last line, and its imports where imports stand."""
+    lines, last = prompt.rstrip("\n").splitlines(keepends=True), ""
+    if lines:
+        last = lines.pop()
+    added = before.splitlines(keepends=True)
+    imports = [line for line in added if _IMPORT.match(line)]
+    top = 1 if lines and _FIRST.match(lines[0]) else 0
+    rest = [line for line in added if not _IMPORT.match(line)]
+    return "".join([*lines[:top], *imports, *lines[top:], *rest, last, prompt[len(prompt.rstrip("\n")) :]])
 
 
-def judge(
-    benchmark: Benchmark,
-    tasks: Sequence[Task],
-    drawn: Sequence[Sample],
-    execute: Callable[[Sequence[Job]], list[Verdict]],
-) -> list[Verdict]:
-    """Verdicts of samples, in order. Equal completions of a task run once.
+@dataclass(frozen=True)
+class Group:
+    """Equal samples of a task: they are judged once."""
 
-    Raises:
-        RunError: the sandbox failed, or a task's own code does.
-    """
-    by_id = {task.id: task for task in tasks}
-    distinct: dict[tuple[str, str], int] = {}
+    samples: tuple[Sample, ...]
+
+    @property
+    def first(self) -> Sample:
+        """The sample that stands for all."""
+        return self.samples[0]
+
+
+def groups(drawn: Sequence[Sample], judged: Callable[[Sample], bool]) -> list[Group]:
+    """The samples that have no verdict, equal ones together."""
+    found: dict[tuple[str, str, str, bool], list[Sample]] = {}
     for sample in drawn:
-        if not sample.refused:
-            distinct.setdefault((sample.task, sample.completion), len(distinct))
-    verdicts = execute([benchmark.job(by_id[task], completion) for task, completion in distinct])
-    for (task, _), verdict in zip(distinct, verdicts, strict=True):
-        if verdict.status == "sandbox_error":
-            raise RunError(f"{benchmark.name} {task}: the sandbox failed: {verdict.detail or verdict.stderr}")
-    refused = Verdict(REFUSED)
-    return [refused if s.refused else verdicts[distinct[s.task, s.completion]] for s in drawn]
+        if not judged(sample):
+            key = sample.task, sample.before, sample.completion, bool(sample.refused)
+            found.setdefault(key, []).append(sample)
+    return [Group(tuple(samples)) for samples in found.values()]
+
+
+def decided(sample: Sample, proof: Proof) -> Verdict | None:
+    """The verdict of a sample that no program has to run for."""
+    if sample.task in proof.invalid:
+        return Verdict(INVALID, proof.invalid[sample.task])
+    return Verdict(REFUSED, sample.refused) if sample.refused else None
 
 
 def row(sample: Sample, verdict: Verdict) -> dict[str, Any]:
     """A sample and its verdict as they are kept: nothing that differs between equal runs."""
-    return {
+    shown = {
         "task_id": sample.task,
         "sample": sample.number,
         "completion": sample.completion,
         "passed": verdict.passed,
         "status": verdict.status,
-        "detail": sample.refused or verdict.detail,
+        "detail": verdict.detail,
     }
+    more = {"before": sample.before, "explanation": sample.explanation}
+    return shown | {key: value for key, value in more.items() if value}
 
 
 def summarize(tasks: Sequence[Task], rows: Sequence[dict[str, Any]], count: int) -> dict[str, Any]:
-    """pass@k with 95 % intervals, and how the samples ended."""
+    """pass@k over the tasks that can be judged, with 95 % intervals, and how the samples ended.
+
+    A task with an invalid sample is invalid as a whole.
+
+    Raises:
+        RunError: no task can be judged, or the model refused every prompt.
+    """
+    invalid = {entry["task_id"]: entry["detail"] for entry in rows if entry["status"] == INVALID}
+    valid = [task for task in tasks if task.id not in invalid]
+    if not valid:
+        raise RunError(f"no task could be judged: {next(iter(invalid.values()), 'there is none')}")
+    counted = [entry for entry in rows if entry["task_id"] not in invalid]
+    words = {entry["detail"] for entry in counted if entry["status"] == REFUSED} - {NO_ROOM}
+    if words and all(entry["status"] == REFUSED for entry in counted):
+        raise RunError(f"the endpoint refused every prompt: {sorted(words)[0]}")
     right = Counter(entry["task_id"] for entry in rows if entry["passed"])
-    correct = [right[task.id] for task in tasks]
+    correct = [right[task.id] for task in valid]
     scores = {str(k): score(correct, count, k) for k in reported_k(count)}
+    remarks = Counter(entry["detail"] for entry in rows if entry["passed"] and entry["detail"])
     return {
         "pass_at_k": {k: round(interval.value, 6) for k, interval in scores.items()},
         "interval_95": {k: [round(interval.low, 6), round(interval.high, 6)] for k, interval in scores.items()},
         "n": count,
-        "tasks": len(tasks),
+        "tasks": len(valid),
+        "invalid": invalid,
+        "remarks": dict(sorted(remarks.items())),
         "statuses": dict(sorted(Counter(entry["status"] for entry in rows).items())),
+    }
+
+
+def provenance(chosen: Benchmark, tasks: Sequence[Task], data: str | None, all_tasks: int) -> dict[str, Any]:
+    """What was measured: the benchmark, its data by their content, and with what."""
+    digest = hashlib.sha256()
+    for task in tasks:
+        digest.update(json.dumps([task.id, task.prompt, task.suffix, dict(task.record)], sort_keys=True).encode())
+    return {
+        "benchmark": chosen.name,
+        "data": {"source": data or "published", "sha256": digest.hexdigest(), "tasks_of": [len(tasks), all_tasks]},
+        "versions": {"starloom": __version__, "python": platform.python_version()},
     }

@@ -7,6 +7,7 @@ verdict that is there is not made again.
 import json
 import os
 import secrets
+import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -47,6 +48,10 @@ class EvaluationRequest(Config):
     max_tokens: int | None = Field(None, ge=1)
     seed: int = Field(0, ge=0)
     cpu_seconds: float = Field(5.0, gt=0, le=600)
+    wall_seconds: float = Field(60.0, gt=0, le=3600)
+    chat: bool = False
+    system: str = ""
+    generations: str | None = None  # a file of saved completions, in the place of an endpoint
     throughput: bool = False
     corpus: str | None = None  # folder or URL of the corpus that the model was trained on
     about: About = About()
@@ -98,6 +103,10 @@ class StoredRun:
     def add_sample(self, sample: Sample) -> None:
         """Append a completion."""
         self._append("samples.jsonl", asdict(sample))
+
+    def forget(self) -> None:
+        """Remove the folder: what it has is kept elsewhere."""
+        shutil.rmtree(self.folder)
 
     def add_verdict(self, row: dict[str, Any]) -> None:
         """Append a verdict."""

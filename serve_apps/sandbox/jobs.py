@@ -9,9 +9,9 @@ from typing import Protocol
 
 from serve_apps.sandbox.controls import controlled, wrong_tests
 from serve_apps.sandbox.java import PACKAGE, main_class, tuple_sources
-from serve_apps.sandbox.sandbox import ENVIRONMENT, Bound, Command, Limits, Sandbox, Tests, Verdict
+from serve_apps.sandbox.sandbox import Bound, Command, Limits, Sandbox, Tests, Verdict
 from serve_apps.sandbox.seals import NO_SEAL, sealed, without_complaint
-from serve_apps.sandbox.toolchains import Language, command_words, language, present_folders
+from serve_apps.sandbox.toolchains import Language, command_words, language, present_folders, toolchain
 
 MOST_ASLEEP = 8  # programs that sleep, for each core
 
@@ -54,6 +54,9 @@ class Program:
     def run(self, sandbox: Sandbox, limits: Limits) -> Verdict:
         """Build it where the language does that, and run it."""
         known = language(self.language)
+        lacking = toolchain(known).missing
+        if lacking:
+            return Verdict("invalid", f"{known.name}: {', '.join(lacking)} is not installed; {known.install}")
         if not known.tools:
             wanted = replace(limits, cpu_seconds=self.timeout or limits.cpu_seconds)
             return sandbox.run_python(self.source, stdin=self.stdin, limits=wanted)
@@ -133,6 +136,21 @@ class ExactMatch:
         return Verdict("passed" if self.completion.strip() == self.expected.strip() else "failed")
 
 
+@dataclass(frozen=True)
+class Budgeted:
+    """A job with limits that are at least so wide, because its task's own solution needs them."""
+
+    job: Job | None
+    cpu_seconds: float
+    memory_megabytes: int
+
+    def run(self, sandbox: Sandbox, limits: Limits) -> Verdict:
+        """Run it."""
+        assert self.job is not None, "a budget without a job runs nothing"
+        cpu, memory = max(limits.cpu_seconds, self.cpu_seconds), max(limits.memory_megabytes, self.memory_megabytes)
+        return self.job.run(sandbox, replace(limits, cpu_seconds=cpu, memory_megabytes=memory))
+
+
 def usable_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0))
@@ -189,9 +207,8 @@ class Workshop:
 
 def needed_folders(jobs: Iterable[Job]) -> list[Bound]:
     """What the sandboxes of these jobs must have besides the system's folders."""
-    kinds = {type(job) for job in jobs}
-    folders: list[Bound] = [*present_folders()] if Program in kinds else []
-    return [*folders, ENVIRONMENT] if InstalledPython in kinds else folders
+    kinds = {type(job.job) if isinstance(job, Budgeted) else type(job) for job in jobs}
+    return [*present_folders()] if Program in kinds else []
 
 
 def doubtful(verdict: Verdict) -> bool:

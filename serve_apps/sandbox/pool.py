@@ -9,7 +9,7 @@ import ray
 from ray.exceptions import RayActorError
 
 from serve_apps.sandbox.jobs import Job, Workshop, doubtful, final, patient
-from serve_apps.sandbox.sandbox import ENVIRONMENT, Limits, Verdict
+from serve_apps.sandbox.sandbox import Limits, Verdict
 from serve_apps.sandbox.toolchains import present_folders
 from starloom.errors import RunError
 
@@ -26,7 +26,7 @@ class Executor:
     """Warm sandboxes on one core."""
 
     def __init__(self) -> None:
-        self._workshop = Workshop(Limits(), 1, folders=(*present_folders(), ENVIRONMENT))
+        self._workshop = Workshop(Limits(), 1, folders=present_folders())
 
     def ready(self) -> None:
         """Answer once a core is there."""

@@ -2,7 +2,7 @@
 
 Two walls. bubblewrap gives the zygote a read-only system without network; the zygote gives each program namespaces of
 its own with a private /tmp and /proc (`inside/cell.py`). Neither is ever the host's root (`launch.py`). Tests run in a
-judge that the program cannot reach (`inside/calls.py`). `WALL.md` says for each interface of the kernel what holds it.
+judge that the program cannot reach (`inside/peer.py`). `WALL.md` says for each interface of the kernel what holds it.
 """
 
 import json
@@ -228,7 +228,7 @@ class Sandbox:
 
     @property
     def environment_python(self) -> str:
-        """The interpreter that finds this environment's packages, where `ENVIRONMENT` is among the folders."""
+        """An interpreter of its own that finds this environment's packages."""
         return f"{ENVIRONMENT[1]}/bin/python" if self.isolated else sys.executable
 
     @property
@@ -263,13 +263,14 @@ class Sandbox:
     def _start(self) -> None:
         python = str(Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}")
         here = INSIDE if self.isolated else str(SCRIPTS)
-        walls = bubblewrap_command([sys.base_prefix, *self.folders]) if self.isolated else []
+        walls = bubblewrap_command([sys.base_prefix, ENVIRONMENT, *self.folders]) if self.isolated else []
+        packages = f"{ENVIRONMENT[1] if self.isolated else sys.prefix}/lib/{Path(python).name}/site-packages"
         self._group = make_group() if self.isolated and self.grouped else ControlGroup()
         self._channel, theirs = pair()
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - what it says is read when it has failed
         with theirs:
             self._process = subprocess.Popen(
-                [*walls, python, "-s", "-P", f"{here}/zygote.py"],
+                [*walls, python, "-s", "-P", f"{here}/zygote.py", packages],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=self._said,

@@ -3,7 +3,7 @@
 import importlib
 from functools import cache
 
-from serve_apps.evaluation.benchmarks.benchmark import Benchmark
+from serve_apps.evaluation.benchmarks.benchmark import Benchmark, Facts
 from starloom import plugins
 from starloom.errors import UserError
 
@@ -31,3 +31,14 @@ def benchmark(name: str) -> Benchmark:
         families = "humaneval, mbpp, multiple-LANGUAGE, humanevalfix-LANGUAGE, infilling-single-line, ds1000"
         raise UserError(f"benchmark {name!r} is unknown; such as {families}, or MODULE:ATTRIBUTE of your own")
     return plugins.load(name, benchmarks(), what="benchmark")
+
+
+def described_benchmarks() -> list[str]:
+    """A line for each: name, tasks, samples a task, languages, what it needs, where its data come from."""
+    rows = [("name", "tasks", "n", "languages", "needs", "data")]
+    for known in benchmarks().values():
+        facts = getattr(known, "facts", None)
+        about = facts() if facts is not None else Facts()
+        rows.append((known.name, about.tasks, str(known.samples), about.languages, about.needs, about.data))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

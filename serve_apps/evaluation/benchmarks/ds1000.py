@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from serve_apps.evaluation.benchmarks.benchmark import Task
+from serve_apps.evaluation.benchmarks.benchmark import Facts, Task
 from serve_apps.evaluation.benchmarks.records import hub_records, read_records
 from serve_apps.sandbox.jobs import InstalledPython
 from starloom.errors import UserError
@@ -46,6 +46,10 @@ class Ds1000:
             raise UserError("benchmark ds1000: none of its libraries is installed; pip install numpy pandas scipy")
         return found
 
+    def facts(self) -> Facts:
+        """For ``--benchmarks``."""
+        return Facts("1000", needs="numpy, pandas, ...", data="hub xlangai/DS-1000")
+
     def job(self, task: Task, completion: str) -> InstalledPython:
         """The context's tests, called with the completion as text."""
         context = task.record["code_context"]
@@ -53,6 +57,14 @@ class Ds1000:
         if "def test_string(" in context:
             calls.append(f"test_string({completion!r})")
         return InstalledPython("\n".join([context, *calls]))
+
+    def reference(self, task: Task) -> str | None:
+        """The record's own solution."""
+        return task.record.get("reference_code")
+
+    def mutants(self, task: Task) -> Sequence[str]:
+        """A solution that ends in an error."""
+        return ["raise ValueError('a mutant')"]
 
 
 def _metadata(record: dict[str, Any]) -> dict[str, Any]:

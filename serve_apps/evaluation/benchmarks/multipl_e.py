@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from serve_apps.evaluation.benchmarks.benchmark import Task
+from serve_apps.evaluation.benchmarks.benchmark import Facts, Task
 from serve_apps.evaluation.benchmarks.records import hub_records, read_records
 from serve_apps.sandbox.jobs import Program
+from serve_apps.sandbox.toolchains import language
 
 FIELDS = ("name", "language", "prompt", "tests", "stop_tokens")
 LANGUAGES = (  # MultiPL-E's own names
@@ -29,7 +30,17 @@ class MultiplE:
         records = (
             read_records(source, FIELDS) if source else hub_records("nuprl/MultiPL-E", self.subset, "test", FIELDS)
         )
-        return [Task(r["name"], r["prompt"], (*r["stop_tokens"], "<file_sep>"), record=r) for r in records]
+        name = language(self.language).name
+        stops = [(*r["stop_tokens"], "<file_sep>") for r in records]
+        return [
+            Task(r["name"], r["prompt"], stop, record=r, language=name) for r, stop in zip(records, stops, strict=True)
+        ]
+
+    def facts(self) -> Facts:
+        """For ``--benchmarks``."""
+        known = language(self.language)
+        tasks = "161" if self.subset.startswith("humaneval") else "396"
+        return Facts(f"up to {tasks}", known.name, ", ".join(known.tools), "hub nuprl/MultiPL-E")
 
     def job(self, task: Task, completion: str) -> Program:
         """The whole file; its exit code decides."""

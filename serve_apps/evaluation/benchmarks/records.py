@@ -1,6 +1,6 @@
 """Benchmark files: JSON lines, plain or gzipped, from a path, an installed package or the Hugging Face hub."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from starloom import jsonlines
@@ -8,14 +8,17 @@ from starloom.errors import UserError, one_line
 from starloom.jsonlines import Record
 
 
-def read_records(path: str | Path, required: Iterable[str]) -> list[Record]:
-    """Objects of a JSON-lines file, plain or gzipped.
+def read_records(
+    path: str | Path, required: Iterable[str], check: Callable[[Record], None] = lambda record: None
+) -> list[Record]:
+    """Objects of a JSON-lines file, plain or gzipped; `check` sees each before its fields are asked for.
 
     Raises:
         UserError: no such file, a broken line, or a record without a required field (or an empty one); with its line.
     """
     records = []
     for where, record in jsonlines.read(path):
+        check(record)
         for key in required:
             if key not in record:
                 raise UserError(f"{where}: lacks the field {key!r}")

@@ -40,6 +40,7 @@ ASLEEP_SECONDS, ASLEEP_SHARE = 1.0, 0.1
 def main() -> None:
     """Answer requests until the other end closes."""
     become_subreaper()
+    sys.path.append(sys.argv[1])  # this environment's packages, for programs and tests that import them
     for name in WARM.split():
         __import__(name)
     filter_program(True), filter_program(False)

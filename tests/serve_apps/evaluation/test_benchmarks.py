@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from serve_apps.evaluation.benchmarks import MODULES, benchmark, benchmarks
-from serve_apps.evaluation.benchmarks.benchmark import Task, cut
-from serve_apps.evaluation.benchmarks.mbpp import called_names
+from serve_apps.evaluation.benchmarks.benchmark import EXPLANATION, Task, cut
+from serve_apps.evaluation.benchmarks.mbpp import names_under_test
 from serve_apps.sandbox.jobs import run_jobs
 from serve_apps.sandbox.sandbox import Limits, Sandbox
 from serve_apps.sandbox.toolchains import language, present_folders, toolchain
@@ -109,7 +109,11 @@ def test_fix_prompt_shows_the_bug_and_explain_prompt_the_words(tmp_path: Path) -
     )
     assert "return 3 * x" in fix.prompt
     assert fix.prompt.endswith("Fix bugs in double.\n\ndef double(x):\n")
-    assert explain.prompt == "# Twice x.\ndef double(x):\n"
+    assert explain.first.startswith("def double(x):\n    return 2 * x\n")
+    assert "at most 8 characters" in explain.first
+    assert EXPLANATION in explain.prompt
+    assert "Twice x." not in explain.prompt
+    assert explain.prompt.endswith("def double(x):\n")
 
 
 @pytest.mark.parametrize(
@@ -144,9 +148,23 @@ def test_own_benchmark_is_found_by_module_and_attribute() -> None:
         benchmark("nowhere:BENCHMARK")
 
 
-def test_called_names_are_those_that_nobody_defines() -> None:
-    tests = "import re\nfor case in cases():\n    assert set(f(Pair(case))) == {re.sub('a', 'b', x) for x in g}"
-    assert sorted(called_names(tests, "def g(): pass")) == ["Pair", "cases", "f"]
+NAMES = [
+    ("", "import re\nfor case in cases():\n    assert set(f(Pair(case))) == {re.sub('a', 'b', x) for x in g}",
+     ("Pair", "cases", "f", "g")),
+    ("def sum(a, b): pass", "assert sum(1, 2) == 3", ("sum",)),
+    ("def f(): pass", "def test():\n    f = 1\n    return f\nassert f() == 1", ("f",)),
+    ("def f(): pass\nclass Node: pass\nLIMIT = 3\nimport re", "r = Node(LIMIT)\nassert f(r)", ("LIMIT", "Node", "f")),
+    ("def f(): pass", "f = lambda: 1\nassert f() == 1", ()),
+    ("def f(): pass", "for n in range(3):\n    assert [f(x) for x in range(n)] == []", ("f",)),
+    ("def f(", "assert f() == 1", ()),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("reference", "tests", "names"), NAMES)
+def test_names_of_the_tested_code_are_read_from_its_reference(
+    reference: str, tests: str, names: tuple[str, ...]
+) -> None:
+    assert names_under_test(reference, tests) == names
 
 
 def test_completion_is_cut_at_its_first_stop() -> None:

@@ -10,7 +10,7 @@ from serve_apps.evaluate import command
 from serve_apps.evaluation import endpoint as endpoint_module
 from serve_apps.evaluation.benchmarks import benchmark
 from serve_apps.evaluation.endpoint import Endpoint, Generation, TooLong
-from serve_apps.evaluation.sampling import places, sample_seed, samples
+from serve_apps.evaluation.sampling import Asked, places, sample_seed, samples
 from serve_apps.evaluation.scores import pass_at_k, reported_k, score
 from starloom.errors import RunError, UserError
 from tests.serve_apps.evaluation.stand_in import stand_in
@@ -39,7 +39,8 @@ def test_canonical_solutions_score_one_and_broken_ones_zero(tmp_path: Path) -> N
             assert command([model.url, "--output", str(tmp_path / name), "--n", "1"]) == 0
         results.append(json.loads((tmp_path / name / "results.json").read_text()))
     assert [result["pass_at_k"] for result in results] == [{"1": 1.0}, {"1": 0.0}]
-    assert results[0]["interval_95"]["1"] == [1.0, 1.0]
+    assert results[0]["interval_95"]["1"] == [0.977113, 1.0]
+    assert results[1]["interval_95"]["1"] == [0.0, 0.022887]
     assert results[0]["tasks"] == 164
     assert results[0]["settings"]["temperature"] == 0.2
     rows = [json.loads(line) for line in (tmp_path / "wrong" / "samples.jsonl").read_text().splitlines()]
@@ -71,7 +72,7 @@ def test_endpoint_that_goes_on_failing_is_no_wrong_score(fault: int | bytes) -> 
     with stand_in(lambda body: "text", [fault] * 9) as model:
         endpoint = Endpoint(model.url)
         with pytest.raises(RunError, match=r"/v1/completions"):
-            list(samples(endpoint, places(TASKS[:1], 1), GREEDY))
+            list(samples(Asked(endpoint), places(TASKS[:1], 1), GREEDY))
         endpoint.close()
 
 
@@ -84,11 +85,11 @@ def test_endpoint_that_is_not_there_and_one_that_is_no_url() -> None:
 
 
 def test_refused_prompts_count_as_failed_and_are_named() -> None:
-    with stand_in(lambda body: "text", [400]) as model:
+    with stand_in(lambda body: "text", [(400, "maximum context length is 64 tokens")]) as model:
         endpoint = Endpoint(model.url)
         with pytest.raises(TooLong):
             endpoint.complete("p", GREEDY, ())
-        (sample,) = samples(endpoint, places(TASKS[:1], 1), GREEDY, room=lambda prompt: 3)
+        (sample,) = samples(Asked(endpoint), places(TASKS[:1], 1), GREEDY, room=lambda prompt: 3)
         assert sample.refused
         endpoint.close()
 
