@@ -17,7 +17,7 @@ from pathlib import Path
 from pydantic import Field
 
 from serve_apps.evaluation.benchmarks import benchmark, described_benchmarks
-from serve_apps.evaluation.carry_out import Means, conduct
+from serve_apps.evaluation.conduct import Means, conduct
 from serve_apps.evaluation.contamination import contamination
 from serve_apps.evaluation.endpoint import Endpoint, Generation
 from serve_apps.evaluation.heldout import measure, within_budget

@@ -67,7 +67,7 @@ def prove(chosen: Benchmark, tasks: Sequence[Task], execute: Execute) -> Proof:
     invalid, budgets = {}, {}
     for task, verdict in zip(with_one, verdicts, strict=False):
         if not verdict.passed:
-            invalid[task.id] = missing(_words(verdict)) or f"its own solution: {described(verdict)}"
+            invalid[task.id] = missing(_words(verdict)) or f"its own solution: {ending(verdict)}"
         else:
             memory = int(2 * verdict.peak_megabytes)
             budgets[task.id] = Budgeted(None, round(FACTOR * verdict.cpu_seconds, 1), memory)
@@ -131,15 +131,15 @@ def check(chosen: Benchmark, tasks: Sequence[Task], execute: Execute, limits: Li
     verdicts = execute([proof.job(task, chosen.job(task, text)) for task, _, text in wrong], limits)
     for (task, number, _), verdict in zip(wrong, verdicts, strict=True):
         if verdict.passed or verdict.status == "invalid":
-            exceptions.append(f"{task.id}: mutant {number} {described(verdict)}")
+            exceptions.append(f"{task.id}: mutant {number} {ending(verdict)}")
     rejected = sum(not v.passed and v.status != "invalid" for v in verdicts)
     failed = sum(_reference(chosen, task) is not None for task in tasks if task.id in proof.invalid)
     passed = proof.references - failed
     return Checked(chosen.name, len(tasks), proof.references, passed, len(wrong), rejected, tuple(exceptions))
 
 
-def described(verdict: Verdict) -> str:
-    """How a program ended, in a line."""
+def ending(verdict: Verdict) -> str:
+    """How a program ended, in words."""
     last = "".join(verdict.stderr.strip().splitlines()[-1:])
     said = verdict.detail or one_line(last, 120)
     return f"{verdict.status}: {said}" if said else verdict.status

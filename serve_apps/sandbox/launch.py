@@ -18,7 +18,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def main() -> None:
-    """Bind, drop root, become the command."""
+    """Bind, drop root, become the command; `SystemExit` with the reason where the kernel refuses."""
     spec, words = json.loads(sys.argv[1]), sys.argv[2:]
     if spec["stage"]:
         _stage(spec["stage"], spec["at"])

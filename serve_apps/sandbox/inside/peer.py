@@ -143,6 +143,8 @@ class Peer:
 
         Raises:
             ProgramError: there is no answer, or none that can be understood.
+            TypeError: a value cannot be handed over.
+            RuntimeError: a thread of the program asks while no test waits for an answer.
         """
         with self._lock:
             if not self.guarded and not self._depth:
