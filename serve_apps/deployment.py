@@ -17,6 +17,7 @@ from ray import serve
 
 from serve_apps.adapters import base_folder, read_adapted
 from serve_apps.api.gate import GateConfig
+from serve_apps.api.keys import KEYS_VARIABLE, keys_of
 from serve_apps.api.prompts import FimOrder
 from serve_apps.api.service import Served, Service
 from serve_apps.autoscaling import CACHE_USE, OCCUPANCY
@@ -30,7 +31,6 @@ from starloom.tokenizer import TOKENIZER_FILE, TOKENIZER_SETTINGS
 ONGOING = 256  # beyond what engines queue, so that they refuse and not the proxy
 SWITCH_SECONDS = 0.001  # for so long the engine's thread waits for a loop that is busy (Python's default: 0.005)
 REPORTED_SECONDS = 11.0  # replicas report every ten seconds
-KEYS_VARIABLE = "STARLOOM_API_KEYS"
 
 
 def _kind(engine: Any) -> str:
@@ -134,17 +134,6 @@ def application(arguments: dict[str, Any]) -> serve.Application:
     values = config.model_dump(mode="json", exclude={"replicas"})  # more replicas are no other replicas
     scaled = Replica.options(name="Completions", autoscaling_config=config.replicas.autoscaling())
     return scaled.bind(values)
-
-
-def keys_of(text: str) -> dict[str, str]:
-    """Names by keys, from ``name:key`` pairs between commas or lines; `UserError` for anything else."""
-    keys = {}
-    for entry in filter(None, (part.strip() for part in text.replace("\n", ",").split(","))):
-        name, colon, key = entry.partition(":")
-        if not (name and colon and key):
-            raise UserError("API keys are written name:key, one a line or between commas; one of yours is not")
-        keys[key] = name
-    return keys
 
 
 def _served(settings: ModelSettings) -> Served:

@@ -13,25 +13,27 @@ from pathlib import Path
 
 from ray import serve
 
-from serve_apps.evaluation.service import Evaluations
+from serve_apps.api.gate import GateConfig
+from serve_apps.api.keys import read_keys
+from serve_apps.evaluation.allowed import Allowed
+from serve_apps.evaluation.service import Evaluations, ServiceConfig
 from serve_apps.leaderboard.app import Leaderboard
 from starloom.cluster import connect
+from starloom.config import read_toml, validate
 from starloom.errors import guarded
 from starloom.ports import usable_port
 
 
-def deploy(root: str | Path, default_url: str | None) -> None:
+def deploy(config: ServiceConfig) -> None:
     """Put the evaluations and the leaderboard on the running Serve; its HTTP address stays as it is."""
-    folder = str(Path(root).resolve())
-    evaluations = Evaluations.bind(folder, default_url)  # type: ignore[attr-defined]
-    serve.run(evaluations, name="evaluations", route_prefix="/v1/evaluations")
-    serve.run(Leaderboard.bind(folder), name="leaderboard", route_prefix="/leaderboard")  # type: ignore[attr-defined]
+    values = {**config.model_dump(mode="json"), "root": str(Path(config.root).resolve())}
+    board = Leaderboard.bind(values["root"], values["gate"])
+    serve.run(Evaluations.bind(values), name="evaluations", route_prefix="/v1/evaluations")
+    serve.run(board, name="leaderboard", route_prefix="/leaderboard")
 
 
 @contextmanager
-def evaluating(
-    root: str | Path, default_url: str | None = None, host: str = "127.0.0.1", port: int = 8001
-) -> Iterator[str]:
+def evaluating(config: ServiceConfig, host: str = "127.0.0.1", port: int = 8001) -> Iterator[str]:
     """Start Serve with the evaluations and the leaderboard, yield the URL, take it all down.
 
     Raises:
@@ -41,10 +43,19 @@ def evaluating(
     connect()
     serve.start(http_options={"host": host, "port": port})
     try:
-        deploy(root, default_url)
+        deploy(config)
         yield f"http://{host}:{port}"
     finally:
         serve.shutdown()
+
+
+def allowed_from(path: str | None) -> Allowed:
+    """What requests may name, from a TOML file with tables `urls`, `data` and `corpora`; nothing without one.
+
+    Raises:
+        UserError: the file cannot be read or holds something else.
+    """
+    return validate(Allowed, read_toml(path), where=path) if path is not None else Allowed()
 
 
 def command(argv: Sequence[str]) -> int:
@@ -52,10 +63,16 @@ def command(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m serve_apps.evaluations", description=__doc__)
     parser.add_argument("--root", required=True, help="folder that keeps the evaluations")
     parser.add_argument("--url", help="the model to evaluate where a request names none")
+    parser.add_argument("--api-keys", metavar="FILE", help="lines of name:key; requests must carry one of the keys")
+    parser.add_argument("--allow", metavar="TOML", help="endpoints, data and corpora that requests may name")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8001)
     arguments = parser.parse_args(list(argv))
-    with evaluating(arguments.root, arguments.url, arguments.host, arguments.port) as url:
+    gate = GateConfig(keys=read_keys(arguments.api_keys))
+    config = ServiceConfig(
+        root=arguments.root, default_url=arguments.url, gate=gate, allowed=allowed_from(arguments.allow)
+    )
+    with evaluating(config, arguments.host, arguments.port) as url:
         print(f"evaluations at {url}/v1/evaluations, leaderboard at {url}/leaderboard", flush=True)
         asked = threading.Event()
         stop: Callable[..., None] = lambda *_: asked.set()  # noqa: E731

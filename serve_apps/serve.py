@@ -2,15 +2,20 @@
 
 import argparse
 import json
+import os
+import secrets
 import signal
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from serve_apps.api.keys import KEYS_VARIABLE, keys_of, read_keys
 from serve_apps.hosting import model_folder, serving_config
 from starloom import storage
-from starloom.errors import UserError
+from starloom.config import validate
+
+EVALUATIONS = "evaluations"  # the user that the evaluations are to the model beside them
 
 
 def main(argv: Sequence[str]) -> int:
@@ -26,6 +31,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--weights", choices=("float32", "int8"), default="float32", help="int8 is faster and less exact"
     )
+    parser.add_argument("--allow", metavar="TOML", help="endpoints, data and corpora that evaluations may name")
     parser.add_argument(
         "--evaluations", metavar="FOLDER", help="serve /v1/evaluations and /leaderboard, kept in FOLDER"
     )
@@ -37,15 +43,18 @@ def main(argv: Sequence[str]) -> int:
             {"name": name, "folder": str(folder.resolve()), "engine": {"weights": arguments.weights}}
             for name, folder in named
         ],
-        "gate": {"requests_per_minute": arguments.requests_per_minute, "keys": _keys(arguments.api_keys)},
+        "gate": {"requests_per_minute": arguments.requests_per_minute, "keys": read_keys(arguments.api_keys)},
     }
+    # where keys are asked for, the evaluations have one of their own for the model beside them
+    own = secrets.token_urlsafe(32) if arguments.evaluations and _keys_are_asked_for(values) else None
+    people = dict(values["gate"])
+    if own is not None:
+        values["gate"] = {**people, "keys": {**people["keys"], own: EVALUATIONS}}
     with serving_config(values, host=arguments.host, port=arguments.port) as url:
         body = json.dumps({"model": named[0][0], "prompt": "def fibonacci(n):", "max_tokens": 32})
         print(f"serving {', '.join(map(str, folders))} at {url} (a page to try it: {url}/)")
         if arguments.evaluations:
-            from serve_apps.evaluations import deploy
-
-            deploy(arguments.evaluations, url)
+            _deploy_evaluations(arguments, url, own, people)
             print(f"evaluations at {url}/v1/evaluations, leaderboard at {url}/leaderboard")
         print(f"curl {url}/v1/completions -H 'Content-Type: application/json' -d '{body}'", flush=True)
         # Ray's own handler of SIGTERM aborts the process: ours replaces it once Ray has started
@@ -54,6 +63,20 @@ def main(argv: Sequence[str]) -> int:
             signal.signal(number, lambda *_: asked.set())
         asked.wait()
     return 0
+
+
+def _keys_are_asked_for(values: dict[str, Any]) -> bool:
+    return bool(values["gate"]["keys"] or os.environ.get(KEYS_VARIABLE))
+
+
+def _deploy_evaluations(arguments: argparse.Namespace, url: str, own: str | None, gate: dict[str, Any]) -> None:
+    """The evaluations and the leaderboard, behind the keys of the people who may use the model."""
+    from serve_apps.evaluation.service import ServiceConfig
+    from serve_apps.evaluations import allowed_from, deploy
+
+    keys = gate["keys"] | keys_of(os.environ.get(KEYS_VARIABLE, ""))
+    settings = {"root": arguments.evaluations, "default_url": url, "key": own, "gate": {**gate, "keys": keys}}
+    deploy(validate(ServiceConfig, {**settings, "allowed": allowed_from(arguments.allow)}, where="serve"))
 
 
 def _named(text: str) -> tuple[str, Path]:
@@ -65,14 +88,3 @@ def _named(text: str) -> tuple[str, Path]:
     if equals and "/" not in name and not storage.exists(text):
         return name, model_folder(location)
     return Path(text.rstrip("/")).name, model_folder(text)
-
-
-def _keys(path: str | None) -> dict[str, str]:
-    from serve_apps.deployment import keys_of
-
-    if path is None:
-        return {}
-    try:
-        return keys_of(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"--api-keys {path}: {error.strerror}; give a file of name:key lines") from None

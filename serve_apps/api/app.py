@@ -18,6 +18,7 @@ from serve_apps.engine.request import Overloaded
 
 # a new dialect is listed here and nowhere else
 DIALECTS = Dialects((openai.DIALECT, tgi.DIALECT, ollama.DIALECT, llamacpp.DIALECT, tabby.DIALECT))
+OPEN_PATHS = frozenset({"/health", "/metrics", "/openapi.json", "/docs"})  # and those of the dialects
 PAGE = Path(__file__).with_name("playground.html")
 CLIENT_CLOSED_REQUEST = 499
 
@@ -46,7 +47,14 @@ def create_app(service: Service, gate: GateConfig, more: Sequence[APIRouter] = (
         return Response(service.meters.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     _tell_errors(app, service)
-    app.add_middleware(Gate, config=gate, meters=service.meters, dialects=DIALECTS)
+    app.add_middleware(
+        Gate,
+        config=gate,
+        answer=lambda path, problem: DIALECTS.of(path).answer(problem),
+        open_paths=OPEN_PATHS | DIALECTS.open_paths,
+        open_pages=frozenset({"/"}),
+        refused=lambda user, status: service.meters.refused.labels(user, str(status)).inc(),
+    )
     return app
 
 

@@ -1,20 +1,17 @@
-"""The gate before all routes: keys, request sizes, rates."""
+"""The gate before all routes of all applications: keys, request sizes, rates."""
 
+import base64
 import hashlib
 import hmac
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from pydantic import Field
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve_apps.api.dialects.dialect import Dialects
 from serve_apps.api.errors import Problem
-from serve_apps.api.metrics import Meters
 from starloom.config import Config
-
-OPEN_PATHS = frozenset({"/health", "/metrics", "/openapi.json", "/docs"})  # and those of the dialects
 
 
 class GateConfig(Config):
@@ -48,11 +45,24 @@ class Bucket:
 
 
 class Gate:
-    """ASGI middleware; puts the user's name into the scope's state as `user`."""
+    """ASGI middleware; puts the user's name into the scope's state as `user`.
 
-    def __init__(self, app: ASGIApp, config: GateConfig, meters: Meters, dialects: Dialects) -> None:
-        self._app, self._config, self._meters, self._dialects = app, config, meters, dialects
-        self._open = OPEN_PATHS | dialects.open_paths
+    A key comes as a bearer token, as `X-Api-Key`, or as the password of HTTP's basic scheme, which browsers ask for by
+    themselves. `answer` makes a refusal of a path, `refused` is told the user and the status of each. `open_paths` need
+    no key, nor does a GET of one of `open_pages`.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        config: GateConfig,
+        answer: Callable[[str, Problem], ASGIApp],
+        open_paths: frozenset[str] = frozenset(),
+        open_pages: frozenset[str] = frozenset(),
+        refused: Callable[[str, int], None] = lambda user, status: None,
+    ) -> None:
+        self._app, self._config, self._answer, self._refused = app, config, answer, refused
+        self._open, self._pages = open_paths, open_pages
         self._digests = {hashlib.sha256(key.encode()).digest(): name for key, name in config.keys.items()}
         self._buckets: dict[str, Bucket] = {}
 
@@ -64,7 +74,7 @@ class Gate:
         user, path = "", scope["path"]
         try:
             headers = {name.lower(): value for name, value in scope["headers"]}
-            page = scope["method"] == "GET" and path == "/"
+            page = scope["method"] == "GET" and path in self._pages
             if path not in self._open and not page:
                 user = self._user(headers)
                 self._rate(user)
@@ -72,15 +82,13 @@ class Gate:
             scope.setdefault("state", {})["user"] = user
             await self._app(scope, self._counted(receive), send)
         except Problem as problem:
-            self._meters.refused.labels(user, str(problem.status)).inc()
-            await self._dialects.of(path).answer(problem)(scope, receive, send)
+            self._refused(user, problem.status)
+            await self._answer(path, problem)(scope, receive, send)
 
     def _user(self, headers: Mapping[bytes, bytes]) -> str:
         if not self._digests:
             return ""
-        given = headers.get(b"x-api-key") or headers.get(b"authorization", b"")
-        given = given[7:] if given[:7].lower() == b"bearer " else given
-        digest = hashlib.sha256(given.strip()).digest()
+        digest = hashlib.sha256(_key(headers)).digest()
         # all are compared, each in constant time: the time tells nothing about any key
         found = [name for known, name in self._digests.items() if hmac.compare_digest(known, digest)]
         if not found:
@@ -116,3 +124,16 @@ class Gate:
 
     def _too_large(self) -> Problem:
         return Problem(413, f"the request is larger than {self._config.largest_request_bytes} bytes; send less")
+
+
+def _key(headers: Mapping[bytes, bytes]) -> bytes:
+    given = headers.get(b"x-api-key") or headers.get(b"authorization", b"")
+    scheme, _, value = given.partition(b" ")
+    if scheme.lower() == b"bearer":
+        return value.strip()
+    if scheme.lower() == b"basic":
+        try:
+            return base64.b64decode(value, validate=True).partition(b":")[2].strip()
+        except ValueError:
+            return b""
+    return given.strip()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+from serve_apps.evaluation.allowed import Allowed
 from serve_apps.evaluation.conduct import Means, conduct
 from serve_apps.evaluation.results import keep_as_artifact
 from serve_apps.evaluation.store import CANCELLED, DONE, FAILED, StoredRun
@@ -12,9 +13,12 @@ from starloom.errors import StarloomError, one_line
 from starloom.kinds import Evaluation
 
 
-def carry_out(run: StoredRun, default_url: str | None, stopped: Callable[[], bool]) -> None:
+def carry_out(
+    run: StoredRun, allowed: Allowed, default_url: str | None, key: str | None, stopped: Callable[[], bool]
+) -> None:
     """Draw the samples that are missing, run the programs that have no verdict, write the result.
 
+    `default_url` is the served model's, and `key` the one for it.
     Errors end in the run's state. A run that was stopped is cancelled; what it has stays.
     """
 
@@ -23,7 +27,10 @@ def carry_out(run: StoredRun, default_url: str | None, stopped: Callable[[], boo
 
     try:
         request = run.request()
-        measured = conduct(run, request, Means(runs, default_url, stopped=stopped))
+        asked = allowed.resolved(request)
+        key = allowed.urls[request.url].key() if request.url is not None else key
+        means = Means(runs, default_url, key, request.url or "the served model", stopped=stopped)
+        measured = conduct(run, asked, means)
         if measured is None:
             run.set_state(CANCELLED)
             return

@@ -26,6 +26,7 @@ class StandIn:
     answers_as: str = ""
     requests: list[dict[str, Any]] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
     url: str = ""
 
 
@@ -48,6 +49,7 @@ def stand_in(answer: Callable[[dict[str, Any]], str], faults: Sequence[Fault] = 
             with lock:
                 model.requests.append(body)
                 model.paths.append(self.path)
+                model.keys.append(self.headers.get("Authorization", ""))
                 fault = model.faults.pop(0) if model.faults else None
             fault = fault or model.refuse(body, self.headers.get("Authorization", ""))
             if isinstance(fault, tuple) and fault[1].startswith("<"):

@@ -12,15 +12,21 @@ from typing import Any
 
 import httpx
 import pytest
+import ray
 
+from serve_apps.api.gate import GateConfig
+from serve_apps.evaluation.allowed import Allowed, Place
 from serve_apps.evaluation.benchmarks import benchmark
+from serve_apps.evaluation.service import ServiceConfig
 from serve_apps.evaluation.store import DONE, RUNNING, EvaluationRequest, Store
 from serve_apps.evaluations import evaluating
+from serve_apps.sandbox import pool
 from serve_apps.sandbox.inside.usage import descendants
 from serve_apps.sandbox.jobs import Program
 from serve_apps.sandbox.pool import run_on_actors
 from serve_apps.sandbox.sandbox import Limits
 from starloom.artifact import damages, find
+from starloom.errors import RunError
 from tests.serve_apps.evaluation.stand_in import StandIn, stand_in
 
 pytestmark = pytest.mark.slow
@@ -44,7 +50,7 @@ def root(tmp_path_factory: pytest.TempPathFactory, model: StandIn) -> Path:
     """A store in which the service finds a run that an earlier one had begun."""
     folder = tmp_path_factory.mktemp("evaluations")
     begun = Store(folder).create(
-        EvaluationRequest(benchmark="humaneval", url=model.url, tasks=6, n=1, about={"parameters": 15_500_000_000})
+        EvaluationRequest(benchmark="humaneval", url="stand-in", tasks=6, n=1, about={"parameters": 15_500_000_000})
     )
     begun.set_state(RUNNING, total=6)
     (begun.folder / "samples.jsonl").write_text(
@@ -60,8 +66,19 @@ def client(ray_cluster: str, root: Path, model: StandIn) -> Iterator[httpx.Clien
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    with evaluating(root, model.url, port=port) as url:
-        with httpx.Client(base_url=url, timeout=30, follow_redirects=True) as opened:
+    (root / "key").write_text("key-of-the-model\n")
+    config = ServiceConfig(
+        root=str(root),
+        default_url=model.url,
+        key="own-key",
+        gate=GateConfig(keys={"key-of-ann": "ann"}),
+        allowed=Allowed(
+            urls={"stand-in": Place(url=model.url, key_file=str(root / "key"))}, data={"gone": "/nowhere.jsonl"}
+        ),
+    )
+    with evaluating(config, port=port) as url:
+        keys = {"Authorization": "Bearer key-of-ann"}
+        with httpx.Client(base_url=url, timeout=30, follow_redirects=True, headers=keys) as opened:
             yield opened
 
 
@@ -126,6 +143,13 @@ def test_evaluation_is_taken_carried_out_and_listed(client: httpx.Client, model:
         ({"benchmark": "humanevil"}, "unknown"),
         ({"benchmark": "humaneval", "temprature": 1}, "did you mean 'temperature'"),
         ({"benchmark": "os:path"}, "not over HTTP"),
+        (
+            {"benchmark": "humaneval", "url": "http://169.254.169.254/"},
+            "no name that this server knows; it knows stand-in",
+        ),
+        ({"benchmark": "mbpp", "data": "/etc/passwd"}, "no name that this server knows; it knows gone"),
+        ({"benchmark": "humaneval", "corpus": "/"}, "its operator has named none"),
+        ({"benchmark": "humaneval", "generations": "/etc/passwd"}, "not over HTTP"),
         ({}, "'benchmark' is missing"),
         ([], "no JSON object"),
     ],
@@ -136,13 +160,52 @@ def test_wrong_requests_are_told(client: httpx.Client, body: Any, complaint: str
     assert complaint in answer.json()["error"]["message"]
 
 
+PATHS = [
+    "/v1/evaluations/",
+    "/v1/evaluations/eval-none",
+    "/leaderboard/",
+    "/leaderboard/export.csv",
+    "/leaderboard/runs/x",
+]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_nothing_is_told_without_a_key(client: httpx.Client, path: str) -> None:
+    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic !"}):
+        answer = httpx.get(f"{client.base_url}{path}", headers=headers, follow_redirects=True)
+        assert answer.status_code == 401, answer.text
+        scheme = "Basic" if path.startswith("/leaderboard") else "Bearer"
+        assert answer.headers["www-authenticate"].startswith(scheme)
+    assert httpx.post(f"{client.base_url}/v1/evaluations/", json={"benchmark": "humaneval"}).status_code == 401
+    assert httpx.get(f"{client.base_url}{path}", auth=("anyone", "key-of-ann")).status_code != 401
+
+
+def test_body_that_a_form_could_send_is_refused(client: httpx.Client) -> None:
+    answer = client.post(
+        "/v1/evaluations/", content=b'{"benchmark": "humaneval"}', headers={"Content-Type": "text/plain"}
+    )
+    assert answer.status_code == 400
+    assert "application/json" in answer.json()["error"]["message"]
+
+
+def test_each_model_is_asked_with_its_own_key(client: httpx.Client, model: StandIn) -> None:
+    for asked, key in (({}, "Bearer own-key"), ({"url": "stand-in"}, "Bearer key-of-the-model")):
+        model.keys.clear()
+        body = {"benchmark": "humaneval", "tasks": 1, "n": 1, **asked}
+        run = ended(client, client.post("/v1/evaluations", json=body).json()["id"])
+        assert run["state"] == DONE, run
+        assert set(model.keys) == {key}
+        assert run["result"]["endpoint"] == asked.get("url", "the served model")
+        assert "key-of" not in json.dumps(run)
+
+
 def test_unknown_run_is_not_found(client: httpx.Client) -> None:
     assert client.get("/v1/evaluations/eval-none").status_code == 404
     assert client.get("/leaderboard/runs/eval-none").status_code == 404
 
 
 def test_failing_evaluation_says_why(client: httpx.Client) -> None:
-    asked = {"benchmark": "mbpp", "data": "/nowhere.jsonl", "n": 1}
+    asked = {"benchmark": "mbpp", "data": "gone", "n": 1}
     run = ended(client, client.post("/v1/evaluations", json=asked).json()["id"])
     assert run["state"] == "failed"
     assert "/nowhere.jsonl" in run["error"]
@@ -185,3 +248,40 @@ def test_killed_actors_programs_run_again_and_count_once(ray_cluster: str) -> No
     assert killed
     assert [verdict.stdout for verdict in verdicts] == [f"{n}\n" for n in range(12)]
     assert sorted(counted) == list(range(12))
+
+
+@ray.remote
+class Holder:
+    """Holds cores, as a served model does."""
+
+    def here(self) -> bool:
+        """Answer once it has them."""
+        return True
+
+
+def test_programs_run_on_the_cores_that_are_free_and_no_others_are_waited_for(ray_cluster: str) -> None:
+    cores = int(ray.cluster_resources()["CPU"])
+    free = int(ray.available_resources().get("CPU", 0))
+    holder = Holder.options(num_cpus=free - 1).remote() if free > 1 else None  # type: ignore[attr-defined]
+    try:
+        assert holder is None or ray.get(holder.here.remote())
+        jobs = [Program("python", f"print({n})") for n in range(8 * cores + 1)]
+        verdicts = run_on_actors(jobs, Limits())
+        assert [verdict.stdout for verdict in verdicts] == [f"{n}\n" for n in range(len(jobs))]
+    finally:
+        if holder is not None:
+            ray.kill(holder)
+
+
+def test_no_core_at_all_is_told_with_what_to_free(ray_cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "CORE_SECONDS", 2.0)
+    deadline = time.monotonic() + 30
+    while (free := ray.available_resources().get("CPU", 0)) < 1 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    holder = Holder.options(num_cpus=free).remote()  # type: ignore[attr-defined]
+    try:
+        ray.get(holder.here.remote())
+        with pytest.raises(RunError, match=r"no core is free to run programs: .* are held, such as by a served model"):
+            run_on_actors([Program("python", "print(1)")], Limits())
+    finally:
+        ray.kill(holder)
