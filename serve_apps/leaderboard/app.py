@@ -12,13 +12,13 @@ from serve_apps.api.errors import Problem
 from serve_apps.api.gate import Gate, GateConfig
 from serve_apps.evaluation.store import Store
 from serve_apps.leaderboard.board import as_csv, as_json, build
-from serve_apps.leaderboard.pages import board_page, run_page
+from serve_apps.leaderboard.pages import board_page, compare_page, run_page, task_page
 from starloom.config import validate
-from starloom.errors import UserError
+from starloom.errors import NotFoundError, UserError
 
 
 async def _missing(request: Request, error: Exception) -> PlainTextResponse:
-    return PlainTextResponse(str(error), 404)
+    return PlainTextResponse(str(error), 404 if isinstance(error, NotFoundError) else 400)
 
 
 def _told(path: str, problem: Problem) -> PlainTextResponse:
@@ -38,6 +38,8 @@ class Pages:
         app = FastAPI(title="Starloom leaderboard")
         app.add_api_route("/", self.board, methods=["GET"], response_class=HTMLResponse)
         app.add_api_route("/runs/{name}", self.run, methods=["GET"], response_class=HTMLResponse)
+        app.add_api_route("/runs/{name}/tasks/{task:path}", self.task, methods=["GET"], response_class=HTMLResponse)
+        app.add_api_route("/compare", self.compared, methods=["GET"], response_class=HTMLResponse)
         app.add_api_route("/export.csv", self.csv, methods=["GET"], response_model=None)
         app.add_api_route("/export.json", self.json, methods=["GET"], response_model=None)
         app.add_exception_handler(UserError, _missing)
@@ -51,6 +53,14 @@ class Pages:
     def run(self, name: str) -> str:
         """A run's page."""
         return run_page(self._store.run(name))
+
+    def task(self, name: str, task: str) -> str:
+        """A task of a run: its samples."""
+        return task_page(self._store.run(name), task)
+
+    def compared(self, a: str, b: str) -> str:
+        """Two runs, task by task."""
+        return compare_page(self._store.run(a), self._store.run(b))
 
     def csv(self) -> PlainTextResponse:
         """The table as CSV."""

@@ -2,29 +2,37 @@
 
 import csv
 import io
+import itertools
+import json
 import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
+from dataclasses import asdict
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from serve_apps.evaluation.compare import compare, sign_test
 from serve_apps.evaluation.sampling import Sample
 from serve_apps.evaluation.store import DONE, About, EvaluationRequest, Store, StoredRun
 from serve_apps.leaderboard.board import as_csv, as_json, build, win_rates
-from serve_apps.leaderboard.pages import board_page, run_page, size
+from serve_apps.leaderboard.pages import board_page, run_page, size, task_page
+from serve_apps.leaderboard.plot import LINE, label_places, score_ticks
+from starloom.errors import NotFoundError, UserError
 
 pytestmark = pytest.mark.slow
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-WIDTHS = (1280, 390)  # a desktop and a phone
+WIDTHS = (1400, 390)  # a desktop and a phone
 MODELS = {"starcoderbase-1b": 0.15, "starcoderbase-15b": 0.31, "<b>evil & long-named model of somebody</b>": 0.02}
 
 
-def finished_run(store: Store, model: str, name: str, score: float, speed: float | None = None) -> StoredRun:
+def finished_run(
+    store: Store, model: str, name: str, score: float, speed: float | None = None, tasks: int = 164
+) -> StoredRun:
     """A run as the service leaves it."""
     about = About(parameters=15_500_000_000 if "15b" in model else None, licence="OpenRAIL-M", sequence_length=8192)
     run = store.create(EvaluationRequest(benchmark=name, about=about))
@@ -37,7 +45,8 @@ def finished_run(store: Store, model: str, name: str, score: float, speed: float
         "pass_at_k": {"1": score},
         "interval_95": {"1": [max(0.0, score - 0.03), score + 0.03]},
         "n": 20,
-        "tasks": 164,
+        "tasks": tasks,
+        "data": {"tasks_of": [tasks, 164]},
         "statuses": {"failed": 1},
         "settings": settings,
     }
@@ -63,7 +72,7 @@ def test_board_ranks_by_win_rate_and_shows_finished_runs_alone(store: Store) -> 
     assert board.benchmarks == ("humaneval", "multiple-rs")
     assert [row.model for row in board.rows][:2] == ["starcoderbase-15b", "starcoderbase-1b"]
     first = board.rows[0]
-    assert (first.win_rate, first.average) == (3.0, pytest.approx(0.2325))
+    assert (first.rank, first.win_rate, first.average) == (1, 1.0, pytest.approx(0.2325))
     assert (first.parameters, first.licence, first.throughput_50) == (15_500_000_000, "OpenRAIL-M", 500.0)
 
 
@@ -74,9 +83,68 @@ def test_later_run_takes_the_place_of_an_earlier_one(store: Store) -> None:
     assert row.throughput_50 == 1000.0  # measured before, still known
 
 
-def test_win_rate_is_the_mean_of_ranks_and_ties_share_the_better() -> None:
-    scores = {"a": {"x": 0.9, "y": 0.1}, "b": {"x": 0.5, "y": 0.1}, "c": {"x": 0.1}}
-    assert win_rates(scores) == {"a": 3.0, "b": 2.5, "c": 1.0}
+def test_win_rate_is_a_rate_and_a_tie_is_half_a_win() -> None:
+    scores = {"a": {"x": 0.9, "y": 0.1}, "b": {"x": 0.5, "y": 0.1}, "c": {"x": 0.1}, "d": {"z": 1.0}}
+    assert win_rates(scores) == {"a": 0.75, "b": 0.5, "c": 0.0}
+
+
+def test_part_of_a_benchmark_ranks_with_no_whole_and_never_takes_its_place(store: Store) -> None:
+    whole = next(row for row in build(store.runs()).rows if row.model == "starcoderbase-1b")
+    finished_run(store, "starcoderbase-1b", "humaneval", 1.0, tasks=1)
+    finished_run(store, "newcomer", "humaneval", 1.0, tasks=1)
+    board = build(store.runs())
+    rows = {row.model: row for row in board.rows}
+    assert rows["starcoderbase-1b"] == whole
+    assert board.rows[-1].model == "newcomer"
+    assert (rows["newcomer"].rank, rows["newcomer"].win_rate, rows["newcomer"].average) == (None, None, None)
+    assert rows["newcomer"].cells["humaneval"].partial
+    assert "1 of 164 tasks" in board_page(board)
+    assert as_json(board)["models"][-1]["scores"]["humaneval"]["partial"] is True
+
+
+def test_runs_are_compared_task_by_task() -> None:
+    first = [{"task_id": str(n), "passed": n < 4, "status": "x"} for n in range(20)]
+    second = [{"task_id": str(n), "passed": 3 <= n < 12, "status": "x"} for n in range(1, 20)]
+    found = compare(first, [*second, {"task_id": "0", "passed": True, "status": "invalid"}])
+    assert (found.tasks, len(found.better), len(found.worse)) == (19, 8, 2)
+    assert found.p_value == pytest.approx(0.109375)
+    assert "no more than chance" in found.lines()[0]
+    assert (sign_test(0, 0), sign_test(1, 0), sign_test(10, 0)) == (1.0, 1.0, pytest.approx(2 / 1024))
+    with pytest.raises(UserError, match="no task in common"):
+        compare(first, [{"task_id": "other", "passed": True}])
+
+
+def test_a_runs_page_is_small_and_a_tasks_page_has_its_samples(store: Store) -> None:
+    run = store.create(EvaluationRequest(benchmark="humaneval"))
+    samples = [Sample(f"HumanEval/{task}", n, "    return 1\n" * 40) for task in range(164) for n in range(200)]
+    verdicts = [
+        {
+            "task_id": s.task,
+            "sample": s.number,
+            "status": "failed",
+            "detail": "AssertionError",
+            "passed": s.number % 2 == 0,
+        }
+        for s in samples
+    ]
+    (run.folder / "samples.jsonl").write_text("".join(json.dumps(asdict(sample)) + "\n" for sample in samples))
+    (run.folder / "verdicts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in verdicts))
+    page = run_page(run)
+    assert len(page) < 200_000
+    assert page.count("100 of 200") == 164
+    assert page.index("HumanEval/9<") < page.index("HumanEval/10<")
+    assert task_page(run, "HumanEval/7").count("<details") == 200
+    with pytest.raises(NotFoundError, match="no samples of task"):
+        task_page(run, "HumanEval/999")
+
+
+def test_labels_do_not_cover_each_other_and_ticks_are_round() -> None:
+    for heights in ([100.0] * 5, [290.0, 291.0, 292.0], [20.0, 200.0], [285.0 + n / 10 for n in range(12)]):
+        places = sorted(label_places(heights))
+        assert all(low + LINE - 1e-6 <= high for low, high in itertools.pairwise(places))
+    assert score_ticks(0.31) == [0.0, 0.1, 0.2, 0.3, 0.4]
+    assert score_ticks(0.02) == [0.0, 0.01, 0.02]
+    assert score_ticks(1.0) == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
 
 
 def test_exports_hold_what_the_page_shows(store: Store) -> None:
@@ -93,10 +161,10 @@ def test_pages_escape_what_models_write(store: Store) -> None:
     page = board_page(build(store.runs()))
     assert "<b>evil" not in page
     assert "&lt;b&gt;evil &amp; long-named" in page
-    run = run_page(store.runs()[0])
-    assert "return &lt;b&gt;1" in run
-    assert "has_close_elements" in run  # the prompt
-    assert "cpu_seconds" in run
+    assert "cpu_seconds" in run_page(store.runs()[0])
+    task = task_page(store.runs()[0], "HumanEval/0")
+    assert "return &lt;b&gt;1" in task
+    assert "has_close_elements" in task  # the prompt
 
 
 def test_empty_board_tells_how_to_start(tmp_path: Path) -> None:
@@ -114,7 +182,7 @@ def site(store: Store, tmp_path: Path) -> Iterator[str]:
     probe = """<script>
 addEventListener("load", () => {
   const rows = () => [...document.querySelectorAll("#board tbody tr")].filter(row => !row.hidden);
-  const models = () => rows().map(row => row.cells[0].textContent);
+  const models = () => rows().map(row => row.cells[1].dataset.value);
   const seen = {wide: document.documentElement.scrollWidth, screen: innerWidth, first: models()};
   const heads = [...document.querySelectorAll("#board th button")];
   heads[2].click(); seen.falling = models(); heads[2].click(); seen.rising = models();
@@ -149,7 +217,6 @@ def browse(*arguments: str) -> str:
 @pytest.mark.parametrize("width", WIDTHS)
 def test_board_sorts_filters_and_fits_the_screen(site: str, tmp_path: Path, width: int) -> None:
     import html
-    import json
     import re
 
     window = f"--window-size={max(width, 500)},860"
