@@ -90,7 +90,8 @@ def row(sample: Sample, verdict: Verdict) -> dict[str, Any]:
         "detail": verdict.detail,
     }
     more = {"before": sample.before, "explanation": sample.explanation}
-    return shown | {key: value for key, value in more.items() if value}
+    similar = {} if verdict.similarity is None else {"similarity": verdict.similarity}
+    return shown | {key: value for key, value in more.items() if value} | similar
 
 
 def summarize(tasks: Sequence[Task], rows: Sequence[dict[str, Any]], count: int) -> dict[str, Any]:
@@ -112,16 +113,25 @@ def summarize(tasks: Sequence[Task], rows: Sequence[dict[str, Any]], count: int)
     right = Counter(entry["task_id"] for entry in rows if entry["passed"])
     correct = [right[task.id] for task in valid]
     scores = {str(k): score(correct, count, k) for k in reported_k(count)}
+    groups = sorted({task.group for task in valid if task.group})
+    by_group = {group: _mean([right[task.id] / count for task in valid if task.group == group]) for group in groups}
+    similar = [entry["similarity"] for entry in counted if "similarity" in entry]
     remarks = Counter(entry["detail"] for entry in rows if entry["passed"] and entry["detail"])
     return {
         "pass_at_k": {k: round(interval.value, 6) for k, interval in scores.items()},
         "interval_95": {k: [round(interval.low, 6), round(interval.high, 6)] for k, interval in scores.items()},
+        **({"pass_at_1_by_group": by_group} if by_group else {}),
+        **({"edit_similarity": _mean(similar)} if similar else {}),
         "n": count,
         "tasks": len(valid),
         "invalid": invalid,
         "remarks": dict(sorted(remarks.items())),
         "statuses": dict(sorted(Counter(entry["status"] for entry in rows).items())),
     }
+
+
+def _mean(values: Sequence[float]) -> float:
+    return round(sum(values) / len(values), 6)
 
 
 def provenance(chosen: Benchmark, tasks: Sequence[Task], data: str | None, all_tasks: int) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 _PIP = {"sklearn": "scikit-learn", "cv2": "opencv-python", "yaml": "pyyaml", "PIL": "pillow"}
 _HEADERS = {"boost": "apt-get install libboost-dev", "openssl": "apt-get install libssl-dev"}
+_GO = {"github.com/stretchr/testify/assert": "apt-get install golang-github-stretchr-testify-dev"}
 _MESSAGES: tuple[tuple[str, Callable[[str], str]], ...] = (
     (r"No module named '([\w.]+)'", lambda name: f"pip install {_PIP.get(name.split('.')[0], name.split('.')[0])}"),
     (
@@ -12,7 +13,10 @@ _MESSAGES: tuple[tuple[str, Callable[[str], str]], ...] = (
         lambda name: _HEADERS.get(name.split("/")[0], "the package that has this header"),
     ),
     (r"Cannot find module '([\w@./-]+)'", lambda name: f"npm install --global {name}"),
-    (r"(?:no required module provides package|cannot find package) \"?([\w./-]+)", lambda name: f"go get {name}"),
+    (
+        r"(?:no required module provides package|cannot find package) \"?([\w./-]+)",
+        lambda name: _GO.get(name, "its source below /usr/share/gocode/src"),
+    ),
     (r"can't find crate for `(\w+)`", lambda name: f"the crate {name}"),
     (r"(?:unresolved import|unlinked crate|undeclared crate or module) `(\w+)", lambda name: f"the crate {name}"),
     (r"Can't locate ([\w/]+\.pm)", lambda name: f"cpan {name.removesuffix('.pm').replace('/', '::')}"),

@@ -18,8 +18,8 @@ NO_CONTROL = "passed without a control: none of its tests could be made wrong"
 
 # a line with a test in it, in MultiPL-E's and HumanEvalPack's languages, without what it does when it fails
 _TEST = re.compile(
-    r"^.*?(?:\b[aA]ssert\w*!?\s*[(.\s]|\bexpect(?:ed)?\w*\s*[(:]|==|\.equals\(|eq_deeply\(|identical\(|all\.equal\("
-    r"|[eE]qual\w*\(|\(check-\w|\(is\s|@test\b|\[\[|!=).*?(?=\b(?:throw|then|quit|die)\b|\belse\b|$)",
+    r"^.*?(?:[=!]=|\bexpect(?:ed)?\w*\s*[(:]|\.equals\(|[eE]qual\w*\(|assert_eq!|eq_deeply\(|identical\(|all\.equal\("
+    r"|\(check-\w|\(is\s|@test\b|\[\[|\b[aA]ssert\b.*[^=<>!]=[^=]).*?(?=\b(?:throw|then|quit|die)\b|\belse\b|$)",
     re.MULTILINE,
 )
 _LITERAL = re.compile(
@@ -30,8 +30,9 @@ _OPPOSITE = {"true": "false", "True": "False", "TRUE": "FALSE", "#t": "#f"}
 _OPPOSITE |= {false: true for true, false in _OPPOSITE.items()}
 # between what a test expects and its end there are closing signs and suffixes of numbers alone; before it, the opening
 _BEHIND = re.compile(r"(?:[lLfFuUdDnN]\b|_?[iu]\d+\b)?(?:[\s)\]}>;,]|\.to_\w+\(\)|\.into\(\))*\{?\s*")
-_BEFORE = re.compile(r"[ \t]*assert\w*[\s(\[{:\-]*")
+_BEFORE = re.compile(r"[ \t]*assert[\w.]*(?:[\s(\[\]{:\-]|t,|u?int\d*|float\d+|string|bool|byte|map\[\w+\])*")
 _EXPECTED_FIRST = frozenset({"Ruby", "Elixir"})
+_TESTIFY = re.compile(r"\s*assert\.\w+\(")  # Go's library has what is expected first, MultiPL-E's tables last
 
 
 def wrong_tests(language: str, source: str) -> Iterator[str]:
@@ -42,7 +43,7 @@ def wrong_tests(language: str, source: str) -> Iterator[str]:
         if not literals:
             continue
         first, last = literals[0], literals[-1]
-        if language in _EXPECTED_FIRST:
+        if language in _EXPECTED_FIRST or (language == "Go" and _TESTIFY.match(source, start)):
             if _BEFORE.fullmatch(source, start, first.start()):
                 yield _with_other(source, first)
         elif _BEHIND.fullmatch(source, last.end(), end):

@@ -13,6 +13,7 @@ from serve_apps.sandbox.sandbox import Bound, Command, Limits, Sandbox, Tests, V
 from serve_apps.sandbox.seals import NO_SEAL, sealed, without_complaint
 from serve_apps.sandbox.toolchains import Language, command_words, language, present_folders, toolchain
 
+SEAL_ALONE = "passed under a seal alone: its tests run in its own process"
 MOST_ASLEEP = 8  # programs that sleep, for each core
 
 
@@ -121,19 +122,63 @@ class InstalledPython:
         ending = sealed("Python", self.source)
         assert ending is not None, "any Python program takes one more statement"
         python = (sandbox.environment_python, "-s", "program.py")
-        return sandbox.run_command(Command({"program.py": ending.source}, (), python, ending.seal), limits=wanted)
+        verdict = sandbox.run_command(Command({"program.py": ending.source}, (), python, ending.seal), limits=wanted)
+        return replace(verdict, detail=SEAL_ALONE) if verdict.passed else verdict
 
 
 @dataclass(frozen=True)
 class ExactMatch:
-    """A completion that must equal the missing text, white space around them aside; nothing runs."""
+    """A completion that must equal the missing text, white space around them aside; nothing runs.
+
+    With `similarity` the verdict also says how near it came.
+    """
 
     completion: str
     expected: str
+    similarity: bool = False
 
     def run(self, sandbox: Sandbox, limits: Limits) -> Verdict:
         """Compare."""
-        return Verdict("passed" if self.completion.strip() == self.expected.strip() else "failed")
+        found, expected = self.completion.strip(), self.expected.strip()
+        status = "passed" if found == expected else "failed"
+        return Verdict(status, similarity=edit_similarity(found, expected) if self.similarity else None)
+
+
+def edit_similarity(one: str, two: str) -> float:
+    """Twice the longest common subsequence over both lengths, as `fuzz.ratio` of RepoBench and CrossCodeEval has it."""
+    if not one and not two:
+        return 1.0
+    above = [0] * (len(two) + 1)
+    for letter in one:
+        row = [0]
+        for n, other in enumerate(two):
+            row.append(above[n] + 1 if letter == other else max(above[n + 1], row[n]))
+        above = row
+    return round(2 * above[-1] / (len(one) + len(two)), 6)
+
+
+@dataclass(frozen=True)
+class InputOutput:
+    """A Python program that must print what is expected for each input, white space at line ends aside."""
+
+    source: str
+    cases: tuple[tuple[str, str], ...]
+
+    def run(self, sandbox: Sandbox, limits: Limits) -> Verdict:
+        """Run it on one input after another, until one fails; the output that is kept must hold what is expected."""
+        verdict = Verdict("invalid", "the task has no test cases")
+        for number, (given, expected) in enumerate(self.cases, 1):
+            room = replace(limits, output_bytes=max(limits.output_bytes, 2 * len(expected) + 1024))
+            verdict = sandbox.run_python(self.source, stdin=given, limits=room)
+            if not verdict.passed:
+                return replace(verdict, detail=verdict.detail or f"test {number} of {len(self.cases)}")
+            if _lines(verdict.stdout) != _lines(expected):
+                return replace(verdict, status="failed", detail=f"test {number} of {len(self.cases)}: another output")
+        return verdict
+
+
+def _lines(text: str) -> list[str]:
+    return [line.rstrip() for line in text.strip().splitlines()]
 
 
 @dataclass(frozen=True)

@@ -118,6 +118,7 @@ class Verdict:
     peak_megabytes: float = 0.0
     limit: str = ""
     starved: bool = False
+    similarity: float | None = None  # of a text that is compared, not run
 
     @property
     def passed(self) -> bool:

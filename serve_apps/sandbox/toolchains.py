@@ -54,10 +54,14 @@ LANGUAGES = (
              _apt("nodejs", "node-typescript"), build=("tsc", "--target", "esnext", "program.ts"),
              virtual_memory=False, processes=256),
     Language("Go", ("go", "go_test.go"), "program_test.go", ("./program.test",), ("go",), _apt("golang-go"),
-             build=("go", "test", "-c", "-o", "program.test", "program_test.go"),
+             build=("env", "GO111MODULE=off", "GOPATH=/usr/share/gocode", "go", "test", "-c", "-o", "program.test",
+                    "program_test.go"),
              virtual_memory=False, processes=512, build_cpu_seconds=60.0),
     Language("Rust", ("rs", "rust"), "program.rs", ("./program",), ("rustc",), _apt("rustc"),
              build=("rustc", "--edition", "2021", "-A", "warnings", "-o", "program", "program.rs"),
+             virtual_memory=False),
+    Language("Rust tests", ("rust_test",), "program.rs", ("./program", "--test-threads=1"), ("rustc",), _apt("rustc"),
+             build=("rustc", "--test", "--edition", "2021", "-A", "warnings", "-o", "program", "program.rs"),
              virtual_memory=False),
     Language("PHP", ("php",), "program.php", ("php", "program.php"), ("php",), _apt("php-cli")),
     Language("Ruby", ("rb", "ruby"), "program.rb", ("ruby", "program.rb"), ("ruby",),
@@ -161,7 +165,7 @@ def present_folders() -> list[str]:
 
 
 def command_words(known: Language, words: Sequence[str]) -> list[str]:
-    """A command line with its tool's full path.
+    """A command line with its tools' full paths.
 
     Raises:
         UserError: the toolchain is missing.
@@ -169,7 +173,7 @@ def command_words(known: Language, words: Sequence[str]) -> list[str]:
     tools = toolchain(known)
     if not tools.present:
         raise UserError(f"{known.name}: {', '.join(tools.missing)} is not installed; {known.install}")
-    return [tools.paths.get(words[0], words[0]), *words[1:]]
+    return [tools.paths.get(word, word) for word in words]
 
 
 def toolchain_table() -> str:

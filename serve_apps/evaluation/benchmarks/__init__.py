@@ -1,13 +1,19 @@
 """Benchmarks by name; each module holds some. A user's own is ``MODULE:ATTRIBUTE``."""
 
 import importlib
+import re
 from functools import cache
 
 from serve_apps.evaluation.benchmarks.benchmark import Benchmark, Facts
 from starloom import plugins
 from starloom.errors import UserError
 
-MODULES = ("humaneval", "mbpp", "multipl_e", "humanevalpack", "infilling", "ds1000")
+MODULES = (
+    "humaneval", "mbpp", "multipl_e", "humanevalpack", "infilling", "ds1000",
+    "livecodebench", "bigcodebench", "cruxeval", "repositories",
+)  # fmt: skip
+_DATE = r"\d{4}-\d{2}(?:-\d{2})?"
+_WINDOW = re.compile(rf"livecodebench-({_DATE})(?:-to-({_DATE}))?")
 
 
 @cache
@@ -27,9 +33,14 @@ def benchmark(name: str) -> Benchmark:
     Raises:
         UserError: there is none.
     """
+    window = _WINDOW.fullmatch(name)
+    if window is not None:
+        windowed: Benchmark = benchmarks()["livecodebench"].window(window[1], window[2] or "")  # type: ignore[attr-defined]
+        return windowed
     if ":" not in name and name not in benchmarks():
         families = "humaneval, mbpp, multiple-LANGUAGE, humanevalfix-LANGUAGE, infilling-single-line, ds1000"
-        raise UserError(f"benchmark {name!r} is unknown; such as {families}, or MODULE:ATTRIBUTE of your own")
+        remedy = f"such as {families}, or MODULE:ATTRIBUTE of your own; --benchmarks lists all"
+        raise UserError(f"benchmark {name!r} is unknown; {remedy}")
     return plugins.load(name, benchmarks(), what="benchmark")
 
 

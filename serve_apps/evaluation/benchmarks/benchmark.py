@@ -34,6 +34,7 @@ class Task:
     suffix: str | None = None
     record: Mapping[str, Any] = field(default_factory=dict)
     language: str = "Python"
+    group: str = ""  # tasks of a group have a score of their own
     first: str = ""
     first_characters: int = 0
 

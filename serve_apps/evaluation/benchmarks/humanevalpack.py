@@ -1,9 +1,10 @@
 """HumanEvalPack: HumanEval to synthesize, to fix, and to write again from an explanation.
 
-Four of its six languages. The tests of the other two are no single files: Go's import testify and Rust's three crates,
-which a sandbox without a network cannot fetch.
+Go's tests import testify, as Debian's package has it; Rust's run under its own test harness, without crates. A task
+that needs more is invalid here and says so.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,12 +16,16 @@ from serve_apps.sandbox.jobs import Job, JudgedPython, Program
 from serve_apps.sandbox.sandbox import Tests
 from serve_apps.sandbox.toolchains import language
 
-LANGUAGES = {"python": "Python", "js": "JavaScript", "cpp": "C++", "java": "Java"}
+LANGUAGES = {
+    "python": "Python", "js": "JavaScript", "cpp": "C++", "java": "Java", "go": "Go", "rust": "Rust tests",
+}  # fmt: skip
 STOPS = {
     "python": ("\nclass", "\ndef", "\n#", "\n@", "\nprint", "\nif", "\n```"),
     "js": ("\nfunction", "\n//", "\nconst", "\nconsole.log", "\n```"),
     "cpp": ("\nint main", "\n//", "\n#include", "\n```"),
     "java": ("\npublic class", "\nimport", "\n```"),
+    "go": ("\n//", "\nfunc main(", "\nstruct", "\nfunc", "\n```"),
+    "rust": ("\nfn main", "\n//", "\n#[cfg(test)]", "\n```"),
 }
 # a failed console.assert only prints: a program of tests must end with it
 PREAMBLE = {"js": "console.assert = require('node:assert');"}
@@ -84,6 +89,8 @@ class HumanEvalPack:
             # the test's last line calls check(entry_point)
             setup = without_function(record["declaration"] + "    pass\n", record["entry_point"])
             return JudgedPython(source, Tests(setup, record["test"], (record["entry_point"],)))
+        if self.short == "go":
+            return Program("Go", go_file(record, source), tests_last=True)
         parts = [PREAMBLE.get(self.short), record.get("import"), record.get("test_setup"), source, record["test"]]
         return Program(LANGUAGES[self.short], "\n".join(part for part in parts if part), tests_last=True)
 
@@ -94,6 +101,16 @@ class HumanEvalPack:
     def mutants(self, task: Task) -> Sequence[str]:
         """The record's solution with a bug that people put there."""
         return [task.record["buggy_solution"]]
+
+
+def go_file(record: Mapping[str, Any], source: str) -> str:
+    """One test file: those imports of the record that are used, for Go takes no others, then code and tests."""
+    given = "\n".join(str(record.get(key) or "") for key in ("import", "test_setup"))
+    code = f"{source}\n{record['test']}"
+    named = dict.fromkeys(re.findall(r'"([\w./-]+)"', given))
+    used = [name for name in named if re.search(rf"\b{re.escape(name.rsplit('/', 1)[-1])}\.", code)]
+    imports = "\n".join(f'    "{name}"' for name in dict.fromkeys([*used, "fmt"]))
+    return f"package main\n\nimport (\n{imports}\n)\n\n{code}"
 
 
 BENCHMARKS = tuple(

@@ -74,11 +74,14 @@ class SantaCoderFim:
             else hub_records("bigcode/santacoder-fim-task", None, "train", fields)
         )
         names = [str(r.get("task_id") or f"{r.get('language', 'fim')}/{n}") for n, r in enumerate(records)]
-        return [Task(name, r["prompt"], (), r["suffix"], r) for name, r in zip(names, records, strict=True)]
+        return [
+            Task(name, r["prompt"], (), r["suffix"], r, group=str(r.get("language") or ""))
+            for name, r in zip(names, records, strict=True)
+        ]
 
     def job(self, task: Task, completion: str) -> ExactMatch:
         """Compare with the line that was there."""
-        return ExactMatch(completion, task.record["canonical_solution"])
+        return ExactMatch(completion, task.record["canonical_solution"], similarity=True)
 
     def reference(self, task: Task) -> str | None:
         """The line that was there."""

@@ -182,7 +182,7 @@ def test_a_language_without_its_tools_is_invalid() -> None:
         ("Error: Cannot find module 'js-md5'", "npm install --global js-md5"),
         (
             'no required module provides package github.com/stretchr/testify/assert: go.mod file not found',
-            "go get github.com/stretchr/testify/assert",
+            "apt-get install golang-github-stretchr-testify-dev",
         ),
         ("error[E0463]: can't find crate for `md5`", "the crate md5"),
         ("Can't locate Test/Deep.pm in @INC", "cpan Test::Deep"),
