@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
 from serve_apps.evaluation.benchmarks import benchmark, described_benchmarks
+from serve_apps.evaluation.compare import compare
 from serve_apps.evaluation.conduct import Means, conduct
 from serve_apps.evaluation.contamination import contamination
 from serve_apps.evaluation.endpoint import Endpoint, Generation
@@ -186,6 +188,9 @@ def command(argv: Sequence[str]) -> int:
         return 0
     if arguments.check:
         return _check(arguments)
+    if arguments.compare:
+        print("\n".join(compare(*map(_rows_of, arguments.compare)).lines()))
+        return 0
     if (arguments.model is None) == (arguments.generations is None):
         raise UserError(
             "starloom evaluate: name a model folder, the root of a run, or a URL; or give --generations FILE"
@@ -225,6 +230,14 @@ def _check(arguments: argparse.Namespace) -> int:
     checked = check(chosen, tasks, lambda jobs, within: runs(jobs, within, finished=lambda n, verdict: None), limits)
     print("\n".join(checked.lines()))
     return 1 if checked.exceptions else 0
+
+
+def _rows_of(folder: Path) -> list[dict[str, Any]]:
+    """The verdicts of an output folder."""
+    path = folder / "samples.jsonl"
+    if not path.is_file():
+        raise UserError(f"--compare {folder}: holds no samples.jsonl; give the --output of two evaluations")
+    return [row for _, row in jsonlines.read(path)]
 
 
 def _request(arguments: argparse.Namespace) -> EvaluationRequest:
@@ -293,6 +306,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--benchmarks", action="store_true", help="list the benchmarks and what they need, and stop")
     parser.add_argument(
         "--check", metavar="BENCHMARK", help="run its own solutions, which must pass, and wrong ones, and stop"
+    )
+    parser.add_argument(
+        "--compare", nargs=2, type=Path, metavar="FOLDER", help="compare what two evaluations have written, and stop"
     )
     parser.add_argument(
         "--benchmark", default="humaneval", help="humaneval, mbpp, multiple-rs, ..., or MODULE:ATTRIBUTE"

@@ -298,6 +298,20 @@ def test_saved_completions_of_another_form_are_refused(
         command(saved(tmp_path / "g.jsonl", rows))
 
 
+def test_two_evaluations_are_compared_task_by_task(tmp_path: Path, capsys: Any) -> None:
+    with stand_in(solution) as model:
+        evaluated(model.url, tmp_path / "one")
+    with stand_in(lambda body: SOLUTIONS[body["prompt"]]) as model:
+        evaluated(model.url, tmp_path / "two")
+    capsys.readouterr()
+    assert command(["--compare", str(tmp_path / "one"), str(tmp_path / "two")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("6 tasks in both: 66.7 % and 100.0 %; the second is better on 2, worse on 0")
+    assert lines[1:] == ["  better: HumanEval/0 (0 % → 100 %)", "  better: HumanEval/3 (0 % → 100 %)"]
+    with pytest.raises(UserError, match=r"holds no samples\.jsonl"):
+        command(["--compare", str(tmp_path), str(tmp_path / "two")])
+
+
 def test_model_and_generations_exclude_each_other(tmp_path: Path) -> None:
     for words in ([], ["http://127.0.0.1:9", "--generations", "g.jsonl"]):
         with pytest.raises(UserError, match="name a model folder"):

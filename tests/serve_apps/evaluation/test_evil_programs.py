@@ -19,6 +19,7 @@ from tests.serve_apps.evaluation.evil_programs import ATTACKS, FORGERIES, MARK, 
 
 pytestmark = pytest.mark.slow
 
+ROOT = Path(__file__).parents[3]
 LIMITS = Limits(cpu_seconds=1.0, wall_seconds=3.0, memory_megabytes=512)
 ADD = Tests("", "assert add(1, 2) == 3", ("add",))
 # a program, its input, its output and its tests, each with a mark that the next program looks for
@@ -156,9 +157,16 @@ def test_remarks_of_tests_never_fill_a_pipe() -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="this is the ordinary user's run")
 def test_the_whole_suite_as_an_ordinary_user() -> None:
-    """The same file in a process without root's rights, where what only root may reach lies in its place for all."""
-    here = Path(__file__).parents[3]
-    hidden = [path for path in (Path(sys.base_prefix), here) if not all(p.stat().st_mode & 1 for p in path.parents)]
+    """The same file in a process without root's rights."""
+    words = as_ordinary_user("-m", "pytest", "-q", "-p", "no:cacheprovider", "-x", "-rs", __file__)
+    found = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
+    assert found.returncode == 0, found.stdout[-3000:] + found.stderr[-1000:]
+    assert "passed" in found.stdout
+
+
+def as_ordinary_user(*arguments: str) -> list[str]:
+    """Root's command line for this interpreter as a user of no rights, with what only root may reach in its place."""
+    hidden = [path for path in (Path(sys.base_prefix), ROOT) if not all(p.stat().st_mode & 1 for p in path.parents)]
     walls = [str(bubblewrap()), "--dev-bind", "/", "/", "--cap-drop", "ALL"]
     walls += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--tmpfs", "/tmp"]
     for place in dict.fromkeys(f"/{path.parts[1]}" for path in hidden):
@@ -169,10 +177,7 @@ def test_the_whole_suite_as_an_ordinary_user() -> None:
         walls += ["--ro-bind", str(path), str(path)]
     become = "import os, sys; os.setgroups([]); os.setresgid(4242, 4242, 4242); os.setresuid(4242, 4242, 4242); "
     become += "os.environ['HOME'] = '/tmp'; os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
-    words = [sys.executable, "-c", become, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-x", "-rs", __file__]
-    found = subprocess.run([*walls, *words], cwd=here, capture_output=True, text=True, timeout=500, check=False)
-    assert found.returncode == 0, found.stdout[-3000:] + found.stderr[-1000:]
-    assert "passed" in found.stdout
+    return [*walls, sys.executable, "-c", become, *arguments]
 
 
 def marked_processes() -> list[str]:
