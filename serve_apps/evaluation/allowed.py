@@ -10,7 +10,7 @@ from starloom.config import Config
 from starloom.errors import UserError
 
 
-class Place(Config):
+class NamedEndpoint(Config):
     """An endpoint, and the file that holds its key."""
 
     url: str
@@ -33,7 +33,7 @@ class Place(Config):
 class Allowed(Config):
     """Names and what they stand for. Nothing, unless the operator says so."""
 
-    urls: dict[str, Place] = {}
+    urls: dict[str, NamedEndpoint] = {}
     data: dict[str, str] = {}
     corpora: dict[str, str] = {}
 

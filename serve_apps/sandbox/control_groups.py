@@ -1,9 +1,11 @@
-"""A control group for the programs of a sandbox, where the system lets this process make one.
+"""A control group for a sandbox, where the system lets this process make one.
 
-The kernel then keeps memory and process counts itself, and its account of CPU time and memory is the truth. Only the
-programs are in the group: when its memory runs out, what the kernel ends is one of theirs. Both versions are known: one
-tree (v2, in any delegated subtree above this process) and one tree a controller (v1). Without a group the supervisor's
-own measuring takes its place (`inside/usage.py`).
+The kernel then keeps memory and process counts itself, and its account of CPU time and memory is the truth. The sandbox
+enters it as a whole when it starts: to move each program into one would wait for every core (the kernel's
+cgroup_threadgroup_rwsem). When its memory runs out the kernel ends a program and not the zygote: programs are marked
+for it (oom_score_adj 1000), can take no mark away, and reach no mark of another. Both versions are known: one tree (v2,
+in any delegated subtree above this process) and one tree a controller (v1). Without a group the supervisor's own
+measuring takes its place (`inside/usage.py`).
 """
 
 import contextlib
@@ -16,7 +18,8 @@ from pathlib import Path
 
 MOUNT = Path("/sys/fs/cgroup")
 CONTROLLERS = ("memory", "pids", "cpuacct")  # of version 1; in version 2 the account of CPU time is always there
-SPARE_PROCESSES = 4  # a cell's first process, a build's shell
+SPARE_PROCESSES = 16  # the sandbox's own, a cell's first, the judge's
+SPARE_MEGABYTES = 128  # the zygote, the judge
 REMOVAL_SECONDS = 2.0
 
 
@@ -26,9 +29,13 @@ class ControlGroup:
 
     folders: tuple[Path, ...] = ()
 
-    def open_entrances(self) -> list[int]:
-        """Descriptors through which a process enters the group by writing 0."""
-        return [os.open(folder / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC) for folder in self.folders]
+    @property
+    def entrance(self) -> list[str]:
+        """A command line that enters the group and becomes the command that follows it."""
+        if not self.folders:
+            return []
+        enter = " && ".join(f"echo $$ > '{folder}/cgroup.procs'" for folder in self.folders)
+        return ["/bin/sh", "-c", f'{enter} && exec "$@"', "sh"]
 
     def open_account(self) -> int:
         """Descriptor of the account of CPU time.
@@ -48,7 +55,7 @@ class ControlGroup:
         Raises:
             OSError: the kernel does not take them.
         """
-        memory = str(memory_megabytes << 20)
+        memory = str((memory_megabytes + SPARE_MEGABYTES) << 20)
         # swap cannot be limited below memory nor memory above swap: whichever way the limit moves, one order is right
         for name in ("memory.memsw.limit_in_bytes", "memory.limit_in_bytes", "memory.memsw.limit_in_bytes"):
             with contextlib.suppress(OSError):
@@ -120,8 +127,9 @@ def make_group() -> ControlGroup:
 
 def _complete(group: ControlGroup) -> bool:
     group.limit(1024, 128)
-    for descriptor in (*group.open_entrances(), group.open_account()):
-        os.close(descriptor)
+    os.close(group.open_account())
+    if not all(os.access(folder / "cgroup.procs", os.W_OK) for folder in group.folders):
+        return False
     files = {path.name for folder in group.folders for path in folder.iterdir()}
     return bool(files & {"memory.max", "memory.limit_in_bytes"}) and "pids.max" in files
 

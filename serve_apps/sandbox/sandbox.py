@@ -48,6 +48,7 @@ GONE_SECONDS = 60.0
 START_SECONDS = 60.0
 SPARE_SECONDS = 60.0  # after a program's own limits, before its sandbox counts as lost
 VERDICT_BYTES = 1 << 16
+TEST_BYTES = 64 << 20  # what tests may write; a program has file systems of its own
 UNSEALED = "the program ended before its tests did"
 JUDGE_LOST = "the judge was killed by a limit"
 
@@ -66,7 +67,7 @@ class Limits:
     build_cpu_seconds: float = 0.0
     limit_addresses: bool = True
 
-    def cell(self, isolated: bool) -> CellLimits:
+    def cell(self, isolated: bool, grouped: bool) -> CellLimits:
         """The part that the kernel keeps inside the cell."""
         return CellLimits(
             cpu_seconds=max(self.cpu_seconds, self.build_cpu_seconds),
@@ -75,6 +76,7 @@ class Limits:
             temporary_megabytes=self.temporary_megabytes,
             processes=self.processes,
             isolated=isolated,
+            grouped=grouped,
         )
 
 
@@ -162,8 +164,11 @@ def bubblewrap_command(folders: Sequence[Bound] = ()) -> list[str]:
     staged: dict[str, str] = {}
     launch: list[str] = []
     if os.geteuid() == 0:
-        unreachable = [path for path in dict.fromkeys([bubble, *(source for source, _ in bound)]) if not _public(path)]
-        staged = {path: str(number) for number, path in enumerate(unreachable)}
+        sources = dict.fromkeys([bubble, *(source for source, _ in bound)])
+        hidden = {path for path in sources if not _public(path)}
+        if hidden:  # where they are bound to hides what else is there
+            hidden |= {path for path in sources if Path(path).resolve().is_relative_to(STAGE)}
+        staged = {path: str(number) for number, path in enumerate(path for path in sources if path in hidden)}
         told = json.dumps({"user": NOBODY, "stage": staged, "at": STAGE})
         launch = [sys.executable, "-I", "-S", str(LAUNCH), told]
 
@@ -181,7 +186,8 @@ def bubblewrap_command(folders: Sequence[Bound] = ()) -> list[str]:
         for path in sorted(Path("/etc").glob(pattern)):
             command += ["--ro-bind", str(path), str(path)]
     # whole, or the kernel lets no cell have one of its own; no program sees it
-    command += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/dev/pts", "--tmpfs", "/tmp", "--dir", "/run"]
+    command += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/dev/pts", "--dir", "/run"]
+    command += ["--size", str(TEST_BYTES), "--tmpfs", "/tmp", "--size", str(TEST_BYTES), "--tmpfs", "/dev/shm"]
     for source, there in bound:
         command += ["--ro-bind", place(source), there]
     command += ["--chdir", "/tmp"]
@@ -271,7 +277,7 @@ class Sandbox:
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - what it says is read when it has failed
         with theirs:
             self._process = subprocess.Popen(
-                [*walls, python, "-s", "-P", f"{here}/zygote.py", packages],
+                [*self._group.entrance, *walls, python, "-I", "-S", f"{here}/zygote.py", packages],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=self._said,
@@ -285,7 +291,7 @@ class Sandbox:
     def _greet(self) -> bool:
         """Hand the control group over and wait for the zygote; False when none answers."""
         assert self._channel is not None
-        group = [self._group.open_account(), *self._group.open_entrances()] if self._group.folders else []
+        group = [self._group.open_account()] if self._group.folders else []
         self._channel.settimeout(START_SECONDS)
         try:
             send(self._channel, {}, group)
@@ -330,7 +336,8 @@ class Sandbox:
             raise RunError("the sandbox is closed")
         self._group.limit(limits.memory_megabytes, limits.processes)
         kills = self._group.memory_kills()
-        outputs = Outputs(stdout=limits.output_bytes, stderr=limits.output_bytes, verdict=VERDICT_BYTES)
+        written = {"verdict": VERDICT_BYTES} if tests is not None else {}
+        outputs = Outputs(stdout=limits.output_bytes, stderr=limits.output_bytes, **written)
         try:
             answer = self._answer(kind, text, limits, stdin, tests, outputs)
             if answer is None or answer["status"] == "sandbox_error":
@@ -358,13 +365,14 @@ class Sandbox:
         channel = self._channel
         request = {
             "kind": kind,
-            "cell": asdict(limits.cell(self.isolated)),
+            "cell": limits.cell(self.isolated, bool(self._group.folders))._asdict(),
             "cpu_seconds": limits.cpu_seconds,
             "build_cpu_seconds": limits.build_cpu_seconds,
             "wall_seconds": limits.wall_seconds,
             "memory_megabytes": limits.memory_megabytes,
         }
-        given = [sealed_memory(_json(text)), sealed_memory(stdin.encode(errors="replace")[:MOST_STDIN_BYTES])]
+        typed = stdin.encode(errors="replace")[:MOST_STDIN_BYTES]
+        given = [sealed_memory(_json(text)), sealed_memory(typed) if typed else os.open("/dev/null", os.O_RDONLY)]
         if tests is not None:
             given.append(sealed_memory(_json(asdict(tests))))
         passed_on = [*given[:2], *outputs.writing[:2]]

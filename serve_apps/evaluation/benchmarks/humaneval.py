@@ -91,11 +91,13 @@ def plus_inputs(record: Mapping[str, Any], source: str) -> JudgedPython:
     entry, prompt = str(record["entry_point"]), str(record["prompt"])
     reference = f"{prompt}{record.get('contract') or ''}{record['canonical_solution']}"
     inputs = [*record.get("base_input", ()), *record["plus_input"]]
-    setup = "\n".join([without_function(prompt, entry), _ORACLE, f"reference = defined({reference!r}, {entry!r})"])
+    given = "copy.deepcopy(inputs)"
+    defined = f"plus_reference = plus_defined({reference!r}, {entry!r})"
+    setup = "\n".join([without_function(prompt, entry), _ORACLE, defined])
     tests = f"for inputs in json.loads({json.dumps(inputs)!r}):\n    " + (
-        f"assert abs(poly(*inputs, {entry}(*copy.deepcopy(inputs)))) <= {record.get('atol') or 1e-6}, inputs"
+        f"assert abs(poly(*inputs, {entry}(*{given}))) <= {record.get('atol') or 1e-6}, inputs"
         if entry == "find_zero"
-        else f"compare({entry}(*copy.deepcopy(inputs)), reference(*copy.deepcopy(inputs)), {record.get('atol') or 0})"
+        else f"plus_compare({entry}(*{given}), plus_reference(*{given}), {record.get('atol') or 0})"
     )
     return JudgedPython(source, Tests(setup, tests, (entry,)))
 
@@ -103,23 +105,23 @@ def plus_inputs(record: Mapping[str, Any], source: str) -> JudgedPython:
 _ORACLE = """
 import copy, json
 
-def defined(source, name):
+def plus_defined(source, name):
     namespace = {}
     exec(compile(source, 'reference.py', 'exec'), namespace)
     return namespace[name]
 
-def floats(value):
-    return isinstance(value, float) or (isinstance(value, (list, tuple)) and value and all(map(floats, value)))
+def plus_floats(value):
+    return isinstance(value, float) or (isinstance(value, (list, tuple)) and value and all(map(plus_floats, value)))
 
-def near(got, expected, tolerance):
+def plus_near(got, expected, tolerance):
     if isinstance(expected, (list, tuple)):
-        return len(got) == len(expected) and all(near(g, e, tolerance) for g, e in zip(got, expected))
+        return len(got) == len(expected) and all(plus_near(g, e, tolerance) for g, e in zip(got, expected))
     return got == expected or abs(got - expected) <= tolerance + 1e-7 * abs(expected)
 
-def compare(got, expected, tolerance):
-    tolerance = tolerance or (1e-6 if floats(expected) else 0)
+def plus_compare(got, expected, tolerance):
+    tolerance = tolerance or (1e-6 if plus_floats(expected) else 0)
     if got != expected and tolerance:
-        assert type(got) is type(expected) and near(got, expected, tolerance), (got, expected)
+        assert type(got) is type(expected) and plus_near(got, expected, tolerance), (got, expected)
     else:
         assert got == expected, (got, expected)
 """

@@ -10,7 +10,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from limits import CellLimits
 from syscalls import install
@@ -20,7 +20,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 # each program would cost more than all the rest, and programs of one sandbox follow one another and leave nothing in it
 _NEW_NAMESPACES = 0x10000000 | 0x00020000 | 0x20000000 | 0x08000000 | 0x04000000
 _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REC, _MS_PRIVATE = 2, 4, 8, 1 << 14, 1 << 18
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS, _PR_SET_CHILD_SUBREAPER = 1, 4, 38, 36
+_PR_SET_NO_NEW_PRIVS, _PR_SET_CHILD_SUBREAPER = 38, 36
 _CLONE = {"x86_64": 56, "aarch64": 220}
 READY = b"ready"
 _CAPABILITY_VERSION = 0x20080522
@@ -31,30 +31,22 @@ def become_subreaper() -> None:
     _check(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
-def open_cell(
-    limits: CellLimits,
-    keep: dict[int, int],
-    work: Callable[[], int],
-    *,
-    alone: bool = False,
-    entrances: Sequence[int] = (),
-) -> int:
+def open_cell(limits: CellLimits, keep: dict[int, int], work: Callable[[], int], *, alone: bool = False) -> int:
     """Start `work` in a new cell and return the id of the cell's first process, a child of the caller.
 
     The first process waits for the program and ends with its exit code (128 + signal when one killed it). With `alone`
     the program is the first process itself: cheaper, but its signals to itself do nothing and nobody adopts its
     orphans; for programs whose exit code is not asked for. `keep` maps descriptors of this process to their numbers in
-    the cell, all others are closed there. `entrances` are those of the control group that the cell's processes are in.
-    Kill the first process and the kernel kills the rest.
+    the cell, all others are closed there. Kill the first process and the kernel kills the rest.
 
     Raises:
         OSError: the kernel refuses a namespace.
     """
     reading, writing = os.pipe()
     user, group = os.getuid(), os.getgid()
-    first = _fork_into_namespaces() if limits.isolated else os.fork()
+    first = _fork_into_namespaces() if limits.isolated and not limits.trusted else os.fork()
     if first == 0:
-        _run_first(limits, keep, work, writing, (user, group), alone, entrances)
+        _run_first(limits, keep, work, writing, (user, group), alone)
     os.close(writing)
     with open(reading, "rb") as answer:
         told = answer.read()
@@ -83,31 +75,23 @@ def _run_first(
     report: int,
     owner: tuple[int, int],
     alone: bool,
-    entrances: Sequence[int],
 ) -> None:
     """Process 1 of the cell: mounts, then the program, then its exit code."""
     try:
-        for entrance in entrances:
-            os.write(entrance, b"0")
-        if limits.isolated:
+        if limits.isolated and not limits.trusted:
             _write("/proc/self/setgroups", "deny")
             _write("/proc/self/uid_map", f"{owner[0]} {owner[0]} 1")
             _write("/proc/self/gid_map", f"{owner[1]} {owner[1]} 1")
             _mount_private(limits)
-            _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)  # the program may not look into its first process
             _drop_capabilities()
-        else:
+            install(limits.grouped)
+        elif not limits.isolated:
             become_subreaper()
         os.write(report, READY)
         _move_descriptors(keep)  # closes the report too
         program = 0 if alone else os.fork()
         if program == 0:
-            _libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
-            if limits.isolated:
-                install(bool(entrances))
             _run_program(limits, work)
-        if limits.isolated:
-            install(bool(entrances))
         for descriptor in keep.values():
             os.close(descriptor)
         while True:

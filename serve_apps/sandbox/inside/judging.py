@@ -36,8 +36,7 @@ def _judged(request: dict[str, Any], wire: Wire) -> tuple[str, str]:
     except BaseException as error:  # noqa: BLE001 - the benchmark's own text is broken
         return "invalid", f"the task's own code fails: {shown(error)}"
     names = request["functions"]
-    peer = Peer(wire, True, frozenset(names))
-    peer.remember_streams()
+    peer = Peer(wire, guarded=True, names=names)
     try:
         _wait_until_ready(wire)
         namespace.update(peer.ask("names", None, names))

@@ -1,11 +1,14 @@
 """The limits that the kernel keeps on one program."""
 
-from dataclasses import dataclass
+from typing import NamedTuple  # no dataclass: what it imports would be copied with every program
 
 
-@dataclass(frozen=True)
-class CellLimits:
-    """Megabytes, seconds, counts. Without isolation, `folder` is where the program runs."""
+class CellLimits(NamedTuple):
+    """Megabytes, seconds, counts. Without isolation, `folder` is where the program runs.
+
+    `grouped`: a control group keeps the account. `trusted` is the judge, which runs the benchmark's own tests: a
+    process of the sandbox without a cell of its own.
+    """
 
     cpu_seconds: float
     address_megabytes: int | None
@@ -14,3 +17,5 @@ class CellLimits:
     processes: int
     isolated: bool = True
     folder: str = "/tmp"
+    grouped: bool = False
+    trusted: bool = False

@@ -14,16 +14,14 @@ Runs inside the sandbox, on the standard library alone.
 
 import builtins
 import importlib
-import inspect
 import sys
 import threading
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
-from values import MalformedError, Packer, Unpacker, as_base, changed, snapshot
+from values import MalformedError, Packer, Unpacker, as_base, changed, is_plain, snapshot
 from wire import Wire, shown
 
 
@@ -120,21 +118,23 @@ def _awaited(self: Remote) -> Any:
     return self._peer.ask("await", self)
 
 
-@dataclass
 class Peer:
-    """One side. `guarded` is the judge's; `names` are those that its tests take from the program."""
+    """One side. `guarded` is the judge's; `names` are those that its tests take from the program's `namespace`."""
 
-    wire: Wire
-    guarded: bool
-    names: frozenset[str] = frozenset()
-    namespace: dict[str, Any] = field(default_factory=dict)  # the program's
-    _held: dict[int, Any] = field(default_factory=dict)
-    _numbers: dict[int, int] = field(default_factory=dict)
-    _remotes: dict[int, Any] = field(default_factory=dict)
-    _kinds: dict[Any, type] = field(default_factory=dict)
-    _named_classes: tuple[type, ...] = ()
-    _lock: Any = field(default_factory=threading.RLock)
-    _depth: int = 0
+    def __init__(
+        self, wire: Wire, *, guarded: bool, names: Iterable[str] = (), namespace: dict[str, Any] | None = None
+    ) -> None:
+        self.wire, self.guarded, self.names = wire, guarded, frozenset(names)
+        self.namespace = namespace if namespace is not None else {}
+        self._held: dict[int, Any] = {}
+        self._numbers: dict[int, int] = {}
+        self._remotes: dict[int, Any] = {}
+        self._kinds: dict[Any, type] = {}
+        self._named_classes: tuple[type, ...] = ()
+        self._lock = threading.RLock()
+        self._depth = 0
+        # tests may put others in their place, and the program is to use those
+        self._real = {name: getattr(sys, name) for name in ("stdin", "stdout", "stderr")}
 
     # ---- asking the other side
 
@@ -149,6 +149,9 @@ class Peer:
         with self._lock:
             if not self.guarded and not self._depth:
                 raise RuntimeError("an object of the tests was used while no test was waiting")
+            if operation == "__call__" and not named and is_plain(positional) and self._streams() is None:
+                number = object.__getattribute__(target, "_number")
+                return self._exchange(["call", number, positional], self._packer({}), operation)
             packer = self._packer({})
             try:
                 request = ["ask", operation, packer.item([target, list(positional), named]), packer.nodes]
@@ -162,15 +165,10 @@ class Peer:
             return None
         packer = self._packer({})
         replaced = {}
-        for name in ("stdin", "stdout", "stderr"):
-            stream = getattr(sys, name)
-            if stream is not getattr(self, "real_" + name, stream):
-                replaced[name] = packer.item(stream)
+        for name, real in self._real.items():
+            if getattr(sys, name) is not real:
+                replaced[name] = packer.item(getattr(sys, name))
         return replaced or None
-
-    def remember_streams(self) -> None:
-        """The streams that are there now are the real ones."""
-        self.real_stdin, self.real_stdout, self.real_stderr = sys.stdin, sys.stdout, sys.stderr
 
     def _exchange(self, request: list[Any], packer: Packer, operation: str) -> Any:
         try:
@@ -181,7 +179,10 @@ class Peer:
             raise ProgramError(f"a value cannot be handed over: {error}") from None
         while True:
             answer = self._receive()
-            if isinstance(answer, list) and answer[:1] == ["ask"]:
+            kind = answer[0] if isinstance(answer, list) and answer else None
+            if kind == "value" and len(answer) == 2 and is_plain(answer[1:]):
+                return answer[1]
+            if kind in ("ask", "call"):
                 self._serve_one(answer)
                 continue
             return self._result(answer, packer, operation)
@@ -219,10 +220,15 @@ class Peer:
             self._serve_one(request)
 
     def _serve_one(self, request: list[Any]) -> None:
-        _, operation, item, nodes, streams = request
         try:
-            unpacker = Unpacker(nodes, self._resolve)
-            target, positional, named = unpacker.item(item)
+            if request[0] == "call":  # the short way, for what is nearly all
+                _, number, positional = request
+                operation, target, named, streams = "__call__", self._held[number], {}, None
+                unpacker = Unpacker([], self._resolve)
+            else:
+                _, operation, item, nodes, streams = request
+                unpacker = Unpacker(nodes, self._resolve)
+                target, positional, named = unpacker.item(item)
         except Exception as problem:  # noqa: BLE001 - as above
             raise ProgramError(f"the program sent something that is no value: {problem}"[:300]) from None
         before = {number: snapshot(made) for number, made in unpacker.made.items() if _mutable(made)}
@@ -233,6 +239,9 @@ class Peer:
             try:
                 with self._replaced(streams, unpacker):
                     result = self._perform(operation, target, positional, named)
+                if not before and is_plain((result,)):
+                    self.wire.send(["value", result])
+                    return
                 answer = ["returned", packer.item(result)]
             except BaseException as error:  # noqa: BLE001 - it is the caller who decides what it means
                 packer = self._packer(known)
@@ -276,7 +285,7 @@ class Peer:
             case "delattr":
                 return delattr(target, *positional)
             case "signature":
-                return _described(inspect.signature(target))
+                return _described(target)
             case "await":
                 return _waited_for(target)
         method = getattr(type(target), operation, None)
@@ -509,7 +518,9 @@ def _importable(value: Any) -> tuple[str, str] | None:
     return (module, name) if found is value else None
 
 
-def _signature(parameters: list[Any]) -> inspect.Signature:
+def _signature(parameters: list[Any]) -> Any:
+    import inspect  # seldom asked for, and large: what is loaded is copied with every program
+
     kinds = {kind.value: kind for kind in inspect._ParameterKind}
     return inspect.Signature(
         [
@@ -520,10 +531,12 @@ def _signature(parameters: list[Any]) -> inspect.Signature:
     )
 
 
-def _described(signature: inspect.Signature) -> list[Any]:
+def _described(function: Any) -> list[Any]:
     """Name, kind, whether there is a default, and the default of each parameter."""
+    import inspect
+
     told = []
-    for parameter in signature.parameters.values():
+    for parameter in inspect.signature(function).parameters.values():
         has = parameter.default is not parameter.empty
         told.append([parameter.name, parameter.kind.value, has, parameter.default if has else None])
     return told

@@ -9,9 +9,10 @@ import ctypes
 import os
 import struct
 from functools import cache
+from typing import Any
 
 _X86_64, _AARCH64 = 0xC000003E, 0xC00000B7
-_MACHINES = {"x86_64": (_X86_64, 1), "aarch64": (_AARCH64, 2)}
+CALL_NUMBERS = {"x86_64": (_X86_64, 1), "aarch64": (_AARCH64, 2)}
 # name, its number on x86-64, its number on 64-bit ARM (- where there is none)
 _CALLS = """
     # files
@@ -84,7 +85,7 @@ _PR_SET_SECCOMP, _MODE_FILTER = 22, 2
 
 def numbers(machine: str) -> dict[str, int]:
     """The number of each allowed call on a machine; `KeyError` for a machine that is not known."""
-    column = _MACHINES[machine][1]
+    column = CALL_NUMBERS[machine][1]
     return {call[0]: int(call[column]) for call in ALLOWED if call[column] != "-"}
 
 
@@ -126,7 +127,7 @@ def filter_program(anonymous_files: bool = True) -> bytes | None:
     Without `anonymous_files`, memfd_create is not there: what such files hold is in no process's account.
     """
     machine = os.uname().machine
-    if machine not in _MACHINES:
+    if machine not in CALL_NUMBERS:
         return None
     known = numbers(machine)
     plain = set(known.values())
@@ -134,7 +135,7 @@ def filter_program(anonymous_files: bool = True) -> bytes | None:
         plain.discard(known["memfd_create"])
     lines = [
         _instruction(_LOAD, _ARCHITECTURE),
-        _instruction(_EQUAL, _MACHINES[machine][0], 1, 0),
+        _instruction(_EQUAL, CALL_NUMBERS[machine][0], 1, 0),
         _return(_KILL),
         _instruction(_LOAD, _NUMBER),
         _instruction(_AT_LEAST, 0x40000000, 0, 1),  # the x32 calls
@@ -149,13 +150,39 @@ def filter_program(anonymous_files: bool = True) -> bytes | None:
         _instruction(_ABOVE, NEWEST, 0, 1),
         _return(_ENOSYS),
     ]
-    for low, high in _ranges(plain):
-        lines += [_instruction(_AT_LEAST, low, 0, 2), _instruction(_ABOVE, high, 1), _return(_ALLOW)]
-    return b"".join([*lines, _return(_EPERM)])
+    return b"".join([*lines, *_searched(_ranges(plain))])
+
+
+def _searched(ranges: list[tuple[int, int]]) -> list[bytes]:
+    """A binary search: the kernel tries the filter with every number when it takes it, and programs call it often."""
+    if len(ranges) == 1:
+        low, high = ranges[0]
+        tests = [_instruction(_AT_LEAST, low, 0, 1), _instruction(_ABOVE, high, 0, 1)]
+        return [*tests, _return(_EPERM), _return(_ALLOW)]
+    middle = len(ranges) // 2
+    left, right = _searched(ranges[:middle]), _searched(ranges[middle:])
+    return [_instruction(_AT_LEAST, ranges[middle][0], len(left)), *left, *right]
 
 
 class _Program(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
+
+
+@cache
+def _prepared(anonymous_files: bool) -> tuple[Any, Any, Any]:
+    """The C library, and the filter as the kernel takes it; made once, before any program is forked."""
+    instructions = filter_program(anonymous_files)
+    if instructions is None:
+        raise OSError(f"no filter of system calls is written for machines of the kind {os.uname().machine}")
+    buffer = ctypes.create_string_buffer(instructions, len(instructions))
+    described = _Program(len(instructions) // 8, ctypes.cast(buffer, ctypes.c_void_p).value)
+    return ctypes.CDLL(None, use_errno=True), described, buffer
+
+
+def prepare() -> None:
+    """Make the filters; `OSError` for a machine of a kind whose call numbers are not known."""
+    _prepared(True)
+    _prepared(False)
 
 
 def install(anonymous_files: bool) -> None:
@@ -164,11 +191,6 @@ def install(anonymous_files: bool) -> None:
     Raises:
         OSError: the kernel refuses it, or the machine is of a kind whose call numbers are not known.
     """
-    instructions = filter_program(anonymous_files)
-    if instructions is None:
-        raise OSError(f"no filter of system calls is written for machines of the kind {os.uname().machine}")
-    buffer = ctypes.create_string_buffer(instructions, len(instructions))
-    described = _Program(len(instructions) // 8, ctypes.cast(buffer, ctypes.c_void_p).value)
-    libc = ctypes.CDLL(None, use_errno=True)
+    libc, described, _ = _prepared(anonymous_files)
     if libc.prctl(_PR_SET_SECCOMP, _MODE_FILTER, ctypes.byref(described), 0, 0) < 0:
         raise OSError(f"prctl(PR_SET_SECCOMP): {os.strerror(ctypes.get_errno())}")

@@ -15,8 +15,7 @@ import contextlib
 import os
 import random
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -26,34 +25,26 @@ FREE_SOCKETS = 64
 TICK_SECONDS, QUICK_SECONDS = 0.05, 0.005
 
 
-@dataclass(frozen=True)
-class ProcessState:
+class ProcessState(NamedTuple):
     """A line of /proc/PID/stat: parent, CPU seconds with those of waited-for children."""
 
     parent: int
     seconds: float
 
 
-@dataclass
 class Usage:
-    """What a run has used so far: CPU seconds since it began, megabytes now and at most, processes now."""
+    """What a run has used so far: CPU seconds since it began, megabytes now and at most, processes now.
 
-    group: int | None = None  # descriptor of the control group's account of CPU time
-    isolated: bool = True
-    beside: list[int] = field(default_factory=list)  # processes that are not in the group and count all the same
-    reaped_seconds: float = 0.0
-    megabytes: float = 0.0
-    peak_megabytes: float = 0.0
-    count: int = 0
-    measured: float = 0.0
-    _base: float = 0.0
-    _own: dict[int, float] = field(default_factory=dict)  # of each process its own clock, as it was seen last
-    _gone: float = 0.0
-    _tree: float = 0.0
-    _changing: bool = False
-    _memory_measured: float = 0.0
+    `group` is the descriptor of the control group's account of CPU time, if there is one.
+    """
 
-    def __post_init__(self) -> None:
+    def __init__(self, group: int | None, isolated: bool) -> None:
+        self.group, self.isolated = group, isolated
+        self.reaped_seconds = self.megabytes = self.peak_megabytes = 0.0
+        self.count = 0
+        self._own: dict[int, float] = {}  # of each process its own clock, as it was seen last
+        self._gone = self._tree = 0.0
+        self._changing = False
         self._base = self._account()
         self.measured = self._memory_measured = time.monotonic()
 
@@ -61,7 +52,7 @@ class Usage:
     def seconds(self) -> float:
         """CPU seconds that count."""
         if self.group is not None:
-            return self._account() + max(self.reaped_seconds, sum(self._own.values())) - self._base
+            return self._account() - self._base
         return max(self._tree, self.reaped_seconds, self._gone + sum(self._own.values())) - self._base
 
     def begin(self) -> None:
@@ -89,8 +80,6 @@ class Usage:
                 self.megabytes = sum(map(_megabytes, states)) + (_socket_megabytes() if self.isolated else 0)
                 self.peak_megabytes = max(self.peak_megabytes, self.megabytes)
                 self._memory_measured = time.monotonic()
-        else:
-            self._read_clocks(self.beside)
         self.measured = time.monotonic()
 
     def _measure_seconds(self, states: dict[int, ProcessState]) -> None:
@@ -100,10 +89,7 @@ class Usage:
         self._changing = bool(gone) or any(process not in self._own for process in states)
         for process in gone:
             self._gone += self._own.pop(process) + round_seconds / 2
-        self._read_clocks(states)
-
-    def _read_clocks(self, processes: Iterable[int]) -> None:
-        for process in processes:
+        for process in states:
             with contextlib.suppress(OSError):
                 self._own[process] = time.clock_gettime((~process << 3) | 2)  # clock_getcpuclockid(3)
 
@@ -111,9 +97,9 @@ class Usage:
         if self.group is None:
             return 0.0
         text = os.pread(self.group, 4096, 0)
-        if text.startswith(b"usage_usec"):  # cpu.stat of version 2
-            return int(text.split()[1]) / 1e6
-        return int(text) / 1e9  # cpuacct.usage of version 1
+        # cpu.stat of version 2, cpuacct.usage of version 1
+        seconds = int(text.split()[1]) / 1e6 if text.startswith(b"usage_usec") else int(text) / 1e9
+        return seconds - time.process_time()  # what this process itself has used is nobody's
 
 
 def descendants(root: int) -> dict[int, ProcessState]:

@@ -9,12 +9,9 @@ be wrong data, and never code. Runs inside the sandbox, on the standard library 
 
 import sys
 from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
-from fractions import Fraction
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
+from importlib import import_module
 from itertools import chain
 from operator import is_not
 from typing import Any
@@ -29,22 +26,21 @@ class MalformedError(ValueError):
     """What came over the wire is no value."""
 
 
-@dataclass
 class Packer:
     """Packs one message. `refer` gives the item of an object that stays here, or raises `TypeError`.
 
-    `apart` are classes whose instances stay although they are containers of data too.
     `known` maps the ids of containers that the other side has sent to their node there: they go back as themselves.
+    `apart` are classes whose instances stay although they are containers of data too. `sent` holds the mutable
+    containers of this message, by node.
     """
 
-    refer: Callable[[Any], list[Any]]
-    known: dict[int, int] = field(default_factory=dict)
-    apart: tuple[type, ...] = ()
-    nodes: list[Any] = field(default_factory=list)
-    sent: dict[int, Any] = field(default_factory=dict)  # the mutable containers of this message, by node
-    _numbers: dict[int, int] = field(default_factory=dict)
-    _alive: list[Any] = field(default_factory=list)  # ids stay what they are while these do
-    _waiting: list[tuple[int, Any]] = field(default_factory=list)
+    def __init__(self, refer: Callable[[Any], list[Any]], known: dict[int, int], apart: tuple[type, ...] = ()) -> None:
+        self.refer, self.known, self.apart = refer, known, apart
+        self.nodes: list[Any] = []
+        self.sent: dict[int, Any] = {}
+        self._numbers: dict[int, int] = {}
+        self._alive: list[Any] = []  # ids stay what they are while these do
+        self._waiting: list[tuple[int, Any]] = []
 
     def item(self, value: Any) -> Any:
         """The item of a value; what it contains is in `nodes`."""
@@ -76,8 +72,9 @@ class Packer:
             return ["a", self.known[id(value)]]
         if id(value) in self._numbers:
             return [self._numbers[id(value)]]
-        if kind in _SCALARS:
-            return _SCALARS[kind](value)
+        scalar = _scalar(kind)
+        if scalar is not None:
+            return scalar(value)
         if self.apart and issubclass(kind, self.apart):
             return self.refer(value)
         if issubclass(kind, _MUTABLE):
@@ -135,7 +132,7 @@ class Packer:
     def _items(self, values: Iterable[Any]) -> list[Any]:
         values = list(values)
         kinds = set(map(type, values))
-        if kinds <= _PLAIN and (int not in kinds or all(-_LARGE < v < _LARGE for v in values if type(v) is int)):
+        if kinds <= _PLAIN and (int not in kinds or is_plain(values)):
             return values
         return [self._item(value) for value in values]
 
@@ -151,6 +148,20 @@ class Packer:
         if issubclass(kind, deque):
             return ["q", self._items(deque.__iter__(value)), value.maxlen]
         return ["s" if issubclass(kind, set) else "l", self._items(_elements(value))]
+
+
+def _scalar(kind: type) -> Callable[[Any], list[Any]] | None:
+    """How a value of exactly this class is packed: the library's own, not one that says so of itself."""
+    found = _SCALARS.get((kind.__module__, kind.__qualname__))
+    module = sys.modules.get(kind.__module__) if found else None
+    if module is None or kind.__module__ == "builtins":
+        return found
+    return found if getattr(module, kind.__qualname__, None) is kind else None
+
+
+def is_plain(values: Sequence[Any]) -> bool:
+    """Whether all of these are JSON scalars as they are."""
+    return all(type(value) in _PLAIN and (type(value) is not int or -_LARGE < value < _LARGE) for value in values)
 
 
 def _elements(value: Any) -> list[Any]:
@@ -187,46 +198,55 @@ def _packed_array(value: Any, kind: type) -> list[Any] | None:
     return None
 
 
-_SCALARS: dict[type, Callable[[Any], list[Any]]] = {
-    complex: lambda v: ["c", v.real, v.imag],
-    bytes: lambda v: ["b", v.decode("latin-1")],
-    range: lambda v: ["R", *map(hex, (v.start, v.stop, v.step))],
-    Decimal: lambda v: ["v", "Decimal", str(v)],
-    Fraction: lambda v: ["v", "Fraction", hex(v.numerator), hex(v.denominator)],
-    date: lambda v: ["v", "date", v.isoformat()],
-    time: lambda v: ["v", "time", v.isoformat()],
-    datetime: lambda v: ["v", "datetime", v.isoformat()],
-    timedelta: lambda v: ["v", "timedelta", v.days, v.seconds, v.microseconds],
-    type(...): lambda v: ["v", "Ellipsis"],
-    type(NotImplemented): lambda v: ["v", "NotImplemented"],
+# by module and name: a module that no program has loaded has no values
+_SCALARS: dict[tuple[str, str], Callable[[Any], list[Any]]] = {
+    ("builtins", "complex"): lambda v: ["c", v.real, v.imag],
+    ("builtins", "bytes"): lambda v: ["b", v.decode("latin-1")],
+    ("builtins", "range"): lambda v: ["R", *map(hex, (v.start, v.stop, v.step))],
+    ("decimal", "Decimal"): lambda v: ["v", "Decimal", str(v)],
+    ("fractions", "Fraction"): lambda v: ["v", "Fraction", hex(v.numerator), hex(v.denominator)],
+    ("datetime", "date"): lambda v: ["v", "date", v.isoformat()],
+    ("datetime", "time"): lambda v: ["v", "time", v.isoformat()],
+    ("datetime", "datetime"): lambda v: ["v", "datetime", v.isoformat()],
+    ("datetime", "timedelta"): lambda v: ["v", "timedelta", v.days, v.seconds, v.microseconds],
+    ("builtins", "ellipsis"): lambda v: ["v", "Ellipsis"],
+    ("builtins", "NotImplementedType"): lambda v: ["v", "NotImplemented"],
 }
+
+
+def _imported(module: str, name: str, method: str | None = None) -> Callable[..., Any]:
+    def made(*parts: Any) -> Any:
+        kind = getattr(import_module(module), name)
+        return (getattr(kind, method) if method else kind)(*parts)
+
+    return made
+
+
 _VALUES: dict[str, Callable[..., Any]] = {
-    "Decimal": Decimal,
-    "Fraction": lambda above, below: Fraction(int(above, 16), int(below, 16)),
-    "date": date.fromisoformat,
-    "time": time.fromisoformat,
-    "datetime": datetime.fromisoformat,
-    "timedelta": timedelta,
+    "Decimal": _imported("decimal", "Decimal"),
+    "Fraction": lambda above, below: _imported("fractions", "Fraction")(int(above, 16), int(below, 16)),
+    "date": _imported("datetime", "date", "fromisoformat"),
+    "time": _imported("datetime", "time", "fromisoformat"),
+    "datetime": _imported("datetime", "datetime", "fromisoformat"),
+    "timedelta": _imported("datetime", "timedelta"),
     "Ellipsis": lambda: ...,
     "NotImplemented": lambda: NotImplemented,
 }
 
 
-@dataclass
 class Unpacker:
     """Makes the values of one message.
 
     `resolve` gives the object of an item that is neither data nor a node; `arguments` are the containers that this side
-    has sent and that come back as themselves.
+    has sent and that come back as themselves. `made` holds the containers, by node.
     """
 
-    nodes: list[Any]
-    resolve: Callable[[list[Any]], Any]
-    arguments: dict[int, Any] = field(default_factory=dict)
-    made: dict[int, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Empty mutable containers first, then the frozen ones in their order, then the contents."""
+    def __init__(
+        self, nodes: list[Any], resolve: Callable[[list[Any]], Any], arguments: dict[int, Any] | None = None
+    ) -> None:
+        self.nodes, self.resolve, self.arguments = nodes, resolve, arguments or {}
+        self.made: dict[int, Any] = {}
+        # empty mutable containers first, then the frozen ones in their order, then the contents
         mutable = {"l": list, "d": dict, "s": set, "o": OrderedDict, "C": Counter, "D": defaultdict}
         for number, node in enumerate(self.nodes):
             if not isinstance(node, list) or not node:

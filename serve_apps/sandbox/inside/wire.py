@@ -2,17 +2,17 @@
 
 import json
 import socket
-from dataclasses import dataclass
 from typing import Any
 
 MAX_MESSAGE_BYTES = 256 << 20
 
 
-@dataclass
 class Wire:
     """One end of it."""
 
-    stream: socket.socket
+    def __init__(self, stream: socket.socket) -> None:
+        self.stream = stream
+        self._read = bytearray()  # what has come and was not asked for yet
 
     def send(self, message: Any) -> None:
         """Send one message; `OSError` when the other side is gone."""
@@ -27,17 +27,17 @@ class Wire:
         return json.loads(self._exactly(size))
 
     def _exactly(self, size: int) -> bytes:
-        parts = []
-        while size:
+        while len(self._read) < size:
             try:
-                part = self.stream.recv(min(size, 1 << 20))
+                part = self.stream.recv(max(1 << 16, size - len(self._read)))
             except ConnectionError:
                 part = b""
             if not part:
                 raise EOFError("the program ended before it answered")
-            parts.append(part)
-            size -= len(part)
-        return b"".join(parts)
+            self._read += part
+        found = bytes(self._read[:size])
+        del self._read[:size]
+        return found
 
 
 def shown(error: BaseException) -> str:

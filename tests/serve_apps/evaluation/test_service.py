@@ -15,7 +15,7 @@ import pytest
 import ray
 
 from serve_apps.api.gate import GateConfig
-from serve_apps.evaluation.allowed import Allowed, Place
+from serve_apps.evaluation.allowed import Allowed, NamedEndpoint
 from serve_apps.evaluation.benchmarks import benchmark
 from serve_apps.evaluation.service import ServiceConfig
 from serve_apps.evaluation.store import DONE, RUNNING, EvaluationRequest, Store
@@ -73,7 +73,7 @@ def client(ray_cluster: str, root: Path, model: StandIn) -> Iterator[httpx.Clien
         key="own-key",
         gate=GateConfig(keys={"key-of-ann": "ann"}),
         allowed=Allowed(
-            urls={"stand-in": Place(url=model.url, key_file=str(root / "key"))}, data={"gone": "/nowhere.jsonl"}
+            urls={"stand-in": NamedEndpoint(url=model.url, key_file=str(root / "key"))}, data={"gone": "/nowhere.jsonl"}
         ),
     )
     with evaluating(config, port=port) as url:
