@@ -19,7 +19,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 # user, mounts, processes, IPC, host name. The network namespace is the sandbox's own, without a network: a new one for
 # each program would cost more than all the rest, and programs of one sandbox follow one another and leave nothing in it
 _NEW_NAMESPACES = 0x10000000 | 0x00020000 | 0x20000000 | 0x08000000 | 0x04000000
-_MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REC, _MS_PRIVATE = 2, 4, 8, 1 << 14, 1 << 18
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REC, _MS_PRIVATE = 1, 2, 4, 8, 1 << 14, 1 << 18
 _PR_SET_NO_NEW_PRIVS, _PR_SET_CHILD_SUBREAPER = 38, 36
 _CLONE = {"x86_64": 56, "aarch64": 220}
 READY = b"ready"
@@ -78,6 +78,8 @@ def _run_first(
 ) -> None:
     """Process 1 of the cell: mounts, then the program, then its exit code."""
     try:
+        with contextlib.suppress(OSError):  # when memory runs out, the program goes before its harness
+            _write("/proc/self/oom_score_adj", "1000")
         if limits.isolated and not limits.trusted:
             _write("/proc/self/setgroups", "deny")
             _write("/proc/self/uid_map", f"{owner[0]} {owner[0]} 1")
@@ -129,8 +131,10 @@ def _mount_private(limits: CellLimits) -> None:
     options = f"size={limits.temporary_megabytes}m,nr_inodes=20000,mode=1777".encode()
     flags = _MS_NOSUID | _MS_NODEV
     _check(_libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None), "mount(/)")
-    # its own processes alone: neither those of the sandbox nor /proc/sys nor any other file about the machine
-    _check(_libc.mount(b"proc", b"/proc", b"proc", flags | _MS_NOEXEC, b"subset=pid"), "mount(/proc)")
+    # its own processes alone: neither those of the sandbox nor /proc/sys nor any other file about the machine; and
+    # nothing is written there, for a process could take back that it goes first when memory runs out
+    proc_flags = flags | _MS_NOEXEC | _MS_RDONLY
+    _check(_libc.mount(b"proc", b"/proc", b"proc", proc_flags, b"subset=pid"), "mount(/proc)")
     _check(_libc.mount(b"tmpfs", b"/tmp", b"tmpfs", flags, options), "mount(/tmp)")
     _check(_libc.mount(b"tmpfs", b"/dev/shm", b"tmpfs", flags, options), "mount(/dev/shm)")
 
@@ -159,8 +163,6 @@ def _apply_limits(limits: CellLimits) -> None:
     if limits.address_megabytes is not None:
         resource.setrlimit(resource.RLIMIT_AS, (limits.address_megabytes * megabyte,) * 2)
     resource.setrlimit(resource.RLIMIT_SIGPENDING, (1024, 1024))
-    with contextlib.suppress(OSError):  # when memory runs out, the program goes before its harness
-        _write("/proc/self/oom_score_adj", "1000")
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 

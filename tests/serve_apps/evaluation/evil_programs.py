@@ -212,6 +212,13 @@ ATTACKS = (
         STOPPED,
     ),
     Attack(
+        "take back that it goes first when memory runs out, and grow small while memory fills",
+        "import ctypes, mmap, os\ntry: open('/proc/self/oom_score_adj', 'w').write('0'); print('ESCAPED')\n"
+        "except OSError: pass\nl = ctypes.CDLL(None)\nwhile True:\n    fd = os.memfd_create('x')\n"
+        "    for _ in range(31): os.write(fd, b'x' * (1 << 20))",
+        STOPPED,
+    ),
+    Attack(
         "shared memory that only the dead have touched",
         "import mmap, os, time\nheld = []\nfor _ in range(30):\n    if os.fork() == 0:\n"
         "        m = mmap.mmap(-1, 100 << 20)\n        if os.fork() == 0:\n"
