@@ -7,7 +7,7 @@ BENCHES := curate dedup tokenize train serve eval
 
 # For tests only: a browser, and toolchains of the languages whose programs the sandbox runs.
 SYSTEM_PACKAGES := chromium chromium-driver g++ default-jdk-headless nodejs node-typescript golang-go rustc php-cli \
-	ruby ruby-test-unit perl libtest-deep-perl lua5.4 lua-unit
+	ruby ruby-test-unit perl libtest-deep-perl lua5.4 lua-unit golang-github-stretchr-testify-dev
 
 .PHONY: system setup quickstart test check lint format docs bench clean $(addprefix bench-,$(BENCHES))
 

@@ -268,11 +268,27 @@ class Sandbox:
             self._group.remove()
 
     def _start(self) -> None:
+        """Start it, in a control group where one can be made and entered.
+
+        Raises:
+            UserError: it does not start.
+        """
+        made = make_group() if self.isolated and self.grouped else ControlGroup()
+        reason = ""
+        for group in [made, ControlGroup()] if made.folders else [made]:
+            self._group = group
+            self._launch()
+            if self._greet():
+                return
+            reason = reason or one_line(self._failure())
+            self.close()
+        raise UserError(_refusal(f"this system lets no sandbox start ({reason}); allow user namespaces"))
+
+    def _launch(self) -> None:
         python = str(Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}")
         here = INSIDE if self.isolated else str(SCRIPTS)
         walls = bubblewrap_command([sys.base_prefix, ENVIRONMENT, *self.folders]) if self.isolated else []
         packages = f"{ENVIRONMENT[1] if self.isolated else sys.prefix}/lib/{Path(python).name}/site-packages"
-        self._group = make_group() if self.isolated and self.grouped else ControlGroup()
         self._channel, theirs = pair()
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - what it says is read when it has failed
         with theirs:
@@ -283,10 +299,6 @@ class Sandbox:
                 stderr=self._said,
                 env=None if self.isolated else {**os.environ, **_ENVIRONMENT},
             )
-        if not self._greet():
-            reason = one_line(self._failure())
-            self.close()
-            raise UserError(_refusal(f"this system lets no sandbox start ({reason}); allow user namespaces"))
 
     def _greet(self) -> bool:
         """Hand the control group over and wait for the zygote; False when none answers."""
