@@ -19,6 +19,7 @@ import threading
 import types
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 from values import MalformedError, Packer, Unpacker, as_base, changed, is_plain, snapshot
@@ -129,7 +130,6 @@ class Peer:
         self._held: dict[int, Any] = {}
         self._numbers: dict[int, int] = {}
         self._remotes: dict[int, Any] = {}
-        self._kinds: dict[Any, type] = {}
         self._named_classes: tuple[type, ...] = ()
         self._lock = threading.RLock()
         self._depth = 0
@@ -339,14 +339,13 @@ class Peer:
         return self._numbers[id(value)]
 
     def _description(self, value: Any, kind: type) -> list[Any]:
-        methods = [name for name in ASKED | OPERATORS if getattr(kind, name, None) is not None]
         chain = []
         if isinstance(value, type) and issubclass(value, BaseException):
             for base in value.__mro__:
                 known = _BUILTIN_CLASSES.get(base.__name__) is base
                 chain.append(base.__name__ if known else [self._hold(base), base.__name__])
         plain = next((base for base in (int, str) if issubclass(kind, base)), None)
-        return [kind.__name__, sorted(methods), chain, None if plain is None else as_base(value, plain)]
+        return [kind.__name__, methods_of(kind), chain, None if plain is None else as_base(value, plain)]
 
     def _resolve(self, item: list[Any]) -> Any:
         match item:
@@ -372,24 +371,9 @@ class Peer:
         return found
 
     def _remote(self, number: int, name: str, methods: list[str], plain: Any) -> Remote:
-        wanted = frozenset(methods) & (ASKED | OPERATORS)
         # for the judge, operators are the program's own only in classes that the tests name
         own = not self.guarded or (name in self.names and name[:1].isupper())
-        key = name[:LONGEST_NAME], wanted, own
-        if key not in self._kinds:
-            body: dict[str, Any] = {"__slots__": (), "__doc__": property(_documentation)}
-            for method in wanted - {"__eq__", "__ne__", "__hash__", "__contains__", "__await__"}:
-                body[method] = _operator(method, own) if method in OPERATORS else _asked(method)
-            body["__eq__"] = _equality(own)
-            if "__hash__" in wanted:
-                body["__hash__"] = _asked("__hash__")
-            if own and "__contains__" in wanted:
-                body["__contains__"] = _asked("__contains__")
-            if "__await__" in wanted:
-                body.update(__await__=_awaited, send=_run_coroutine, throw=_asked_by_name("throw"))
-                body["close"] = _asked_by_name("close")
-            self._kinds[key] = type(key[0] if key[0].isidentifier() else "Remote", (Remote,), body)
-        return self._kinds[key](self, number, plain)  # type: ignore[no-any-return]
+        return remote_class(name[:LONGEST_NAME], frozenset(methods), own)(self, number, plain)
 
     # ---- exceptions
 
@@ -442,6 +426,30 @@ class Peer:
         if told.get("number") is not None:
             error._origin = told["number"]  # type: ignore[attr-defined]
         return error
+
+
+@lru_cache(maxsize=256)
+def methods_of(kind: type) -> list[str]:
+    """The special methods of a class that the other side may ask for."""
+    return sorted(name for name in ASKED | OPERATORS if getattr(kind, name, None) is not None)
+
+
+@lru_cache(maxsize=256)
+def remote_class(name: str, methods: frozenset[str], own: bool) -> type[Remote]:
+    """A class whose objects have these special methods and no others, as what asks for them by their class expects."""
+    wanted = methods & (ASKED | OPERATORS)
+    body: dict[str, Any] = {"__slots__": (), "__doc__": property(_documentation)}
+    for method in wanted - {"__eq__", "__ne__", "__hash__", "__contains__", "__await__"}:
+        body[method] = _operator(method, own) if method in OPERATORS else _asked(method)
+    body["__eq__"] = _equality(own)
+    if "__hash__" in wanted:
+        body["__hash__"] = _asked("__hash__")
+    if own and "__contains__" in wanted:
+        body["__contains__"] = _asked("__contains__")
+    if "__await__" in wanted:
+        body.update(__await__=_awaited, send=_run_coroutine, throw=_asked_by_name("throw"))
+        body["close"] = _asked_by_name("close")
+    return type(name if name.isidentifier() else "Remote", (Remote,), body)
 
 
 def _equality(own: bool) -> Callable[..., Any]:
@@ -549,3 +557,7 @@ def _waited_for(target: Any) -> Any:
         return await target
 
     return asyncio.run(whole())
+
+
+# what nearly all tests are about; made here, once, before any program is forked
+remote_class("function", frozenset(methods_of(types.FunctionType)), False)
