@@ -19,7 +19,7 @@ NO_CONTROL = "passed without a control: none of its tests could be made wrong"
 # a line with a test in it, in MultiPL-E's and HumanEvalPack's languages, without what it does when it fails
 _TEST = re.compile(
     r"^.*?(?:[=!]=|\bexpect(?:ed)?\w*\s*[(:]|\.equals\(|[eE]qual\w*\(|assert_eq!|eq_deeply\(|identical\(|all\.equal\("
-    r"|\(check-\w|\(is\s|@test\b|\[\[|\b[aA]ssert\b.*[^=<>!]=[^=]).*?(?=\b(?:throw|then|quit|die)\b|\belse\b|$)",
+    r"|\(check-\w|\(is\s|@test\b|\[\[|\b[aA]ssert\b.*[^=<>!]=[^=]).*?(?=\b(?:throw|then|quit|die|else)\b|\)\s*\{\s|\{\s*t\.|$)",
     re.MULTILINE,
 )
 _LITERAL = re.compile(

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from serve_apps.deployment import application
+from serve_apps.evaluation.service import ServiceConfig
 from serve_apps.evaluations import deploy
 from serve_apps.hosting import serving_config
 
@@ -74,7 +75,7 @@ def test_several_models_answer_by_name_beside_evaluations(
         assert _completed(url) == first
         assert httpx.post(f"{url}/v1/completions", json={**ASK, "model": "c"}).status_code == 404
         assert 'vllm:generation_tokens_total{model_name="b"} 40' in httpx.get(f"{url}/metrics").text
-        deploy(tmp_path, url)
+        deploy(ServiceConfig(root=str(tmp_path), default_url=url))
         assert httpx.get(f"{url}/v1/evaluations", follow_redirects=True).json() == {"object": "list", "data": []}
         assert httpx.get(f"{url}/leaderboard", follow_redirects=True).status_code == 200
         assert _completed(url, model="b") == second

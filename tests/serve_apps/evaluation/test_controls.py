@@ -92,6 +92,8 @@ def test_each_language_has_a_wrong_test(name: str) -> None:
         ("JavaScript", "  assert.deepEqual(candidate(1),[]);", ""),
         ("JavaScript", "  assert.deepEqual(candidate(1),true);", "true>false"),
         ("PHP", '    if (candidate(1) !== "b") { throw new Exception("Test failed!"); }', '"b">"7b"'),
+        ("Perl", '  if (f() == 1) { print "ok!" } else { exit 1; }', "1>71"),
+        ("Go", '  if fmt.Sprint(f()) != "1" { t.Errorf("no") }', '"1">"71"'),
         ("R", "    if(!identical(candidate(c(1)), TRUE)){quit('no', 1)}", "TRUE>FALSE"),
         ("R", "    stopifnot(isTRUE(all.equal(candidate(1), c(2, 5))))", "5>75"),
         ("Ruby", "    assert_equal([2, 3], candidate.call(1))", "[2>[72"),
@@ -108,7 +110,7 @@ def test_what_a_test_expects_is_what_is_changed(name: str, test: str, wrong: str
         assert list(wrong_tests(name, test)) == []
         return
     before, _, after = wrong.partition(">")
-    head, _, tail = test.rpartition(before) if name != "Ruby" else test.partition(before)
+    head, _, tail = test.rpartition(before) if name not in ("Ruby", "Perl") else test.partition(before)
     assert list(wrong_tests(name, test)) == [head + after + tail]
 
 
