@@ -164,7 +164,9 @@ def bubblewrap_command(folders: Sequence[Bound] = ()) -> list[str]:
     staged: dict[str, str] = {}
     launch: list[str] = []
     if os.geteuid() == 0:
-        sources = dict.fromkeys([bubble, *(source for source, _ in bound)])
+        # bubblewrap of PyPI has libraries beside it: it goes where its environment goes
+        apart = [] if Path(bubble).is_relative_to(ENVIRONMENT[0]) and ENVIRONMENT in bound else [bubble]
+        sources = dict.fromkeys([*apart, *(source for source, _ in bound)])
         hidden = {path for path in sources if not _public(path)}
         if hidden:  # where they are bound to hides what else is there
             hidden |= {path for path in sources if Path(path).resolve().is_relative_to(STAGE)}
@@ -173,7 +175,10 @@ def bubblewrap_command(folders: Sequence[Bound] = ()) -> list[str]:
         launch = [sys.executable, "-I", "-S", str(LAUNCH), told]
 
     def place(path: str) -> str:
-        return f"{STAGE}/{staged[path]}" if path in staged else path
+        for source, name in staged.items():
+            if Path(path).is_relative_to(source):
+                return str(Path(STAGE) / name / Path(path).relative_to(source))
+        return path
 
     command = [*launch, place(bubble), "--unshare-all", "--unshare-user", "--die-with-parent", "--new-session"]
     command += ["--uid", "1000", "--gid", "1000", "--hostname", "sandbox", "--cap-drop", "ALL", "--clearenv"]
