@@ -245,7 +245,10 @@ def _request(arguments: argparse.Namespace) -> EvaluationRequest:
     names = set(EvaluationRequest.model_fields) - {"model", "url", "throughput", "corpus", "about"}
     settings = {key: value for key, value in vars(arguments).items() if key in names and value is not None}
     settings["system"] = arguments.system or ""
-    return validate(EvaluationRequest, {**settings, "model": arguments.model_name}, where="starloom evaluate")
+    named = {"model": arguments.model_name, "url": arguments.model}
+    return validate(EvaluationRequest, {**settings, **named}, where="starloom evaluate")
+        where="starloom evaluate",
+    )
 
 
 def _key(path: Path | None) -> str | None:
@@ -277,9 +280,9 @@ def _kept(output: Path | None, request: EvaluationRequest) -> Iterator[StoredRun
             yield StoredRun(Path(place))
         return
     run = StoredRun(output / UNFINISHED)
-    asked = request.model_dump(mode="json", exclude={"url"})
+    asked = request.model_dump(mode="json")
     if run.folder.is_dir():
-        begun = run.request().model_dump(mode="json", exclude={"url"})
+        begun = run.request().model_dump(mode="json")
         if begun != asked:
             remedy = "finish it, remove it, or choose another --output"
             raise RunError(f"{run.folder} is of an evaluation with other settings; {remedy}")

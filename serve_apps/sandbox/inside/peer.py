@@ -56,6 +56,13 @@ _ERROR_FACTS = _words(
     " doc pos colno obj key start end reason encoding object"
 )
 LONGEST_NAME = 200
+# whose attributes lead to frames, and so to the tests' own names; of those that go on, going on is allowed
+_RESUMED = (types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType)
+_RESUMING = ("send", "throw", "close", "asend", "athrow", "aclose")
+_INTERPRETERS_OWN = (
+    *_RESUMED, types.FunctionType, types.BuiltinFunctionType, types.ModuleType, types.MethodType, types.CodeType,
+    types.FrameType, types.TracebackType,
+)  # fmt: skip
 
 
 class ProgramError(Exception):
@@ -297,7 +304,10 @@ class Peer:
         """What the program may do to an object of the tests."""
         if operation in ("__call__", *ASKED, *OPERATORS) and not isinstance(target, types.ModuleType):
             return
-        plain = not isinstance(target, (types.FunctionType, types.ModuleType, types.MethodType, types.CodeType))
+        name = positional[0] if positional else None
+        if operation == "getattr" and isinstance(target, _RESUMED) and name in _RESUMING:
+            return
+        plain = not isinstance(target, _INTERPRETERS_OWN)
         public = bool(positional) and isinstance(positional[0], str) and not positional[0].startswith("_")
         if operation == "getattr" and plain and public:
             return

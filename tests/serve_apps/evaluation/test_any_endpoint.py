@@ -237,13 +237,17 @@ def test_an_evaluation_that_was_cut_off_goes_on_where_it_was(tmp_path: Path) -> 
         return solution(body)
 
     words = [*WORDS, "--output", str(tmp_path), "--concurrency", "1"]
-    with stand_in(dying, refuse=lambda body, key: (400, "gone") if body and len(counted) >= 4 else None) as model:
+    mended: list[bool] = []
+    gone = lambda body, key: (400, "gone") if body and len(counted) >= 4 and not mended else None  # noqa: E731
+    with stand_in(dying, refuse=gone) as model:
         with pytest.raises(RunError, match="gone"):
             command([model.url, *words])
-    assert len((tmp_path / UNFINISHED / "samples.jsonl").read_text().splitlines()) == 4
-    with stand_in(dying) as model:
-        with pytest.raises(RunError, match="other settings"):
-            command([model.url, *words, "--seed", "1"])
+        assert len((tmp_path / UNFINISHED / "samples.jsonl").read_text().splitlines()) == 4
+        mended.append(True)
+        for other in ([model.url, *words, "--seed", "1"], [f"{model.url}/v1", *words]):
+            with pytest.raises(RunError, match="other settings"):
+                command(other)
+        model.requests.clear()
         assert command([model.url, *words]) == 0
         assert len(model.requests) == 2
     assert not (tmp_path / UNFINISHED).exists()

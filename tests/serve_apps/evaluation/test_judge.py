@@ -260,6 +260,7 @@ def test_a_program_uses_only_those_objects_of_the_tests_that_it_was_given(sandbo
             def method(self): return 1
             def ask(self, f): return f(self)
         def show(): return 1
+        def made(): yield 1
     """)
     for stolen in (
         "given.method.__func__.__globals__['answer']",
@@ -268,9 +269,11 @@ def test_a_program_uses_only_those_objects_of_the_tests_that_it_was_given(sandbo
         "show.__globals__['answer']",
         "show.__code__",
         "setattr(show, 'x', 3)",
+        "made.gi_frame.f_globals['answer']",
+        "made.gi_code",
     ):
-        tests = Tests(setup, "assert f(Given(), show) == 'refused'", ("f",))
-        source = f"def f(given, show):\n    try: return {stolen}\n    except Exception: return 'refused'"
+        tests = Tests(setup, "assert f(Given(), show, made()) == 'refused'", ("f",))
+        source = f"def f(given, show, made):\n    try: return {stolen}\n    except Exception: return 'refused'"
         assert sandbox.judge_python(source, tests).passed, stolen
 
 
