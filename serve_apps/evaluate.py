@@ -247,8 +247,6 @@ def _request(arguments: argparse.Namespace) -> EvaluationRequest:
     settings["system"] = arguments.system or ""
     named = {"model": arguments.model_name, "url": arguments.model}
     return validate(EvaluationRequest, {**settings, **named}, where="starloom evaluate")
-        where="starloom evaluate",
-    )
 
 
 def _key(path: Path | None) -> str | None:
