@@ -1,19 +1,52 @@
 """Which language a file is in, by the table in languages.toml."""
 
+import fnmatch
 import hashlib
 import posixpath
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Literal
 
 from pydantic import field_validator, model_validator
 
 from starloom.config import Config, read_toml, validate
+from starloom.errors import UserError
 
 GUESS_CHARACTERS = 20_000  # of a file are read to tell languages with the same extension apart
 BUILT_IN = Path(__file__).with_name("languages.toml")
 _SHEBANG = re.compile(r"#!\s*(?:\S*/)?(?:env\s+(?:-S\s+)?(?:\w+=\S+\s+)*)?(?:\S*/)?([A-Za-z][\w.+-]*)")
+
+
+# how The Stack and others spell names that are not linguist's
+_ALIASES = {
+    "c sharp": "c#",
+    "csharp": "c#",
+    "cpp": "c++",
+    "c plus plus": "c++",
+    "f sharp": "f#",
+    "fsharp": "f#",
+    "golang": "go",
+    "js": "javascript",
+    "ts": "typescript",
+    "sh": "shell",
+    "bash": "shell",
+    "protobuf": "protocol buffer",
+    "latex": "tex",
+    "rst": "restructuredtext",
+    "visual basic .net": "visual basic",
+    "vba": "visual basic",
+    "viml": "vim script",
+    "docker": "dockerfile",
+    "common lisp": "common lisp",
+    "emacs lisp": "emacs lisp",
+    "elisp": "emacs lisp",
+    "jupyter notebook": "jupyter notebook",
+    "objective c": "objective-c",
+    "objective c++": "objective-c++",
+}
 
 
 class Language(Config):
@@ -22,7 +55,9 @@ class Language(Config):
     name: str
     extensions: tuple[str, ...] = ()
     filenames: tuple[str, ...] = ()
+    patterns: tuple[str, ...] = ()  # of file names, with * and ?
     interpreters: tuple[str, ...] = ()
+    selection: Literal["starcoder", "more"] = "starcoder"
     line_limits: bool = True
     alphabetic: float | None = None
     alphabetic_extensions: tuple[str, ...] | None = None
@@ -68,7 +103,7 @@ class LanguageTable(Config):
     def _one_owner_each(self) -> "LanguageTable":
         owners: dict[str, str] = {}
         for language in self.languages:
-            for key in (*(f"*.{e}" for e in language.extensions), *language.filenames):
+            for key in (*(f"*.{e}" for e in language.extensions), *language.filenames, *language.patterns):
                 if key in owners:
                     raise ValueError(f"{key!r} belongs to {owners[key]} and to {language.name}; keep one")
                 owners[key] = language.name
@@ -90,6 +125,18 @@ class Languages:
         return {filename: language.name for language in self.table.languages for filename in language.filenames}
 
     @cached_property
+    def _by_pattern(self) -> list[tuple[re.Pattern[str], str]]:
+        return [
+            (re.compile(fnmatch.translate(pattern)), language.name)
+            for language in self.table.languages
+            for pattern in language.patterns
+        ]
+
+    @cached_property
+    def _by_lower_name(self) -> dict[str, str]:
+        return {language.name.lower(): language.name for language in self.table.languages}
+
+    @cached_property
     def _by_interpreter(self) -> dict[str, str]:
         return {program: language.name for language in self.table.languages for program in language.interpreters}
 
@@ -104,8 +151,7 @@ class Languages:
 
     def of(self, path: str, content: str) -> str | None:
         """The language of a file: by its whole name, by its extension (and its text, where several share it), by #!."""
-        filename = posixpath.basename(path)
-        if filename not in self._by_filename:
+        if self._of_name(posixpath.basename(path)) is None:
             ambiguous = self._ambiguous.get(extension_of(path))
             if ambiguous is not None:
                 return self._guess(ambiguous, content)
@@ -118,10 +164,34 @@ class Languages:
 
     def of_path(self, path: str) -> str | None:
         """The language that a path tells: by the whole file name first, then by the extension."""
-        filename = posixpath.basename(path)
+        return self._of_name(posixpath.basename(path)) or self._by_extension.get(extension_of(path))
+
+    def _of_name(self, filename: str) -> str | None:
         if filename in self._by_filename:
             return self._by_filename[filename]
-        return self._by_extension.get(extension_of(path))
+        return next((name for pattern, name in self._by_pattern if pattern.match(filename)), None)
+
+    def named(self, name: str) -> str | None:
+        """The language of that name, whatever its case, as the table spells it; also by the names that others use."""
+        lowered = " ".join(name.lower().replace("-", " ").replace("_", " ").split())
+        known = self._by_lower_name
+        return known.get(name.lower()) or known.get(lowered) or known.get(_ALIASES.get(lowered, ""))
+
+    def selected(self, selection: str | Sequence[str]) -> frozenset[str]:
+        """The names that a selection means: ``all``, ``starcoder``, or a list of names.
+
+        Raises:
+            UserError: the table has no language of a name.
+        """
+        if selection == "all":
+            return frozenset(self.by_name)
+        if selection == "starcoder":
+            return frozenset(name for name, language in self.by_name.items() if language.selection == "starcoder")
+        found = {name: self.named(name) for name in selection}
+        unknown = sorted(name for name, language in found.items() if language is None)
+        if unknown:
+            raise UserError(f"selection: no language {', '.join(map(repr, unknown))} in the table; see languages.toml")
+        return frozenset(name for name in found.values() if name)
 
     def of_content(self, content: str) -> str | None:
         """The language of the interpreter in a first line that begins with ``#!``."""
@@ -147,9 +217,7 @@ def load_languages(path: str | None = None) -> Languages:
     return Languages(validate(LanguageTable, read_toml(location), where=str(location)))
 
 
-def table_state(path: str | None) -> str | None:
-    """A hash of a table of one's own, so that an edit of it makes the steps that read it stale."""
-    if path is None:
-        return None
+def table_state(path: str | None) -> str:
+    """A hash of the table, so that an edit of it makes the steps that read it stale."""
     load_languages(path)
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    return hashlib.sha256((Path(path) if path else BUILT_IN).read_bytes()).hexdigest()

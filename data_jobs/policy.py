@@ -1,10 +1,12 @@
 """Licence policy and opt-outs: one decision table per collected shard, no text is read."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from data_jobs.licenses import PERMISSIVE
+from data_jobs.admission.encodings import NotTextError, decode
+from data_jobs.licenses.expressions import PERMISSIVE, known_ids, unmet
 from data_jobs.verdicts import Verdict, decide
 from starloom.config import Config
 from starloom.errors import UserError
@@ -16,63 +18,88 @@ from starloom.step import Outcome, Step, StepContext
 class PolicyConfig(Config):
     """Which licences may come in, and who has asked to stay out.
 
-    ``permissive`` takes files whose licences are all permissive, ``permissive_or_none`` files without any too, ``any``
-    everything; a list of SPDX ids takes files whose licences are all in it.
+    ``permissive`` takes files whose licences can all be met with permissive ones (of an ``OR`` one side is enough),
+    ``permissive_or_none`` files without any too, ``any`` everything; a list of SPDX ids takes files whose licences can
+    all be met with those.
     """
 
     licenses: Literal["permissive", "permissive_or_none", "any"] | tuple[str, ...] = "permissive"
-    opt_out: str | None = None  # file with a line per owner or owner/repo; # begins a comment
+    opt_out: str | None = None  # file with a line per owner, group or owner/repo, links too; # begins a comment
 
 
 def run(config: PolicyConfig, context: StepContext) -> Outcome:
     """Drop what the owners withdrew and what the licence policy does not allow."""
     opted_out = load_opt_outs(config.opt_out)
+    policy = config.licenses if isinstance(config.licenses, str) else known_ids(config.licenses, setting="licenses")
 
     def verdict(row: Mapping[str, Any]) -> Verdict | None:
-        return judge_repository(row["repo_name"], opted_out) or judge_licenses(row["licenses"], config.licenses)
+        return judge_repository(row["repo_name"], opted_out) or judge_licenses(
+            row["licenses"], policy, row["license_source"]
+        )
 
-    return decide(context, verdict, columns=("repo_name", "licenses"))
+    return decide(context, verdict, columns=("repo_name", "licenses", "license_source"))
 
 
 def judge_repository(repo_name: str, opted_out: frozenset[str]) -> Verdict | None:
-    """Whether the repository's owner, or the repository itself, is on the list; case does not matter."""
-    name = repo_name.lower()
-    owner = name.partition("/")[0]
-    found = next((entry for entry in (name, owner) if entry in opted_out), None)
+    """Whether the repository, its owner or a group that it is in is on the list; case does not matter."""
+    parts = repo_name.lower().split("/")
+    names = ("/".join(parts[:length]) for length in range(len(parts), 0, -1))
+    found = next((name for name in names if name in opted_out), None)
     return Verdict("opt_out", found) if found else None
 
 
-def judge_licenses(licenses: Sequence[str] | None, policy: str | Sequence[str]) -> Verdict | None:
-    """Whether the policy allows these licences."""
+def judge_licenses(
+    licenses: Sequence[str] | None, policy: str | frozenset[str], source: str | None = None
+) -> Verdict | None:
+    """Whether the policy allows these licences; the detail tells which not, and who says that they hold."""
     if policy == "any":
         return None
     if not licenses:
         return None if policy == "permissive_or_none" else Verdict("no_license", "no licence file or header covers it")
-    allowed = PERMISSIVE if isinstance(policy, str) else frozenset(policy)
-    refused = [license_id for license_id in licenses if license_id not in allowed]
-    return Verdict("license", ", ".join(refused)) if refused else None
+    wrong = unmet(licenses, PERMISSIVE if isinstance(policy, str) else policy)
+    if not wrong:
+        return None
+    return Verdict("license", f"{', '.join(wrong)}{f' by {source}' if source else ''}")
+
+
+_LINK = re.compile(
+    r"(?:https?://|ssh://)?(?:[\w.-]+@)?(?:www\.)?[\w-]+(?:\.[\w-]+)*\.[a-z]{2,}(?::\d+)?[/:]+", re.IGNORECASE
+)
+_NAME = re.compile(r"[\w.-]+(?:/[\w.-]+)*")
 
 
 def load_opt_outs(path: str | None) -> frozenset[str]:
-    """The entries of an opt-out file in lower case.
+    """The entries of an opt-out file in lower case: owners, groups, ``owner/repo``; links and ``@owner`` too.
 
     Raises:
-        UserError: the file is missing, or a line is neither ``owner`` nor ``owner/repo``.
+        UserError: the file is missing, or a line names no owner and no repository: nobody's wish is passed over.
     """
     if path is None:
         return frozenset()
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        text = decode(Path(path).read_bytes()).content
+    except (OSError, NotTextError) as error:
         raise UserError(f"opt_out = {path!r}: cannot be read ({error}); give a text file") from None
     entries = set()
-    for number, line in enumerate(lines, start=1):
-        entry = line.partition("#")[0].strip().lower().rstrip("/")
-        if entry.count("/") > 1 or any(character.isspace() for character in entry):
-            raise UserError(f"{path}:{number}: {entry!r} is neither an owner nor owner/repo; write one to a line")
+    for number, line in enumerate(text.splitlines(), start=1):
+        entry = _entry(line)
+        if entry and not _NAME.fullmatch(entry):
+            raise UserError(
+                f"{path}:{number}: {line.strip()[:80]!r} is neither an owner nor owner/repo; write one to a line"
+            )
         if entry:
             entries.add(entry)
     return frozenset(entries)
+
+
+def _entry(line: str) -> str:
+    """What a line names: ``https://github.com/Owner/Repo.git`` is ``owner/repo``, ``@owner`` an owner."""
+    plain = re.sub(r"(?:^|\s)#.*", "", line).strip().strip("\u200b\ufeff").lower()
+    plain = re.sub(r"^(?:[-*•]\s+)", "", plain).strip("<>\"'`,; ")
+    link = _LINK.match(plain)
+    if link and (link[0][-1] == ":" or "/" in link[0]):
+        plain = re.split(r"[?#]|/(?:-|tree|blob|issues|pull)(?:/|$)", plain[link.end() :])[0]
+    return plain.removeprefix("@").removesuffix("/*").rstrip("/").removesuffix(".git")
 
 
 def source_state(config: PolicyConfig) -> Any:
@@ -80,7 +107,7 @@ def source_state(config: PolicyConfig) -> Any:
     return sorted(load_opt_outs(config.opt_out))
 
 
-STEP = Step(config=PolicyConfig, run=run, produces=Decisions.kind, source_state=source_state)
+STEP = Step(config=PolicyConfig, run=run, produces=Decisions.kind, version=2, source_state=source_state)
 
 if __name__ == "__main__":
     main(STEP)

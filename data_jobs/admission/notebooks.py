@@ -6,6 +6,7 @@ trailing group of text go, an output is cut at 1,000 characters. Scripts have th
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,11 +28,18 @@ _COMMENTS = {"JavaScript": "//", "Scala": "//"}
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell; `output` belongs to code alone."""
+    """A cell; `output` belongs to code alone. `language` is set where it is not that of the notebook."""
 
     code: bool
     source: str
     output: str = ""
+    language: str | None = None
+
+    @property
+    def marked(self) -> str:
+        """The source, code in another language than the notebook's below a magic line that says so (``%%bash``)."""
+        source = self.source.strip("\n")
+        return source if self.language is None or source.startswith("%%") else f"%%{self.language}\n{source}"
 
 
 @dataclass(frozen=True)
@@ -55,12 +63,15 @@ def parse(text: str) -> Notebook:
     if not isinstance(document, dict):
         raise ValueError("not a JSON object")
     raw = document.get("cells")
-    if raw is None and isinstance(document.get("worksheets"), list):
-        raw = [cell for sheet in document["worksheets"] if isinstance(sheet, dict) for cell in sheet.get("cells", [])]
+    sheets = document.get("worksheets")
+    if raw is None and isinstance(sheets, list):
+        lists = [sheet.get("cells") for sheet in sheets if isinstance(sheet, dict)]
+        raw = [cell for cells in lists if isinstance(cells, list) for cell in cells]
     if not isinstance(raw, list):
         raise ValueError("no list of cells")
-    cells = tuple(_cell(cell) for cell in raw if isinstance(cell, dict))
-    return Notebook(_language(document), cells)
+    raw = [cell for cell in raw if isinstance(cell, dict)]
+    language = _language(document, raw)
+    return Notebook(language, tuple(_cell(cell, language) for cell in raw))
 
 
 def structured(notebook: Notebook) -> str | None:
@@ -81,7 +92,7 @@ def structured(notebook: Notebook) -> str | None:
         return None
     parts = []
     for group in groups:
-        text = "\n".join(cell.source.strip("\n") for cell in group)
+        text = "\n".join(cell.marked for cell in group)
         parts.append(Part("code" if group[0].code else "text", text))
         if group[0].code:
             outputs = "\n".join(cell.output for cell in group if cell.output)
@@ -106,8 +117,12 @@ def script(notebook: Notebook) -> Script | None:
     mark = _COMMENTS.get(language, "#")
     blocks = []
     for cell in notebook.cells:
-        lines = cell.source.strip("\n").split("\n")
-        if cell.code:
+        lines = cell.marked.split("\n")
+        if cell.code and lines[0].startswith("%%") and (found := re.match(r"%%(\w+)", lines[0])):
+            # another language, as jupytext writes it: no part of this program
+            head = f'{mark} %% language="{found[1]}"' if found[1] in _MAGICS else f"{mark} %%"
+            blocks.append("\n".join([head, *(f"{mark} {line}".rstrip() for line in lines)]))
+        elif cell.code:
             # magics are no part of the language: jupytext comments them out too
             body = [f"{mark} {line}" if re.match(r"\s*[%!]", line) else line for line in lines]
             blocks.append("\n".join([f"{mark} %%", *body]))
@@ -116,12 +131,38 @@ def script(notebook: Notebook) -> Script | None:
     return Script(language, _SUFFIXES[language], "\n\n".join(blocks) + "\n")
 
 
-def _cell(cell: Mapping[str, Any]) -> Cell:
+# magics that run the cell in another language
+_MAGICS = frozenset(
+    """bash cython html javascript js julia latex markdown perl powershell R ruby script sh sql svg writefile""".split()  # noqa: SIM905
+)
+
+
+def _cell(cell: Mapping[str, Any], notebook: str | None) -> Cell:
     code = cell.get("cell_type") == "code"
     source = _joined(cell.get("source", cell.get("input", "")))
     outputs = cell.get("outputs") if code else None
     text = "\n".join(filter(None, map(_output, outputs))) if isinstance(outputs, list) else ""
-    return Cell(code, source, text)
+    language = _own_language(cell) if code else None
+    same = language is None or _LANGUAGES.get(_plain(language)) == notebook or language == notebook
+    return Cell(code, source, text, None if same else language)
+
+
+def _own_language(cell: Mapping[str, Any]) -> str | None:
+    """What the cell says of itself: nbformat 3, VS Code, Polyglot, SoS."""
+    metadata = cell.get("metadata")
+    metadata = metadata if isinstance(metadata, dict) else {}
+    inner = [metadata.get(name) for name in ("vscode", "polyglot_notebook", "dotnet_interactive")]
+    candidates = [cell.get("language"), metadata.get("kernel"), metadata.get("language")]
+    candidates += [
+        one.get(key) for one in inner if isinstance(one, dict) for key in ("languageId", "kernelName", "language")
+    ]
+    return next(
+        (one for one in candidates if isinstance(one, str) and re.fullmatch(r"[A-Za-z][\w+#.-]{0,30}", one)), None
+    )
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\d.]+$", "", name).lower()
 
 
 def _output(output: Any) -> str:
@@ -143,14 +184,24 @@ def _joined(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _language(document: Mapping[str, Any]) -> str | None:
+def _language(document: Mapping[str, Any], cells: list[dict[str, Any]]) -> str | None:
     metadata = document.get("metadata")
     metadata = metadata if isinstance(metadata, dict) else {}
+    told = False
     for section in ("language_info", "kernelspec"):
         found = metadata.get(section)
         if isinstance(found, dict):
             name = found.get("name") if section == "language_info" else found.get("language") or found.get("name")
-            known = _LANGUAGES.get(re.sub(r"[\d.]+$", "", str(name or "")).lower())
+            told = told or bool(name)
+            known = _LANGUAGES.get(_plain(str(name or "")))
             if known:
                 return known
-    return None if metadata else "Python"  # nbformat 3 of before there were other kernels
+    if told:
+        return None
+    # nbformat 3 says it in each cell; before there were other kernels nobody said anything
+    own = Counter(
+        str(cell.get("language")) for cell in cells if cell.get("cell_type") == "code" and cell.get("language")
+    )
+    if own:
+        return _LANGUAGES.get(_plain(own.most_common(1)[0][0]))
+    return "Python"

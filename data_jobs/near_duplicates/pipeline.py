@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from data_jobs.licenses import rank
+from data_jobs.licenses.expressions import rank
 from data_jobs.near_duplicates import candidates, verification
 from data_jobs.near_duplicates.clusters import ClusterMember, resolve
 from data_jobs.near_duplicates.config import DeduplicateConfig, choose_bands

@@ -5,15 +5,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from data_jobs.licenses import MAX_LICENSE_BYTES, is_license_file
-from data_jobs.sources.entries import UNIT_BYTES, Item, LicenseText, Listing, Refusal, grouped
+from data_jobs.licenses.files import MAX_LICENSE_BYTES, evidence_kind
+from data_jobs.sources.entries import (
+    UNIT_BYTES,
+    Independent,
+    Item,
+    LicenseFile,
+    Limits,
+    Listed,
+    Refusal,
+    Refused,
+    Spill,
+    license_file,
+    refused,
+)
 from data_jobs.sources.names import excluded
 from starloom.config import Config
-from starloom.errors import UserError, one_line
+from starloom.errors import StorageError, UserError, one_line
 from starloom.storage import matching_files
 
 
-class GitSource(Config):
+class GitSource(Config, Independent):
     """One repository, or as many as a glob pattern names (``/srv/git/**/*.git``)."""
 
     kind: Literal["git"] = "git"
@@ -24,12 +36,9 @@ class GitSource(Config):
     stars: int | None = None
     exclude: tuple[str, ...] = ()
 
-    def listing(self, state: Any = None) -> Listing:
-        """Every blob of the ref's tree."""
-        listing = Listing()
-        for folder in matching_files(self.path, setting="sources", what="repository"):
-            _list_repository(self, folder, listing)
-        return listing
+    def places(self, state: Any = None) -> list["GitPlace"]:
+        """The repositories."""
+        return [GitPlace(self, folder) for folder in matching_files(self.path, setting="sources", what="repository")]
 
     def state(self) -> Any:
         """The commit of each repository."""
@@ -55,57 +64,109 @@ class GitBlobs:
     blobs: tuple[Blob, ...]
     licenses: tuple[str, ...]
     stars: int | None
+    scope: str
 
     @property
     def size(self) -> int:
         """Bytes of all the files."""
         return sum(blob.size for blob in self.blobs)
 
-    def read(self, max_file_bytes: int) -> Iterator[Item | Refusal]:
+    def read(self, limits: Limits) -> Iterator[Item | Refusal]:
         """The files; one whose object is damaged is refused."""
-        import pygit2
-
         repository = open_repository(self.folder)
         for blob in self.blobs:
-            if blob.size > max_file_bytes:
-                yield Refusal(self.repo_name, blob.path, "too_large", f"{blob.size} bytes, limit {max_file_bytes}")
+            limit = limits.of(blob.path)
+            if blob.size > limit:
+                yield Refusal(self.repo_name, blob.path, "too_large", f"{blob.size} bytes, limit {limit}")
                 continue
             try:
                 content = repository[blob.oid].data
-            except (KeyError, pygit2.GitError, ValueError) as error:
-                yield Refusal(self.repo_name, blob.path, "corrupt_git_object", f"{blob.oid}: {one_line(error, 200)}")
+            except git_errors() as error:
+                yield Refusal(
+                    self.repo_name, blob.path, "corrupt_git_object", f"{blob.oid}: {told(error, self.folder)}"
+                )
                 continue
-            yield Item(self.repo_name, blob.path, content, self.licenses, self.stars, self.commit, "git")
+            yield Item(
+                self.repo_name, blob.path, content, self.licenses, self.stars, self.commit, "git", scope=self.scope
+            )
+
+
+def git_errors() -> tuple[type[Exception], ...]:
+    """What reading an object of a repository may raise."""
+    import pygit2
+
+    return (KeyError, ValueError, pygit2.GitError, OSError)
+
+
+def told(error: Exception, folder: str) -> str:
+    """What is wrong with an object, where it is a fault of the repository.
+
+    Raises:
+        StorageError: it is one of the machine: the repository has gone, or its disk does not answer.
+    """
+    if not Path(folder).is_dir() or (isinstance(error, OSError) and not isinstance(error, FileNotFoundError)):
+        raise StorageError(f"{folder}: cannot be read ({one_line(error, 200)}); no file is left out for it") from error
+    return one_line(error, 200)
+
+
+class UnusableError(ValueError):
+    """A repository that holds nothing to read; the message says why."""
 
 
 def open_repository(folder: str) -> Any:
-    """A pygit2 repository; `UserError` when the folder is none."""
+    """A pygit2 repository.
+
+    Raises:
+        StorageError: the folder is not there.
+        UnusableError: it is no repository, or one that this library cannot read.
+    """
     import pygit2
 
     # reading objects runs none of the repository's hooks or config, so its owner does not matter
     pygit2.option(pygit2.enums.Option.SET_OWNER_VALIDATION, 0)
     try:
         return pygit2.Repository(folder)
-    except pygit2.GitError as error:
-        raise UserError(f"sources: path = {folder!r}: not a git repository ({one_line(error, 200)})") from None
+    except git_errors() as error:
+        raise UnusableError(f"not a git repository that can be read ({told(error, folder)})") from None
 
 
-def resolve_ref(repository: Any, folder: str, ref: str) -> Any:
-    """The commit that a ref names; `UserError` when there is none."""
+def head_commit(repository: Any, folder: str, ref: str) -> Any:
+    """The commit that a ref names.
+
+    Raises:
+        UnusableError: there is none.
+    """
     import pygit2
 
+    if repository.is_empty:
+        raise UnusableError("the repository is empty")
     try:
         return repository.revparse_single(ref).peel(pygit2.Commit)
-    except (KeyError, ValueError, pygit2.GitError) as error:
-        raise UserError(
-            f"sources: ref = {ref!r}: not in {folder} ({one_line(error, 200)}); name a branch or tag"
-        ) from None
+    except git_errors() as error:
+        raise UnusableError(f"ref {ref!r} is not in it ({told(error, folder)})") from None
 
 
 def git_state(pattern: str, ref: str) -> list[list[str]]:
-    """Each repository with the commit that the ref stands at."""
+    """Each repository with the commit that the ref stands at, or why there is none.
+
+    Raises:
+        UserError: the one repository that is named cannot be used.
+    """
     folders = matching_files(pattern, setting="sources", what="repository")
-    return [[folder, str(resolve_ref(open_repository(folder), folder, ref).id)] for folder in folders]
+    states = []
+    for folder in folders:
+        try:
+            states.append([folder, str(head_commit(open_repository(folder), folder, ref).id)])
+        except UnusableError as error:
+            if folders == [pattern] and ("not a git" in str(error) or ref != "HEAD"):
+                raise UserError(f"sources: path = {folder!r}: {error}; name a repository and a branch or tag") from None
+            states.append([folder, str(error)])
+    return states
+
+
+def repository_scope(folder: str) -> str:
+    """The place of a repository, by which licences are inherited: the same for its files and its history."""
+    return str(Path(folder).resolve()).removesuffix("/.git")
 
 
 def repository_name(folder: str) -> str:
@@ -115,54 +176,87 @@ def repository_name(folder: str) -> str:
     return "/".join(parts[-2:]) if parts else "repository"
 
 
-def _list_repository(source: GitSource, folder: str, listing: Listing) -> None:
-    repository = open_repository(folder)
-    commit = resolve_ref(repository, folder, source.ref)
-    repo_name = source.repo_name or repository_name(folder)
-    blobs: list[Blob] = []
-    for blob in _blobs(repository, repo_name, commit, listing):
-        if excluded(blob.path, source.exclude):
-            continue
-        blobs.append(blob)
-        if not source.licenses and is_license_file(blob.path) and blob.size <= MAX_LICENSE_BYTES:
-            unit = GitBlobs(folder, repo_name, str(commit.id), (blob,), (), None)
-            for item in unit.read(MAX_LICENSE_BYTES):
-                if isinstance(item, Item) and isinstance(item.content, bytes):
-                    listing.licenses.append(LicenseText(repo_name, blob.path, item.content.decode("utf-8", "replace")))
-    for group in grouped(sorted(blobs, key=lambda blob: blob.path), UNIT_BYTES, lambda blob: blob.size):
-        listing.units.append(GitBlobs(folder, repo_name, str(commit.id), group, source.licenses, source.stars))
+@dataclass(frozen=True)
+class GitPlace:
+    """One repository."""
+
+    source: GitSource
+    folder: str
+
+    def listing(self, spill: Spill, limits: Limits) -> Iterator[Listed]:
+        """Every blob of the ref's tree; a repository that cannot be used is one refusal."""
+        source, folder = self.source, self.folder
+        repo_name = source.repo_name or repository_name(folder)
+        try:
+            repository = open_repository(folder)
+            commit = head_commit(repository, folder, source.ref)
+        except UnusableError as error:
+            yield refused(repo_name, "/", "unusable_repository", str(error))
+            return
+        scope = repository_scope(folder)
+
+        def unit(blobs: tuple[Blob, ...]) -> GitBlobs:
+            return GitBlobs(folder, repo_name, str(commit.id), blobs, source.licenses, source.stars, scope)
+
+        blobs: list[Blob] = []
+        size = 0
+        for found in blobs_of(repository, folder, repo_name, commit):
+            if isinstance(found, Refused):
+                yield found
+            elif not excluded(found.path, source.exclude):
+                if not source.licenses:
+                    yield from license_blob(unit((found,)))
+                if blobs and size + found.size > UNIT_BYTES:
+                    yield unit(tuple(blobs))
+                    blobs, size = [], 0
+                blobs.append(found)
+                size += found.size
+        if blobs:
+            yield unit(tuple(blobs))
 
 
-def _blobs(repository: Any, repo_name: str, commit: Any, listing: Listing) -> Iterator[Blob]:
-    """Every regular file of a commit in path order; what is not one, or is damaged, goes to the refusals."""
+def license_blob(unit: GitBlobs) -> Iterator[LicenseFile]:
+    """The one file of the unit, where it tells a licence."""
+    (blob,) = unit.blobs
+    kind = evidence_kind(blob.path, blob.size)
+    for item in unit.read(Limits(MAX_LICENSE_BYTES, MAX_LICENSE_BYTES)) if kind else ():
+        if kind and isinstance(item, Item) and isinstance(item.content, bytes):
+            yield from license_file(unit.scope, unit.repo_name, blob.path, kind, item.content)
+
+
+def blobs_of(repository: Any, folder: str, repo_name: str, commit: Any) -> Iterator[Blob | Refused]:
+    """Every regular file of a commit in the order of its paths; what is not one, or is damaged, as a refusal."""
     import pygit2
 
-    damaged = (KeyError, pygit2.GitError, ValueError)
     waiting: list[tuple[str, Any]] = [("", commit.tree_id)]
     while waiting:
-        prefix, oid = waiting.pop()
-        try:
-            entries = list(repository[oid])
-        except damaged as error:
-            listing.refusals.append(Refusal(repo_name, prefix or "/", "corrupt_git_object", one_line(error, 200)))
-            continue
-        for entry in sorted(entries, key=lambda found: found.raw_name):
-            path = prefix + entry.raw_name.decode("utf-8", "backslashreplace")
-            if entry.filemode == pygit2.enums.FileMode.TREE:
-                waiting.append((path + "/", entry.id))
-            elif entry.filemode == pygit2.enums.FileMode.LINK:
-                listing.refusals.append(Refusal(repo_name, path, "symlink"))
-            elif entry.filemode == pygit2.enums.FileMode.COMMIT:
-                listing.refusals.append(Refusal(repo_name, path, "submodule"))
-            elif not _decodes(entry.raw_name):
-                listing.refusals.append(Refusal(repo_name, path, "path_not_utf8"))
-            else:
-                try:
-                    size = repository.odb.read_header(entry.id)[1]
-                except damaged as error:
-                    listing.refusals.append(Refusal(repo_name, path, "corrupt_git_object", one_line(error, 200)))
-                    continue
-                yield Blob(path, str(entry.id), size)
+        path, entry = waiting.pop()
+        if path == "" or entry.filemode == pygit2.enums.FileMode.TREE:
+            try:
+                below = list(repository[entry if path == "" else entry.id])
+            except git_errors() as error:
+                yield refused(repo_name, path.rstrip("/") or "/", "corrupt_git_object", told(error, folder))
+                continue
+            # git sorts folders as if a slash stood behind their names, and so do paths
+            waiting += [(path + _name(one), one) for one in reversed(below)]
+        elif entry.filemode == pygit2.enums.FileMode.LINK:
+            yield refused(repo_name, path, "symlink")
+        elif entry.filemode == pygit2.enums.FileMode.COMMIT:
+            yield refused(repo_name, path, "submodule")
+        elif not _decodes(entry.raw_name):
+            yield refused(repo_name, path, "path_not_utf8")
+        else:
+            try:
+                yield Blob(path, str(entry.id), repository.odb.read_header(entry.id)[1])
+            except git_errors() as error:
+                yield refused(repo_name, path, "corrupt_git_object", told(error, folder))
+
+
+def _name(entry: Any) -> str:
+    import pygit2
+
+    name: str = entry.raw_name.decode("utf-8", "backslashreplace")
+    return name + "/" if entry.filemode == pygit2.enums.FileMode.TREE else name
 
 
 def _decodes(name: bytes) -> bool:

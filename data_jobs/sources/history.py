@@ -14,8 +14,21 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from data_jobs.sources.entries import Item, Listing, Refusal
-from data_jobs.sources.git import git_state, open_repository, repository_name, resolve_ref
+from data_jobs.sources.entries import Independent, Item, Limits, Listed, Refusal, Spill, refused
+from data_jobs.sources.git import (
+    Blob,
+    GitBlobs,
+    UnusableError,
+    blobs_of,
+    git_errors,
+    git_state,
+    head_commit,
+    license_blob,
+    open_repository,
+    repository_name,
+    repository_scope,
+    told,
+)
 from starloom.config import Config
 from starloom.draws import draw
 from starloom.errors import one_line
@@ -34,7 +47,7 @@ _BOILERPLATE = re.compile(
 )
 
 
-class GitHistorySource(Config):
+class GitHistorySource(Config, Independent):
     """The commits that lead to a ref, of one repository or of those that a glob pattern names."""
 
     kind: Literal["git-history"] = "git-history"
@@ -53,29 +66,52 @@ class GitHistorySource(Config):
     whole_file_share: float = Field(0.2, ge=0, le=1)
     window_lines: int = Field(31, ge=0)
 
-    def listing(self, state: Any = None) -> Listing:
-        """Units of 64 commits each, oldest first."""
-        import pygit2
-
-        listing = Listing()
-        for folder in matching_files(self.path, setting="sources", what="repository"):
-            repository = open_repository(folder)
-            head = resolve_ref(repository, folder, self.ref)
-            repo_name = self.repo_name or repository_name(folder)
-            order = pygit2.enums.SortMode.TOPOLOGICAL | pygit2.enums.SortMode.REVERSE
-            try:
-                commits = [str(commit.id) for commit in repository.walk(head.id, order)]
-            except (KeyError, pygit2.GitError) as error:
-                listing.refusals.append(Refusal(repo_name, "history", "corrupt_git_object", one_line(error, 200)))
-                continue
-            for start in range(0, len(commits), COMMITS_PER_UNIT):
-                group = tuple(commits[start : start + COMMITS_PER_UNIT])
-                listing.units.append(Commits(self, folder, repo_name, group))
-        return listing
+    def places(self, state: Any = None) -> list["HistoryPlace"]:
+        """The repositories."""
+        return [
+            HistoryPlace(self, folder) for folder in matching_files(self.path, setting="sources", what="repository")
+        ]
 
     def state(self) -> Any:
         """The commit of each repository."""
         return git_state(self.path, self.ref)
+
+
+@dataclass(frozen=True)
+class HistoryPlace:
+    """One repository."""
+
+    source: GitHistorySource
+    folder: str
+
+    def listing(self, spill: Spill, limits: Limits) -> Iterator[Listed]:
+        """Units of 64 commits each, oldest first; and the files of the ref that tell the licence of them all."""
+        import pygit2
+
+        source, folder = self.source, self.folder
+        repo_name = source.repo_name or repository_name(folder)
+        scope = repository_scope(folder)
+        try:
+            repository = open_repository(folder)
+            head = head_commit(repository, folder, source.ref)
+        except UnusableError as error:
+            yield refused(repo_name, "history", "unusable_repository", str(error))
+            return
+        for found in () if source.licenses else blobs_of(repository, folder, repo_name, head):
+            if isinstance(found, Blob):  # what is damaged is told by those who want the files
+                yield from license_blob(GitBlobs(folder, repo_name, str(head.id), (found,), (), None, scope))
+        order = pygit2.enums.SortMode.TOPOLOGICAL | pygit2.enums.SortMode.REVERSE
+        commits: list[str] = []
+        try:
+            for commit in repository.walk(head.id, order):
+                commits.append(str(commit.id))
+                if len(commits) == COMMITS_PER_UNIT:
+                    yield Commits(source, folder, repo_name, tuple(commits), scope)
+                    commits = []
+        except git_errors() as error:
+            yield refused(repo_name, "history", "corrupt_git_object", told(error, folder))
+        if commits:
+            yield Commits(source, folder, repo_name, tuple(commits), scope)
 
 
 @dataclass(frozen=True)
@@ -86,24 +122,23 @@ class Commits:
     folder: str
     repo_name: str
     commits: tuple[str, ...]
+    scope: str
 
     @property
     def size(self) -> int:
         """A guess in bytes."""
         return len(self.commits) * BYTES_PER_COMMIT
 
-    def read(self, max_file_bytes: int) -> Iterator[Item | Refusal]:
+    def read(self, limits: Limits) -> Iterator[Item | Refusal]:
         """One item or refusal per commit."""
-        import pygit2
-
         repository = open_repository(self.folder)
         for oid in self.commits:
             try:
-                yield self._read_commit(repository, oid, max_file_bytes)
-            except (KeyError, ValueError, pygit2.GitError) as error:
-                yield Refusal(self.repo_name, f"commit {oid}", "corrupt_git_object", one_line(error, 200))
+                yield self._read_commit(repository, oid, limits.file)
+            except git_errors() as error:
+                yield Refusal(self.repo_name, f"commit {oid}", "corrupt_git_object", told(error, self.folder))
 
-    def _read_commit(self, repository: Any, oid: str, max_file_bytes: int) -> Item | Refusal:
+    def _read_commit(self, repository: Any, oid: str, limit: int) -> Item | Refusal:
         commit = repository[oid]
 
         def refuse(reason: str, detail: str = "") -> Refusal:
@@ -111,6 +146,9 @@ class Commits:
 
         if len(commit.parents) > 1:
             return refuse("merge_commit")
+        message = _message(commit)
+        if message is None:
+            return refuse("unknown_encoding", f"the message is in {one_line(commit.message_encoding or 'bytes', 60)}")
         tree = commit.tree
         if commit.parents:
             deltas = list(commit.parents[0].tree.diff_to_tree(tree).deltas)
@@ -119,24 +157,34 @@ class Commits:
         if len(deltas) != 1:
             return refuse("several_files", f"{len(deltas)} files")
         delta = deltas[0]
-        sides = [_side(repository, file, max_file_bytes) for file in (delta.old_file, delta.new_file)]
+        path = delta.new_file.raw_path
+        sides = [_side(repository, file, limit) for file in (delta.old_file, delta.new_file)]
         if sides[0] is None or sides[1] is None:
             return refuse("not_text")
-        change = Change(oid, commit.message, delta.new_file.path, sides[0], sides[1])
+        change = Change(oid, message, path.decode("utf-8", "backslashreplace"), sides[0], sides[1])
         reason = refusal_of(change, self.source)
         if reason:
             return refuse(reason)
-        content = join_commit(windowed(change, self.source))
         return Item(
             self.repo_name,
             f"{change.path}@{oid[:12]}",
-            content,
+            join_commit(windowed(change, self.source)),
             self.source.licenses,
             self.source.stars,
             oid,
             "git-history",
             kind="commit",
+            scope=self.scope,
         )
+
+
+def _message(commit: Any) -> str | None:
+    """The message in the encoding that the commit names; None where that is unknown, or not what the message is in."""
+    raw: bytes = commit.raw_message
+    try:
+        return raw.decode(commit.message_encoding or "utf-8")
+    except (LookupError, UnicodeDecodeError):
+        return None
 
 
 @dataclass(frozen=True)

@@ -3,26 +3,26 @@
 Rules of StarCoder's issues (bigcode-dataset, filtering_issues.py, as the field notes tell them).
 """
 
-import gzip
-import json
+import io
+import pickle
 import re
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import xxhash
 from pydantic import Field
 
-from data_jobs.sources.entries import Item, Listing, Refusal
-from starloom import storage
+from data_jobs.sources.entries import Item, Limits, Listed, Refusal, Refused, Spill
+from data_jobs.sources.packed import json_records
 from starloom.config import Config
 from starloom.errors import one_line
 from starloom.records import Part, join_parts
 from starloom.storage import file_state, matching_files
 
-BYTES_PER_UNIT = 64 << 20  # of export per unit: an issue's events lie anywhere, so each unit scans all the files
+BYTES_PER_UNIT = 64 << 20  # of export per unit: an issue's events lie anywhere in the files
+SEGMENT_BYTES = 64 << 20  # of events that the listing of a file holds in memory
 _BOT = re.compile(
     r"\[bot\]$|[-_]bot$|^bot[-_]|^(?:dependabot|renovate|greenkeeper|codecov|stale|travis)\b", re.IGNORECASE
 )
@@ -35,7 +35,7 @@ _QUOTED_MAIL = re.compile(r"^(?:From|Sent|To|Cc|Subject):[^\n]*\n", re.MULTILINE
 
 
 class GitHubIssuesSource(Config):
-    """Exports as JSON, JSON lines, each plain or ``.gz``: a path, a glob pattern or a URL."""
+    """Exports as JSON or JSON lines, plain or packed: a path, a glob pattern or a URL."""
 
     kind: Literal["github-issues"] = "github-issues"
     path: str
@@ -47,14 +47,17 @@ class GitHubIssuesSource(Config):
     head_lines: int = Field(60, gt=0)
     tail_lines: int = Field(20, ge=0)
 
-    def listing(self, state: Any = None) -> Listing:
-        """Units that share the issues among them by a hash of repository and number."""
+    def places(self, state: Any = None) -> list["IssuePlace"]:
+        """The files."""
         files = matching_files(self.path, setting="sources", what="export")
         total = sum(int(entry[1] or 0) for entry in file_state(files))
-        count = 1 + total // BYTES_PER_UNIT
-        listing = Listing()
-        listing.units += [Issues(self, tuple(files), number, count, total // count) for number in range(count)]
-        return listing
+        return [IssuePlace(self, location, 1 + total // BYTES_PER_UNIT) for location in files]
+
+    def gathered(self, spills: Sequence[Spill]) -> Iterator["Issues"]:
+        """Units that share the issues among them by a hash of repository and number."""
+        count = self.places()[0].units
+        for number in range(count):
+            yield Issues(self, tuple(spills), number, BYTES_PER_UNIT if count > 1 else 1)
 
     def state(self) -> Any:
         """Name, size and time of change of each file."""
@@ -72,38 +75,101 @@ class Comment:
     title: str = ""
 
 
+Key = tuple[str, int]  # repository and number of an issue
+
+
 @dataclass(frozen=True)
-class Issues:
-    """Share `number` of `count` of the issues in some files."""
+class IssuePlace:
+    """One file of events."""
 
     source: GitHubIssuesSource
-    files: tuple[str, ...]
-    number: int
-    count: int
-    size: int
+    location: str
+    units: int  # that the issues are shared among
 
-    def read(self, max_file_bytes: int) -> Iterator[Item | Refusal]:
-        """One item or refusal per issue, and one refusal per line that is no event."""
-        threads: dict[tuple[str, int], dict[str, Comment]] = {}
-        for location in self.files:
-            for record in _records(location):
-                if isinstance(record, Refusal):
-                    if self.number == 0:
-                        yield record
+    def listing(self, spill: Spill, limits: Limits) -> Iterator[Listed]:
+        """Its events, sorted by unit into one file (a shuffle's map side); and a refusal per record that is none."""
+        name = PurePosixPath(self.location).name
+        held: list[list[tuple[Key, Comment]]] = [[] for _ in range(self.units)]
+        size = 0
+        segments: list[list[int]] = []
+        with spill.output.create(_events(spill)) as file:
+            for place, found in json_records(self.location, name, "unknown"):
+                events = _events_of(found, self.source.repo_name, f"{name}:{place}")
+                if isinstance(events, Refusal):
+                    yield Refused(events)
                     continue
-                for key, comment in comments_of(record, self.source.repo_name):
-                    if xxhash.xxh64_intdigest(f"{key[0]}#{key[1]}".encode()) % self.count == self.number:
-                        threads.setdefault(key, {})[f"{comment.role} {comment.key}"] = comment
+                for key, comment in events:
+                    unit = xxhash.xxh64_intdigest(f"{key[0]}#{key[1]}".encode("utf-8", "surrogatepass")) % self.units
+                    held[unit].append((key, comment))
+                    size += len(comment.text) + 200
+                if size > SEGMENT_BYTES:
+                    segments.append(_write_segment(held, file))
+                    size = 0
+            segments.append(_write_segment(held, file))
+            index = pickle.dumps(segments)
+            file.write(index + len(index).to_bytes(8, "little"))
+
+
+def _events(spill: Spill) -> str:
+    return f"{spill.folder}/events"
+
+
+def _events_of(found: Any, repo_name: str | None, where: str) -> list[tuple[Key, Comment]] | Refusal:
+    if isinstance(found, Refusal):
+        return found
+    try:
+        return list(comments_of(found, repo_name))
+    except (ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:
+        return Refusal("unknown", where, "not_an_event", one_line(f"{type(error).__name__}: {error}", 200))
+
+
+def _write_segment(held: list[list[tuple[Key, Comment]]], file: IO[bytes]) -> list[int]:
+    """Write what is held, unit by unit, and forget it; where each unit begins, and the end."""
+    bounds = []
+    for unit in held:
+        bounds.append(file.tell())
+        if unit:
+            pickle.dump(unit, file, protocol=5)
+        unit.clear()
+    return [*bounds, file.tell()]
+
+
+@dataclass(frozen=True)
+class Issues:
+    """Share `number` of the issues in some files."""
+
+    source: GitHubIssuesSource
+    spills: tuple[Spill, ...]
+    number: int
+    size: int
+    scope: str = ""
+
+    def read(self, limits: Limits) -> Iterator[Item | Refusal]:
+        """One item or refusal per issue."""
+        threads: dict[Key, dict[str, Comment]] = {}
+        for spill in self.spills:
+            for key, comment in self._share(spill):
+                threads.setdefault(key, {})[f"{comment.role} {comment.key}"] = comment
         for (repo_name, issue), comments in sorted(threads.items()):
             path = f"issues/{issue}"
             content = render_issue(list(comments.values()), self.source)
-            if isinstance(content, str) and len(content) <= max_file_bytes:
+            if isinstance(content, str) and len(content) <= limits.file:
                 licenses = self.source.licenses
                 yield Item(repo_name, path, content, licenses, None, None, "github-issues", kind="issue")
             elif isinstance(content, str):
-                yield Refusal(repo_name, path, "too_large", f"{len(content)} characters, limit {max_file_bytes}")
+                yield Refusal(repo_name, path, "too_large", f"{len(content)} characters, limit {limits.file}")
             else:
                 yield Refusal(repo_name, path, content.reason, content.detail)
+
+    def _share(self, spill: Spill) -> Iterator[tuple[Key, Comment]]:
+        with spill.output.open_file(_events(spill)) as file:
+            file.seek(-8, io.SEEK_END)
+            length = int.from_bytes(file.read(8), "little")
+            file.seek(-8 - length, io.SEEK_END)
+            for bounds in pickle.loads(file.read(length)):
+                if bounds[self.number] < bounds[self.number + 1]:
+                    file.seek(bounds[self.number])
+                    yield from pickle.load(file)
 
 
 @dataclass(frozen=True)
@@ -199,34 +265,6 @@ def _mentions(users: Mapping[str, str]) -> Any:
     names = "|".join(re.escape(name) for name in sorted(users, key=len, reverse=True) if name)
     pattern = re.compile(rf"@({names})(?![\w-])") if names else None
     return lambda text: pattern.sub(lambda found: "@" + users[found[1]], text) if pattern else text
-
-
-def _records(location: str) -> Iterator[Mapping[str, Any] | Refusal]:
-    name = PurePosixPath(location).name
-    try:
-        with storage.open_file(location) as raw:
-            file: Any = gzip.GzipFile(fileobj=raw) if location.endswith(".gz") else raw
-            if file.read(64).lstrip()[:1] == b"[":
-                file.seek(0)
-                yield from _checked(json.load(file), name, "item")
-                return
-            file.seek(0)
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    try:
-                        yield from _checked([json.loads(line)], name, f"line {number}")
-                    except (ValueError, RecursionError) as error:
-                        yield Refusal("unknown", f"{name}:{number}", "invalid_json", one_line(error, 200))
-    except (EOFError, zlib.error, OSError, ValueError) as error:
-        yield Refusal("unknown", name, "damaged_export", one_line(error, 200))
-
-
-def _checked(records: list[Any], name: str, where: str) -> Iterator[Mapping[str, Any] | Refusal]:
-    for number, record in enumerate(records):
-        if isinstance(record, Mapping):
-            yield record
-        else:
-            yield Refusal("unknown", f"{name}:{where} {number}", "not_an_object", type(record).__name__)
 
 
 def _repository(record: Mapping[str, Any]) -> str:

@@ -18,6 +18,10 @@ class RunError(StarloomError):
     """The input was right, the work failed: exit code 1."""
 
 
+class StorageError(RunError):
+    """The machine or the network did not give what is there, and was asked several times: no fault of the data."""
+
+
 class UserError(StarloomError):
     """The user's input is wrong; the message names the field, the value and the remedy: exit code 2."""
 

@@ -78,6 +78,7 @@ class Collected(Rows):
     """Sources as rows."""
 
     kind = "collected"
+    LICENSES: ClassVar = "licenses.parquet"  # schema.LICENSES
 
 
 class Decisions(View):

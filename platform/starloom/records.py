@@ -62,6 +62,29 @@ def split_parts(content: str) -> list[Part]:
     return parts
 
 
+_ROLES = {
+    "issue": frozenset({"title", "comment", "closed"}),
+    "commit": frozenset({"before", "message", "after"}),
+    "notebook": frozenset({"text", "code", "output"}),
+}
+
+
+def check_kind(kind: str, content: str) -> None:
+    """Hold a record against its kind.
+
+    Raises:
+        ValueError: the content has no parts, or others than a record of that kind has.
+    """
+    roles = [part.role for part in split_parts(content)]
+    strange = sorted(set(roles) - _ROLES[kind])
+    if strange:
+        raise ValueError(f"a part {strange[0][:40]!r} in a record of kind {kind}")
+    if kind == "commit" and sorted(roles) != ["after", "before", "message"]:
+        raise ValueError("a commit has one part before, message and after each")
+    if kind == "issue" and roles[0] != "title":
+        raise ValueError("an issue begins with its title")
+
+
 def join_commit(commit: Commit) -> str:
     """A commit as one string."""
     return join_parts([Part("before", commit.before), Part("message", commit.message), Part("after", commit.after)])

@@ -12,11 +12,13 @@ CORPUS = pa.schema(
         pa.field("repo_name", pa.string(), nullable=False),
         pa.field("path", pa.string(), nullable=False),
         pa.field("language", pa.string()),
-        pa.field("licenses", pa.list_(pa.string())),  # SPDX ids
+        pa.field("licenses", pa.list_(pa.string())),  # SPDX expressions that all hold
+        pa.field("license_source", pa.string()),  # what tells them: a tag, the names of files with their scores
         pa.field("stars", pa.int64()),
         pa.field("commit", pa.string()),
         pa.field("source", pa.string()),
         pa.field("kind", pa.string(), nullable=False),  # one of KINDS
+        pa.field("encoding", pa.string()),  # that the content was in before it was UTF-8
         pa.field("content", pa.large_string(), nullable=False),
     ]
 )
@@ -31,6 +33,18 @@ DROPPED = pa.schema(
         pa.field("stage", pa.string(), nullable=False),
         pa.field("reason", pa.string(), nullable=False),
         pa.field("detail", pa.string(), nullable=False),
+    ]
+)
+
+# Files of the sources that tell licences. `licenses` is empty where a text is none that SPDX lists: it covers itself.
+LICENSES = pa.schema(
+    [
+        pa.field("repo_name", pa.string(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("covers", pa.string(), nullable=False),  # a folder; empty: the whole repository
+        pa.field("kind", pa.string(), nullable=False),  # text, library (LICENSES/), metadata
+        pa.field("licenses", pa.list_(pa.string())),
+        pa.field("score", pa.float32(), nullable=False),
     ]
 )
 

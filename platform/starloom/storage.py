@@ -6,21 +6,25 @@ stores show an object only once its upload has ended.
 
 import glob
 import hashlib
+import io
 import os
 import posixpath
 import shutil
 import tempfile
+import time
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import fsspec
 
-from starloom.errors import UserError, disk_error, one_line
+from starloom.errors import StarloomError, StorageError, UserError, disk_error, one_line
 
 TEMPORARY_PREFIX = ".tmp-"
+RETRY_SECONDS = (0.2, 1.0, 4.0)  # pauses before a read is tried again
+T = TypeVar("T")
 
 
 def is_remote(location: str) -> bool:
@@ -62,6 +66,12 @@ def exists(location: str) -> bool:
     return bool(filesystem.exists(path))
 
 
+def is_folder(location: str) -> bool:
+    """Whether a folder is there."""
+    filesystem, path = filesystem_of(location)
+    return bool(filesystem.isdir(path))
+
+
 def folders(location: str) -> list[str]:
     """The names of the folders directly inside a folder, sorted; empty when it does not exist."""
     filesystem, path = filesystem_of(location)
@@ -95,6 +105,94 @@ def open_file(location: str, mode: str = "rb") -> IO[Any]:
     filesystem, path = filesystem_of(location)
     file: IO[Any] = filesystem.open(path, mode, **({} if "b" in mode else {"encoding": "utf-8"}))
     return file
+
+
+class _SteadyFile(io.RawIOBase):
+    """Every open, seek and read is tried again when it fails, from the place where it stood."""
+
+    def __init__(self, location: str) -> None:
+        self._location, self._at = location, 0
+        self._file: IO[bytes] | None = None
+        self.size: int = self._tried(self._measured)
+
+    def _measured(self) -> int:
+        file = self._open()
+        end = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        return end
+
+    def _open(self) -> IO[bytes]:
+        if self._file is None:
+            self._file = open_file(self._location)
+            self._file.seek(self._at)
+        return self._file
+
+    def _tried(self, work: Callable[[], T]) -> T:
+        for pause in (*RETRY_SECONDS, None):
+            try:
+                return work()
+            except Exception as error:
+                if isinstance(error, StarloomError):
+                    raise
+                self._forget()
+                if pause is None:
+                    tries = len(RETRY_SECONDS) + 1
+                    raise StorageError(
+                        f"{self._location}: cannot be read, {tries} tries: {type(error).__name__}: {one_line(error)}"
+                    ) from error
+                time.sleep(pause)
+        raise AssertionError("unreachable")
+
+    def _forget(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            with suppress(Exception):
+                file.close()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.size}[whence]
+        self._at = max(0, base + offset)
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        found = self._tried(lambda: self._read(len(buffer)))
+        buffer[: len(found)] = found
+        self._at += len(found)
+        return len(found)
+
+    def _read(self, length: int) -> bytes:
+        file = self._open()
+        if file.tell() != self._at:
+            file.seek(self._at)
+        found = file.read(min(length, max(0, self.size - self._at)))
+        if not found and length and self._at < self.size:
+            raise EOFError(f"ends after {self._at} of {self.size} bytes")
+        return found
+
+    def close(self) -> None:
+        self._forget()
+        super().close()
+
+
+def open_steady(location: str, buffer_bytes: int = 1 << 20) -> io.BufferedReader:
+    """Open a file of a source for reading: a storage that stutters is asked again, and again.
+
+    What it raises beyond that is a `StorageError`, which is no OSError: so whatever else a decoder raises on such a
+    file is a fault of its bytes.
+
+    Raises:
+        StorageError: the file cannot be opened or read; reading raises it too.
+    """
+    return io.BufferedReader(_SteadyFile(location), buffer_bytes)
 
 
 @contextmanager
@@ -210,5 +308,8 @@ def file_state(names: Sequence[str]) -> list[list[Any]]:
 
 
 def printable(name: str) -> str:
-    """A file name that can be stored: bytes that are not UTF-8 as backslash, x and two hex digits."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    """A name that can be stored: bytes that are not UTF-8, and halves of surrogate pairs, as a backslash and digits."""
+    try:
+        return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half of a pair, as JSON may write it
+        return name.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -5,7 +5,7 @@ import io
 import json
 import tarfile
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pygit2
 
-from data_jobs.sources.entries import Item, Listing, Refusal
+from data_jobs.sources.entries import Item, LicenseFile, Limits, Refusal, Source, Spill, Unit
+from starloom.artifact import ArtifactWriter
 
+LIMITS = Limits()
 MIT = """\
 MIT License
 
@@ -135,15 +137,34 @@ def event(repo: str, number: int, user: str, body: str, *, comment: int | None =
     return {"type": "IssuesEvent", "repo": {"name": repo}, "payload": payload, "created_at": "2020-01-01T00:00:00Z"}
 
 
-def read_all(listing: Listing, max_file_bytes: int = 1 << 20) -> tuple[dict[str, Item], dict[str, Refusal]]:
-    """Everything that a listing's units give, by path, and all refusals, by path."""
+def units_of(source: Source, folder: Path, state: Any = None, limits: Limits = LIMITS) -> list[Unit]:
+    """The units of all places of a source, listed one after the other; what has to be spilled is in the folder."""
+    return [unit for unit in listed(source, folder, state, limits) if not isinstance(unit, LicenseFile)]
+
+
+def listed(source: Source, folder: Path, state: Any = None, limits: Limits = LIMITS) -> Iterator[Unit | LicenseFile]:
+    """The units of all places of a source, and the files that tell licences."""
+    output = ArtifactWriter(str(folder))
+    places = source.places(state)
+    spills = [Spill(output, f"spilled-{number}") for number in range(len(places))]
+    for place, spill in zip(places, spills, strict=True):
+        yield from place.listing(spill, limits)
+    yield from source.gathered(spills)
+
+
+def spill(folder: Path) -> Spill:
+    """Where a listing may put what it reads."""
+    return Spill(ArtifactWriter(str(folder)), "spilled")
+
+
+def read_all(source: Source, folder: Path, limits: Limits = LIMITS) -> tuple[dict[str, Item], dict[str, Refusal]]:
+    """Everything that a source's units give, by path, and all refusals, by path."""
     items: dict[str, Item] = {}
     refusals: dict[str, Refusal] = {}
-    for unit in listing.every_unit():
-        for found in unit.read(max_file_bytes):
+    for unit in units_of(source, folder, limits=limits):
+        for found in unit.read(limits):
             if isinstance(found, Item):
                 items[found.path] = found
             else:
                 refusals[found.path] = found
-    refusals.update({refusal.path: refusal for refusal in listing.refusals})
     return items, refusals

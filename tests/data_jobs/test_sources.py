@@ -11,13 +11,14 @@ import pytest
 
 from data_jobs.sources import walks
 from data_jobs.sources.archive import ArchiveSource
+from data_jobs.sources.entries import LicenseFile
 from data_jobs.sources.folder import FolderSource
 from data_jobs.sources.git import GitSource
 from data_jobs.sources.history import Change, GitHistorySource, refusal_of, windowed
 from data_jobs.sources.issues import GitHubIssuesSource
 from data_jobs.sources.names import safe_member
 from data_jobs.sources.tables import JsonLinesSource, ParquetSource
-from starloom.errors import RunError, UserError
+from starloom.errors import RunError, StorageError, UserError
 from starloom.records import split_parts
 from tests.data_jobs import source_trees as trees
 
@@ -26,7 +27,7 @@ def test_folder_with_links_and_strange_names_refuses_them_and_keeps_the_rest(tmp
     trees.write_files(tmp_path / "code", {"a.py": "x = 1\n", "deep/b.py": "y = 2\n", ".git/config": "no"})
     os.symlink(tmp_path / "code", tmp_path / "code" / "loop")
     Path(os.fsdecode(os.fsencode(tmp_path / "code") + b"/\xff.py")).write_text("z = 3\n")
-    items, refusals = trees.read_all(FolderSource(path=str(tmp_path / "code")).listing())
+    items, refusals = trees.read_all(FolderSource(path=str(tmp_path / "code")), tmp_path / "spilled")
     assert sorted(items) == ["a.py", "deep/b.py"]
     assert {path: refusal.reason for path, refusal in refusals.items()} == {
         "loop": "symlink",
@@ -35,12 +36,13 @@ def test_folder_with_links_and_strange_names_refuses_them_and_keeps_the_rest(tmp
 
 
 def test_folder_file_that_vanishes_after_listing_is_refused(tmp_path: Path) -> None:
-    trees.write_files(tmp_path, {"a.py": "x = 1\n"})
-    listing = FolderSource(path=str(tmp_path)).listing()
-    listing.units, listing.later = list(listing.every_unit()), ()
-    (tmp_path / "a.py").unlink()
-    _, refusals = trees.read_all(listing)
-    assert refusals["a.py"].reason == "unreadable"
+    trees.write_files(tmp_path / "code", {"a.py": "x = 1\n"})
+    units = trees.units_of(FolderSource(path=str(tmp_path / "code")), tmp_path)
+    (tmp_path / "code" / "a.py").unlink()
+    assert [one.reason for unit in units for one in unit.read(trees.LIMITS)] == ["unreadable"]  # type: ignore[union-attr]
+    (tmp_path / "code").rmdir()  # a node without the mount: no file is wrong
+    with pytest.raises(StorageError, match="no file is left out"):
+        list(units[0].read(trees.LIMITS))
 
 
 def test_folder_lists_in_the_order_of_repositories_and_paths(tmp_path: Path) -> None:
@@ -48,8 +50,8 @@ def test_folder_lists_in_the_order_of_repositories_and_paths(tmp_path: Path) -> 
     trees.write_files(tmp_path, dict.fromkeys(names, "x = 1\n"))
     (tmp_path / "a" / "link").symlink_to(tmp_path)
     for repositories in ("whole", "children"):
-        listing = FolderSource(path=str(tmp_path), repositories=repositories).listing()  # type: ignore[arg-type]
-        found = [item for unit in listing.every_unit() for item in unit.read(100)]
+        source = FolderSource(path=str(tmp_path), repositories=repositories)  # type: ignore[arg-type]
+        found = [item for unit in trees.units_of(source, tmp_path) for item in unit.read(trees.LIMITS)]
         places = [(item.repo_name, item.path) for item in found]
         assert places == sorted(places)
         assert len(places) == len(names) + 1
@@ -64,8 +66,8 @@ def test_folder_of_very_many_files_is_never_in_memory(tmp_path: Path, monkeypatc
     tracemalloc.start()
     try:
         last, count = "", 0
-        for unit in source.listing().every_unit():
-            (item,) = unit.read(0)
+        for unit in trees.listed(source, tmp_path):
+            (item,) = unit.read(trees.LIMITS)  # type: ignore[union-attr]
             assert item.path > last
             last, count = item.path, count + 1
         state = source.state()
@@ -92,37 +94,37 @@ def test_git_reads_a_bare_repository_at_a_ref_with_its_licence(tmp_path: Path) -
     trees.commit_files(
         folder, [("one", {"src/a.py": "x = 1\n"}), ("two", {"src/b.py": "y = 2\n", "LICENSE": trees.MIT})]
     )
-    listing = GitSource(path=str(folder)).listing()
-    items, refusals = trees.read_all(listing)
+    items, refusals = trees.read_all(GitSource(path=str(folder)), tmp_path)
     assert sorted(items) == ["LICENSE", "src/a.py", "src/b.py"]
     assert refusals == {}
     assert items["src/a.py"].repo_name == "owner/tool"
     assert len(items["src/a.py"].commit or "") == 40
-    assert [(text.path, text.text) for text in listing.licenses] == [("LICENSE", trees.MIT)]
+    for source in (GitSource(path=str(folder)), GitHistorySource(path=str(folder))):
+        evidence = [one for one in trees.listed(source, tmp_path) if isinstance(one, LicenseFile)]
+        assert [(one.scope, one.path, one.text) for one in evidence] == [(str(folder), "LICENSE", trees.MIT)]
     with pytest.raises(UserError, match="no-such-branch"):
-        GitSource(path=str(folder), ref="no-such-branch").listing()
-    first = GitSource(path=str(folder), ref="main~1").listing()
-    assert sorted(trees.read_all(first)[0]) == ["src/a.py"]
+        GitSource(path=str(folder), ref="no-such-branch").state()
+    first = GitSource(path=str(folder), ref="main~1")
+    assert sorted(trees.read_all(first, tmp_path)[0]) == ["src/a.py"]
 
 
 def test_git_with_a_corrupt_object_refuses_that_file_alone(tmp_path: Path) -> None:
     folder = trees.commit_files(tmp_path / "tool.git", [("one", {"a.py": "x = 1\n", "b.py": "y = 2\n"})])
-    listing = GitSource(path=str(folder)).listing()
-    blob = next(blob for unit in listing.units for blob in unit.blobs if blob.path == "b.py")  # type: ignore[attr-defined]
+    (unit,) = trees.units_of(GitSource(path=str(folder)), tmp_path)
+    blob = next(blob for blob in unit.blobs if blob.path == "b.py")  # type: ignore[attr-defined]
     damaged = folder / "objects" / blob.oid[:2] / blob.oid[2:]
     damaged.chmod(0o644)
     damaged.write_bytes(b"this is no zlib stream")
-    items, refusals = trees.read_all(listing)
-    assert sorted(items) == ["a.py"]
-    assert refusals["b.py"].reason == "corrupt_git_object"
-    items, refusals = trees.read_all(GitSource(path=str(folder)).listing())
+    item, refusal = unit.read(trees.LIMITS)
+    assert (item.path, getattr(refusal, "reason", "")) == ("a.py", "corrupt_git_object")
+    items, refusals = trees.read_all(GitSource(path=str(folder)), tmp_path / "spilled")
     assert sorted(items) == ["a.py"]
     assert refusals["b.py"].reason == "corrupt_git_object"
 
 
 def test_git_source_of_a_plain_folder_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a git repository"):
-        GitSource(path=str(tmp_path)).listing()
+        GitSource(path=str(tmp_path)).state()
 
 
 def test_history_gives_single_file_commits_and_counts_the_others(tmp_path: Path) -> None:
@@ -142,7 +144,7 @@ def test_history_gives_single_file_commits_and_counts_the_others(tmp_path: Path)
             ("update readme", {"README.md": "hello\n"}),
         ],
     )
-    items, refusals = trees.read_all(GitHistorySource(path=str(folder)).listing())
+    items, refusals = trees.read_all(GitHistorySource(path=str(folder)), tmp_path / "spilled")
     assert sorted(refusal.reason for refusal in refusals.values()) == ["boilerplate_subject", "several_files"]
     (item,) = items.values()
     parts = {part.role: part.text for part in split_parts(str(item.content))}
@@ -185,16 +187,17 @@ def test_tar_of_any_compression_is_read_below_its_top_folder(tmp_path: Path, suf
     mode = "w:" + {".tar": "", ".tar.gz": "gz", ".tar.bz2": "bz2", ".tar.xz": "xz"}[suffix]
     path = tmp_path / f"tool-1.0{suffix}"
     trees.write_tar(path, {"tool-1.0/a.py": b"x = 1\n", "tool-1.0/LICENSE": trees.MIT.encode()}, mode)
-    listing = ArchiveSource(path=str(path)).listing()
-    items, refusals = trees.read_all(listing)
+    source = ArchiveSource(path=str(path))
+    items, refusals = trees.read_all(source, tmp_path / "spilled")
     assert {name: item.repo_name for name, item in items.items()} == {"a.py": "tool-1.0", "LICENSE": "tool-1.0"}
     assert refusals == {}
-    assert [text.path for text in listing.licenses] == ["LICENSE"]
+    evidence = [one for one in trees.listed(source, tmp_path / "spilled") if isinstance(one, LicenseFile)]
+    assert [(one.scope, one.path) for one in evidence] == [(str(path), "LICENSE")]
 
 
 def test_archive_members_that_lead_outside_are_refused(tmp_path: Path) -> None:
     path = trees.write_tar(tmp_path / "bad.tar.gz", {"ok.py": b"x = 1\n", "../evil.py": b"y\n", "/etc/evil.py": b"z\n"})
-    items, refusals = trees.read_all(ArchiveSource(path=str(path)).listing())
+    items, refusals = trees.read_all(ArchiveSource(path=str(path)), tmp_path / "spilled")
     assert sorted(items) == ["ok.py"]
     assert {refusal.reason for refusal in refusals.values()} == {"path_outside_archive"}
     assert len(refusals) == 2
@@ -205,7 +208,7 @@ def test_truncated_archive_gives_what_is_whole_and_reports_the_rest(tmp_path: Pa
     members = {f"p/{n}.py": os.urandom(40_000).hex().encode() for n in range(8)}
     path = trees.write_tar(tmp_path / "cut.tar.gz", members)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    items, refusals = trees.read_all(ArchiveSource(path=str(path)).listing())
+    items, refusals = trees.read_all(ArchiveSource(path=str(path)), tmp_path / "spilled")
     assert 1 <= len(items) < 8
     assert all(item.content == members[f"p/{name}"] for name, item in items.items())
     assert "damaged_archive" in {refusal.reason for refusal in refusals.values()}
@@ -213,14 +216,14 @@ def test_truncated_archive_gives_what_is_whole_and_reports_the_rest(tmp_path: Pa
 
 def test_zip_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
     path = trees.write_zip(tmp_path / "bomb.zip", {f"{n}.py": b"0" * (8 << 20) for n in range(10)})
-    items, refusals = trees.read_all(ArchiveSource(path=str(path)).listing())
+    items, refusals = trees.read_all(ArchiveSource(path=str(path)), tmp_path / "spilled")
     assert items == {}
     assert refusals["bomb.zip"].reason == "archive_bomb"
 
 
 def test_zip_that_is_no_zip_is_one_refusal(tmp_path: Path) -> None:
     (tmp_path / "x.whl").write_bytes(b"hello")
-    items, refusals = trees.read_all(ArchiveSource(path=str(tmp_path)).listing())
+    items, refusals = trees.read_all(ArchiveSource(path=str(tmp_path)), tmp_path / "spilled")
     assert items == {}
     assert refusals["x.whl"].reason == "damaged_archive"
 
@@ -230,7 +233,7 @@ def test_zip_member_with_a_wrong_checksum_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr("a.py", b"x = 11111111\n")
     path.write_bytes(path.read_bytes().replace(b"x = 11111111", b"x = 22222222"))
-    _, refusals = trees.read_all(ArchiveSource(path=str(path)).listing())
+    _, refusals = trees.read_all(ArchiveSource(path=str(path)), tmp_path / "spilled")
     assert refusals["a.py"].reason == "damaged_archive"
 
 
@@ -245,7 +248,7 @@ def test_parquet_in_the_stack_v1_names_is_read(tmp_path: Path) -> None:
             "max_stars_count": [5.0, None, 1.0],
         },
     )
-    items, refusals = trees.read_all(ParquetSource(path=str(path)).listing())
+    items, refusals = trees.read_all(ParquetSource(path=str(path)), tmp_path / "spilled")
     assert (items["a.py"].repo_name, items["a.py"].licenses, items["a.py"].stars) == ("o/r", ("MIT",), 5)
     assert items["b.py"].stars is None
     assert refusals["c.py"].reason == "no_content"
@@ -260,7 +263,9 @@ def test_parquet_in_the_stack_v2_names_is_read(tmp_path: Path) -> None:
         "star_events_count": [7],
         "revision_id": ["abc"],
     }
-    items, _ = trees.read_all(ParquetSource(path=str(trees.write_parquet(tmp_path / "v2.parquet", columns))).listing())
+    items, _ = trees.read_all(
+        ParquetSource(path=str(trees.write_parquet(tmp_path / "v2.parquet", columns))), tmp_path / "spilled"
+    )
     assert (items["/a.py"].stars, items["/a.py"].commit, items["/a.py"].content) == (7, "abc", b"x = 1\n")
 
 
@@ -268,7 +273,7 @@ def test_parquet_with_missing_or_retyped_columns_is_reported(tmp_path: Path) -> 
     trees.write_parquet(tmp_path / "none.parquet", {"path": ["a.py", "b.py"]})
     trees.write_parquet(tmp_path / "retyped.parquet", {"content": [1, 2], "path": [3, 4]})
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 and nothing more")
-    _, refusals = trees.read_all(ParquetSource(path=str(tmp_path / "*.parquet")).listing())
+    _, refusals = trees.read_all(ParquetSource(path=str(tmp_path / "*.parquet")), tmp_path / "spilled")
     assert refusals["none.parquet"].reason == "no_content_column"
     assert refusals["broken.parquet"].reason == "damaged_parquet"
     assert [r.reason for path, r in refusals.items() if path.startswith("retyped")] == ["not_text", "not_text"]
@@ -277,13 +282,13 @@ def test_parquet_with_missing_or_retyped_columns_is_reported(tmp_path: Path) -> 
 def test_json_lines_are_cut_into_units_without_losing_or_doubling_a_line(tmp_path: Path) -> None:
     records = [{"text": trees.program(f"f{n}"), "path": f"{n}.py"} for n in range(20)]
     path = trees.write_json_lines(tmp_path / "a.jsonl", records)
-    whole = JsonLinesSource(path=str(path)).listing().units[0]
+    (whole,) = trees.units_of(JsonLinesSource(path=str(path)), tmp_path)
     size = path.stat().st_size
     for step in (1, 97, 1000, size):
         found = []
         for start in range(0, size, step):
             unit = type(whole)(whole.source, whole.location, start, min(size, start + step))  # type: ignore[attr-defined,call-arg]
-            found += [item.path for item in unit.read(1 << 20)]
+            found += [item.path for item in unit.read(trees.LIMITS)]
         assert found == [f"{n}.py" for n in range(20)]
 
 
@@ -296,7 +301,7 @@ def test_json_lines_that_are_invalid_are_refused_one_by_one(tmp_path: Path) -> N
         {"content": 5, "path": "c.py"},
     ]
     path = trees.write_json_lines(tmp_path / "a.jsonl.gz", lines)
-    items, refusals = trees.read_all(JsonLinesSource(path=str(path)).listing())
+    items, refusals = trees.read_all(JsonLinesSource(path=str(path)), tmp_path / "spilled")
     assert sorted(items) == ["a.py"]
     assert sorted(r.reason for r in refusals.values()) == ["invalid_json", "no_content", "not_an_object", "not_text"]
 
@@ -304,8 +309,8 @@ def test_json_lines_that_are_invalid_are_refused_one_by_one(tmp_path: Path) -> N
 def test_truncated_gzip_of_json_lines_is_reported(tmp_path: Path) -> None:
     raw = gzip.compress(os.urandom(20_000).hex().encode())
     (tmp_path / "a.jsonl.gz").write_bytes(raw[:5000])
-    _, refusals = trees.read_all(JsonLinesSource(path=str(tmp_path / "a.jsonl.gz")).listing())
-    assert "damaged_gzip" in {refusal.reason for refusal in refusals.values()}
+    _, refusals = trees.read_all(JsonLinesSource(path=str(tmp_path / "a.jsonl.gz")), tmp_path / "spilled")
+    assert "damaged_file" in {refusal.reason for refusal in refusals.values()}
 
 
 def test_issue_events_become_one_conversation_with_numbered_users(tmp_path: Path) -> None:
@@ -316,7 +321,7 @@ def test_issue_events_become_one_conversation_with_numbered_users(tmp_path: Path
         "{broken",
     ]
     path = trees.write_json_lines(tmp_path / "2020-01-01-0.json.gz", events)
-    items, refusals = trees.read_all(GitHubIssuesSource(path=str(path)).listing())
+    items, refusals = trees.read_all(GitHubIssuesSource(path=str(path)), tmp_path / "spilled")
     parts = split_parts(str(items["issues/7"].content))
     assert [part.role for part in parts] == ["title", "comment", "comment"]
     assert parts[1].text.startswith("username_0: The opening text")
@@ -331,9 +336,8 @@ def test_short_and_lonely_issues_are_refused(tmp_path: Path) -> None:
         trees.event("o/r", 2, "a", long),
         trees.event("o/r", 3, "dependabot[bot]", long),
     ]
-    _, refusals = trees.read_all(
-        GitHubIssuesSource(path=str(trees.write_json_lines(tmp_path / "e.json", events))).listing()
-    )
+    path = trees.write_json_lines(tmp_path / "e.json", events)
+    _, refusals = trees.read_all(GitHubIssuesSource(path=str(path)), tmp_path / "spilled")
     assert {path: refusal.reason for path, refusal in refusals.items()} == {
         "issues/1": "short_issue",
         "issues/2": "one_user",
@@ -344,7 +348,7 @@ def test_short_and_lonely_issues_are_refused(tmp_path: Path) -> None:
 def test_missing_path_is_a_user_error() -> None:
     for source in (FolderSource, GitSource, ArchiveSource, ParquetSource, JsonLinesSource, GitHubIssuesSource):
         with pytest.raises(UserError, match="/no/such/place"):
-            source(path="/no/such/place").listing()
+            source(path="/no/such/place").places()
 
 
 @pytest.mark.parametrize("repositories", ["whole", "children"])
@@ -355,7 +359,7 @@ def test_folder_is_walked_once_for_its_state_and_its_listing(
     code = trees.write_files(tmp_path / "code", {f"r{n % 3}/{n}/f{n}.py": f"x = {n}\n" for n in range(30)})
     (code / "r0" / "loop").symlink_to(code)
     source = FolderSource(path=str(code), repositories=repositories)  # type: ignore[arg-type]
-    expected = list(source.listing().every_unit())
+    expected = trees.units_of(source, tmp_path)
     walked: list[str] = []
     real = os.scandir
 
@@ -367,10 +371,10 @@ def test_folder_is_walked_once_for_its_state_and_its_listing(
     monkeypatch.setattr(os, "scandir", scandir)
     state = source.state()
     assert len(walked) == len(set(walked)) == 34
-    assert list(source.listing(state).every_unit()) == expected
+    assert trees.units_of(source, tmp_path, state) == expected
     assert len(walked) == 34
     # another machine, or a cache that was emptied: it is walked again
-    assert list(source.listing("0" * 64).every_unit()) == expected
+    assert trees.units_of(source, tmp_path, "0" * 64) == expected
     assert len(walked) == 68
 
 
@@ -396,8 +400,8 @@ def test_walk_that_was_damaged_on_disk_is_no_shorter_folder(tmp_path: Path, monk
         state = source.state()
         kept.write_bytes(damaged)
         with pytest.raises(RunError, match="was damaged, and is removed; run again"):
-            list(source.listing(state).every_unit())
-        assert len(list(source.listing(state).every_unit())) == 50  # it walks again
+            trees.units_of(source, tmp_path, state)
+        assert len(trees.units_of(source, tmp_path, state)) == 50  # it walks again
 
 
 def test_disk_that_takes_no_walk_costs_nothing_but_a_second_one(

@@ -1,0 +1,68 @@
+"""The comment that a file begins with: where its licence and its authors stand, and not yet its content."""
+
+import re
+
+HEADER_CHARACTERS = 20_000  # no header is longer
+# a first line that is no comment of the author's: #!, an encoding, <?php, <?xml ...?>, @charset
+_OPENING = re.compile(r"\ufeff?(?:#![^\n]*\n|<\?(?:php|xml)[^\n]*\n|(?:#|//|%|;)?\s*-\*-[^\n]*\n|[ \t]*\n)*")
+_BLOCKS = (
+    ("/*", "*/"),
+    ("<!--", "-->"),
+    ("(*", "*)"),
+    ("{-", "-}"),
+    ("--[[", "]]"),
+    ("--[==[", "]==]"),
+    ("#|", "|#"),
+    ("<#", "#>"),
+    ("{{!", "}}"),
+    ("<%#", "%>"),
+    ("<%--", "--%>"),
+    ("{#", "#}"),
+    ("=begin", "=end"),
+    ("#=", "=#"),
+    ('"""', '"""'),
+    ("'''", "'''"),
+    ("/+", "+/"),
+)
+# quotes, stars and dots begin code and prose too: they count before a blank alone
+_LINES = ("//", "#", "--", ";", "%", "! ", "' ", "*>", "dnl ", "REM ", "rem ", "@c ", '.\\"', '" ', "C ", "* ", ".. ")
+
+
+def opening_comment(text: str) -> int:
+    """Where the first comment ends, blank lines after it included: characters from the start; 0 where there is none.
+
+    Neighbouring comments of the same kind count as one, for a header is often written in several.
+    """
+    found = _OPENING.match(text)
+    start = at = found.end() if found else 0
+    limit = min(len(text), HEADER_CHARACTERS)
+    while at < limit:
+        end = _block(text, at) or _lines(text, at)
+        if end is None:
+            break
+        at = end
+        while at < limit and text[at] in " \t\r\n":
+            at += 1
+    return at if at > start else 0
+
+
+def _block(text: str, at: int) -> int | None:
+    for opening, closing in _BLOCKS:
+        if text.startswith(opening, at):
+            end = text.find(closing, at + len(opening), at + HEADER_CHARACTERS)
+            return None if end < 0 else end + len(closing)
+    return None
+
+
+def _lines(text: str, at: int) -> int | None:
+    mark = next((mark for mark in _LINES if text.startswith(mark, at)), None)
+    if mark is None:
+        return None
+    while text.startswith(mark, at):
+        line = text.find("\n", at)
+        if line < 0:
+            return len(text)
+        at = line + 1
+        while at < len(text) and text[at] in " \t":
+            at += 1
+    return at
