@@ -4,7 +4,7 @@ import re
 
 HEADER_CHARACTERS = 20_000  # no header is longer
 # a first line that is no comment of the author's: #!, an encoding, <?php, <?xml ...?>, @charset
-_OPENING = re.compile(r"\ufeff?(?:#![^\n]*\n|<\?(?:php|xml)[^\n]*\n|(?:#|//|%|;)?\s*-\*-[^\n]*\n|[ \t]*\n)*")
+_OPENING = re.compile(r"\ufeff?(?:#![^\n]*\n|<\?(?:php|xml)[^\n]*\n|(?:#|//|%|;)?[ \t]{0,40}-\*-[^\n]*\n|[ \t]*\n)*")
 _BLOCKS = (
     ("/*", "*/"),
     ("<!--", "-->"),
@@ -33,7 +33,7 @@ def opening_comment(text: str) -> int:
 
     Neighbouring comments of the same kind count as one, for a header is often written in several.
     """
-    found = _OPENING.match(text)
+    found = _OPENING.match(text, 0, HEADER_CHARACTERS)
     start = at = found.end() if found else 0
     limit = min(len(text), HEADER_CHARACTERS)
     while at < limit:

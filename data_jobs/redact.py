@@ -3,12 +3,14 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
 from data_jobs.personal_data.redaction import Detector, load_detectors, redact
 from data_jobs.shards import map_shards
 from data_jobs.verdicts import surviving_rows, write_no_decisions
+from starloom import plugins
 from starloom.artifact import Artifact, ArtifactWriter
 from starloom.config import Config
 from starloom.decisions import surviving
@@ -68,7 +70,12 @@ def _redact_shard(
     return ShardEdits(int(alive.sum()), len(set(edits["row"].to_pylist())), Counter(edits["kind"].to_pylist()))
 
 
-STEP = Step(config=RedactConfig, run=run, produces=Decisions.kind)
+def source_state(config: RedactConfig) -> Any:
+    """The code of detectors of one's own: an edit of it makes the step stale."""
+    return plugins.code_state(config.detectors)
+
+
+STEP = Step(config=RedactConfig, run=run, produces=Decisions.kind, version=2, source_state=source_state)
 
 if __name__ == "__main__":
     main(STEP)

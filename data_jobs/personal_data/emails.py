@@ -2,31 +2,48 @@
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
+
+from publicsuffixlist import PublicSuffixList
 
 from data_jobs.personal_data.findings import Finding
 
-_LOCAL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._%+\-]*[A-Za-z0-9_+\-])?\Z")
-_DOMAIN = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+([A-Za-z]{2,18})(?![A-Za-z0-9_(-])")
+# letters of one script alone: Chinese or Russian text runs on to an address without a blank
+_OTHER = r"\u0370-\u052f\u0900-\u0dff\u4e00-\u9fff\uac00-\ud7a3"
+_LATIN = r"A-Za-z0-9\u00c0-\u024f\u1e00-\u1eff"
+_LOCALS = tuple(
+    re.compile(rf"[{letters}](?:[{letters}._%+\-']*[{letters}_+\-])?\Z") for letters in (_LATIN, _OTHER + "0-9")
+)
+_LABEL = rf"[{_LATIN}](?:[{_LATIN}-]{{0,61}}[{_LATIN}])?"
+_WIDE_LABEL = r"[^\W_](?:[\w-]{0,61}[^\W_])?"
+_DOMAIN = re.compile(rf"(?:{_LABEL}\.)+([A-Za-z]{{2,18}}|xn--[a-z0-9-]{{2,58}})(?![A-Za-z0-9_(-])")
+_WIDE_DOMAIN = re.compile(rf"(?:{_WIDE_LABEL}\.)+([^\W\d_]{{2,18}})(?![\w(-])")
 _LOCAL_CHARACTERS = 64
-_GENERIC = (
-    "com org net edu gov mil int info biz name io dev app ai tech cloud online site xyz me tv co club shop blog email "
-    "network systems software solutions digital agency studio science technology company engineering academy group "
-    "design work live world page wiki space host pro jobs museum travel coop aero cat mobi tel asia post arpa"
-)
-_COUNTRIES = (
-    "ac ad ae af ag ai al am ao aq ar as at au aw ax az ba bb bd be bf bg bh bi bj bm bn bo br bs bt bw by bz ca cc cd "
-    "cf cg ch ci ck cl cm cn co cr cu cv cw cx cy cz de dj dk dm do dz ec ee eg er es et eu fi fj fk fm fo fr ga gd ge "
-    "gf gg gh gi gl gm gn gp gq gr gs gt gu gw gy hk hm hn hr ht hu id ie il im in io iq ir is it je jm jo jp ke kg kh "
-    "ki km kn kp kr kw ky kz la lb lc li lk lr ls lt lu lv ly ma mc md me mg mh mk ml mm mn mo mp mq mr ms mt mu mv mw "
-    "mx my mz na nc ne nf ng ni nl no np nr nu nz om pa pe pf pg ph pk pl pm pn pr ps pt pw py qa re ro rs ru rw sa sb "
-    "sc sd se sg sh si sk sl sm sn so sr ss st su sv sx sy sz tc td tf tg th tj tk tl tm tn to tr tt tv tw tz ua ug uk "
-    "us uy uz va vc ve vg vi vn vu wf ws ye yt za zm zw"
-)
-TOP_LEVEL = frozenset(f"{_GENERIC} {_COUNTRIES}".split())
+_LABELS = frozenset(["this", "super", "return", "continue", "break"])  # Kotlin's: this@Outer.name
+
+
+@lru_cache(maxsize=1)
+def _suffixes() -> PublicSuffixList:
+    return PublicSuffixList(accept_unknown=False, only_icann=True)
+
+
+@lru_cache(maxsize=65_536)
+def is_public_domain(domain: str) -> bool:
+    """Whether a domain stands below a public suffix of the list that comes with publicsuffixlist."""
+    suffix = _suffixes().publicsuffix(domain.lower())
+    return suffix is not None and suffix != domain.lower()
+
+
 # RFC 2606 and RFC 6761, and what documentation writes in their place
 _DOCUMENTATION = re.compile(
     r"(?:^|\.)(?:example|test|invalid|localhost)(?:\.|$)|^(?:domain|host|email|yourdomain|mydomain|company|foo|bar)\.\w+$",
     re.IGNORECASE,
+)
+# names of algorithms and extensions of SSH (RFC 4250, section 4.6.1): aes128-gcm@openssh.com
+_PROTOCOL_DOMAINS = frozenset(["openssh.com", "libssh.org", "ssh.com", "vandyke.com", "lysator.liu.se"])
+_EXTENSIONS = frozenset(["keepalive", "statvfs", "fstatvfs", "hardlink", "fsync", "lsetstat", "eow", "newline"])
+_ALGORITHM = re.compile(
+    r"(?:hmac|umac|aes|chacha|rijndael|sha\d|sk-|ssh-|ecdsa|rsa|kex|curve25519|zlib)", re.IGNORECASE
 )
 
 
@@ -42,19 +59,23 @@ def find_emails(text: str) -> Iterator[Finding]:
 
 
 def _around(text: str, at: int) -> Finding | None:
-    domain = _DOMAIN.match(text, at + 1)
-    if domain is None or domain[1].lower() not in TOP_LEVEL or _DOCUMENTATION.search(domain[0]):
+    domain = _DOMAIN.match(text, at + 1) or _WIDE_DOMAIN.match(text, at + 1)
+    if domain is None or _DOCUMENTATION.search(domain[0]) or not is_public_domain(domain[0]):
         return None
     before = text[max(0, at - _LOCAL_CHARACTERS) : at]
-    local = _LOCAL.search(before)
+    local = next(filter(None, (pattern.search(before) for pattern in _LOCALS)), None)
     if local is None:
         return None
     name = local[0]
-    if name == "git" and text[domain.end() : domain.end() + 1] in ":/":
+    start, behind = at - len(name), text[domain.end() : domain.end() + 2]
+    # git@host:owner/repo, deploy@host:/srv: who logs in where
+    if name in _LABELS or (behind[:1] == ":" and behind[1:].strip()) or (name == "git" and behind[:1] == "/"):
         return None
-    if text[: at - len(name)].endswith("://") or _password_of_url(text, at - len(name)):
+    protocol = domain[0].lower() in _PROTOCOL_DOMAINS and ("-" in name or _ALGORITHM.match(name))
+    if protocol or name in _EXTENSIONS:
         return None
-    start = at - len(name)
+    if text[:start].endswith("://") or _password_of_url(text, start):
+        return None
     return Finding(start, domain.end(), "email", text[start : domain.end()])
 
 

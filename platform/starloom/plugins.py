@@ -1,7 +1,10 @@
 """What a config names: something built in, or ``module:attribute`` of the user's own."""
 
+import hashlib
 import importlib
+import importlib.util
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 from starloom.errors import UserError, one_line
@@ -18,6 +21,7 @@ MOVED: Mapping[str, str] = {
     "data_jobs.documents": "data_jobs.documents.rendering",
     "data_jobs.draws": "starloom.draws",
     "data_jobs.filtering": "data_jobs.verdicts",
+    "data_jobs.licenses": "data_jobs.licenses.expressions",
     "data_jobs.nameless": "data_jobs.admission.magika",
     "data_jobs.near_duplicates.banding": "data_jobs.near_duplicates.config",
     "data_jobs.notebooks": "data_jobs.admission.notebooks",
@@ -72,6 +76,21 @@ def load_all(names: Sequence[str], known: Mapping[str, T], *, what: str) -> list
         UserError: one of them does not exist.
     """
     return [load(name, known, what=what) for name in names]
+
+
+def code_state(names: Sequence[str]) -> list[str]:
+    """sha256 of each module that ``module:attribute`` names: an edit makes what uses it stale."""
+    modules = sorted({name.partition(":")[0] for name in names if ":" in name})
+    states = []
+    for module in modules:
+        try:
+            spec = importlib.util.find_spec(module)
+        except (ImportError, ValueError):
+            spec = None
+        path = Path(spec.origin) if spec and spec.origin else None
+        # what cannot be found is told when it is loaded
+        states.append(hashlib.sha256(path.read_bytes()).hexdigest() if path and path.is_file() else "")
+    return states
 
 
 def missing(error: ImportError | AttributeError, module: str = "") -> str:

@@ -33,6 +33,7 @@ from starloom.config import validate
 from starloom.step import Step, run_step
 from tests.benchmarks.code_corpus import fetched
 from tests.benchmarks.harness import BENCH, ROOT, cores, finish, table
+from tests.benchmarks.real_findings import real_precision
 from tests.data_jobs.planted_secrets import planted, score
 
 STAGES_MEGABYTES = 100
@@ -178,6 +179,7 @@ def main() -> None:
         rows.append([size, taken, size / taken, *peak.values()])
     columns = ["MB", "seconds", "MB/s", *(f"peak MB, {kind}" for kind in MEMORY)]
     print(table(f"Whole pipeline with Ray on {cores()} cores", columns, rows))
+    real = real_precision()
     values = planted(2024, 3000)
     rows = []
     for kind, name in (("key", "keys"), ("email", "emails"), ("address", "addresses")):
@@ -185,6 +187,12 @@ def main() -> None:
         figures[f"pii_recall_{name}"], figures[f"pii_precision_{name}"] = found.recall, found.precision
         rows.append([name, found.recall, found.precision])
     print(table("Planted personal data and look-alikes", ["kind", "recall", "precision"], rows))
+    rows = []
+    for kind, name in (("key", "keys"), ("email", "emails"), ("address", "addresses")):
+        right, count = real.get(kind, (0, 0))
+        figures[f"real_precision_{name}"] = right / count if count else None
+        rows.append([name, right, count])
+    print(table("Findings in eight real packages, labelled by hand", ["kind", "right", "found"], rows))
     finish("curate", figures, packages=("pygit2", "pyahocorasick", "pyaskalono"))
 
 

@@ -10,8 +10,12 @@ from starloom.errors import UserError
 LANGUAGES = load_languages()
 
 
-def test_built_in_table_has_the_86_languages_and_two_formats() -> None:
-    assert len(LANGUAGES.by_name) == 88
+def test_built_in_table_has_the_86_languages_and_two_formats_and_what_teams_have_beside() -> None:
+    assert len(LANGUAGES.selected("starcoder")) == 88
+    assert LANGUAGES.selected("starcoder") < LANGUAGES.selected("all") == set(LANGUAGES.by_name)
+    assert LANGUAGES.selected(["python", "C-Sharp", "common-lisp"]) == {"Python", "C#", "Common Lisp"}
+    with pytest.raises(UserError, match="selection: no language 'Klingon' in the table"):
+        LANGUAGES.selected(["Python", "Klingon"])
 
 
 @pytest.mark.parametrize(
@@ -29,9 +33,27 @@ def test_built_in_table_has_the_86_languages_and_two_formats() -> None:
         ("run", "no first line\n", None),
         ("a.h", "int f(void);\n", "C"),
         ("a.h", "namespace a {\nclass B {\n", "C++"),
-        ("a.h", "@interface Foo : Bar\n", None),
+        ("a.h", "@interface Foo : Bar\n", "Objective-C"),
         ("a.m", "function y = f(x)\n  y = x;\nend\n", "MATLAB"),
-        ("a.m", "#import <Foundation/Foundation.h>\n", None),
+        ("a.m", "#import <Foundation/Foundation.h>\n", "Objective-C"),
+        ("a.m", ":- module hello.\n", "Mercury"),
+        ("Dockerfile.prod", "FROM x\n", "Dockerfile"),
+        ("t.mustache", "<html>{{x}}</html>\n", "Mustache"),
+        ("t.mustache", "FROM {{base}}\nRUN make\n", "Dockerfile"),
+        ("a.ron", "(x: 1)\n", "RON"),
+        ("a.ron", "# A heading\n", "Markdown"),
+        ("a.shader", 'Shader "Custom/X" {\n', "ShaderLab"),
+        ("a.shader", "#version 330\n", "GLSL"),
+        ("a.d", "module x;\nimport std.stdio;\n", "D"),
+        ("a.d", "a.o: a.c b.h\n", "Makefile"),
+        ("a.inc", "<?php\n", "PHP"),
+        ("a.inc", "words only\n", None),
+        ("App.jsx", "", "JavaScript"),
+        ("a.pyi", "", "Python"),
+        ("a.vue", "", "Vue"),
+        ("build.gradle", "", "Groovy"),
+        ("main.tf", "", "Terraform"),
+        ("a.toml", "", "TOML"),
         ("a.m", "(* a comment *)\nBeginPackage[x]\n", "Mathematica"),
         ("a.pl", "use strict;\nmy $x = 1;\n", "Perl"),
         ("a.pl", "parent(X, Y) :- father(X, Y).\n", "Prolog"),
@@ -44,7 +66,8 @@ def test_built_in_table_has_the_86_languages_and_two_formats() -> None:
         ("a.ts", "export const x = 1;\n", "TypeScript"),
         ("a.ts", '<?xml version="1.0"?>\n<TS version="2.1">\n', None),
         ("a.v", "module top(input a);\nendmodule\n", "Verilog"),
-        ("a.v", "Theorem t : True.\nProof.\n", None),
+        ("a.v", "Theorem t : True.\nProof.\n", "Coq"),
+        ("a.v", "fn main() {\n", "V"),
     ],
 )
 def test_language_of_a_file(path: str, content: str, language: str | None) -> None:
