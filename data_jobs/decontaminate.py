@@ -50,7 +50,7 @@ def source_state(config: DecontaminateConfig) -> Any:
     return benchmark_state(config.benchmarks)
 
 
-STEP = Step(config=DecontaminateConfig, run=run, produces=Decisions.kind, source_state=source_state)
+STEP = Step(config=DecontaminateConfig, run=run, produces=Decisions.kind, version=2, source_state=source_state)
 
 if __name__ == "__main__":
     main(STEP)

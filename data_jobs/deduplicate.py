@@ -17,7 +17,7 @@ def run(config: DeduplicateConfig, context: StepContext) -> Outcome:
     return deduplicate(config, context)
 
 
-STEP = Step(config=DeduplicateConfig, run=run, produces=Decisions.kind, version=2)
+STEP = Step(config=DeduplicateConfig, run=run, produces=Decisions.kind, version=3)
 
 if __name__ == "__main__":
     main(STEP)

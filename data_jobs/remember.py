@@ -12,7 +12,7 @@ def run(config: SketchConfig, context: StepContext) -> Outcome:
     return remember(config, context)
 
 
-STEP = Step(config=SketchConfig, run=run, produces="signatures")
+STEP = Step(config=SketchConfig, run=run, produces="signatures", version=2)
 
 if __name__ == "__main__":
     main(STEP)

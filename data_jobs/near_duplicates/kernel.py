@@ -1,10 +1,15 @@
 """Compiled loops over the bytes of many files at once: words, n-grams, MinHash, bands, shingle sets, Jaccard.
 
-Words are runs of ``[A-Za-z0-9_]`` (StarCoder's split); an n-gram's hash is 64 bits wide. Its low half, as in
-``datasketch.MinHash(scheme="affine32")``, goes through MurmurHash3's finalizer and then through ``a * h + b`` modulo
-2^32 for every permutation, so the sketches are datasketch's own, bit for bit.
+A word is a run of letters, digits and underscores of any script; a run of operators (``+=``, ``->``), for ``a + b`` is
+not ``a - b``; or a single character of a script that has no blanks between words (Han, Kana, Thai, ...): five of them
+are an n-gram. Brackets, commas, quotes and blanks only part words: they are a matter of formatting.
+
+An n-gram's hash is 64 bits wide. Its low half, as in ``datasketch.MinHash(scheme="affine32")``, goes through
+MurmurHash3's finalizer and then through ``a * h + b`` modulo 2^32 for every permutation, so the sketches are
+datasketch's own, bit for bit.
 """
 
+import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -13,9 +18,31 @@ import numba
 import numpy as np
 import pyarrow as pa
 
-_WORD = np.zeros(256, dtype=np.bool_)
-for _character in b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_":
-    _WORD[_character] = True
+_OTHER, _WORD, _OPERATOR, _SINGLE = range(4)
+_OPERATORS = "+-*/%=<>!&|^~?@"
+# scripts without blanks between words: Thai to Tibetan, Khmer, Kana, Han and their extensions
+_SINGLES = (
+    *((0x0E00, 0x0FFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x2E80, 0x2FDF), (0x3005, 0x3007), (0x3040, 0x30FF)),
+    *((0x3105, 0x312F), (0x31A0, 0x31FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x323AF)),
+)
+
+
+@lru_cache(maxsize=1)
+def character_classes() -> np.ndarray:
+    """The class of each code point, uint8 [0x110000]: other, word, operator, single."""
+    classes = np.zeros(0x110000, dtype=np.uint8)
+    for code in range(0x30000):  # above there are Han and private use alone
+        category = unicodedata.category(chr(code))
+        if category[0] in "LMN" or category == "Pc":
+            classes[code] = _WORD
+        elif category == "Sm" or chr(code) in _OPERATORS:
+            classes[code] = _OPERATOR
+    for first, last in _SINGLES:
+        codes = np.arange(first, last + 1)
+        classes[codes[(classes[codes] == _WORD) | (codes >= 0x30000)]] = _SINGLE
+    return classes
+
+
 _SPACE = np.zeros(256, dtype=np.bool_)
 for _character in b" \t\r\n\f\v":
     _SPACE[_character] = True
@@ -75,12 +102,18 @@ def _mix32(value):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def _shingle(data, start, end, ngram, word, out):  # type: ignore[no-untyped-def]
-    """Write the hash of every n-gram of words to `out` (half the bytes and two long); returns (n-grams, words).
+def _shingle(data, start, end, ngram, classes, salt, out):  # type: ignore[no-untyped-def]
+    """Write the hash of every n-gram of words to `out` (as long as the bytes and two more); returns (n-grams, words).
 
-    Unsigned counters spare the checks for negative indices.
+    Unsigned counters spare the checks for negative indices. Texts of another `salt` have no n-gram in common.
     """
-    words = _word_hashes(data, np.uint64(start), np.uint64(end), word, out)
+    plain = True
+    for at in range(start, end):
+        plain &= data[at] < 128
+    if plain:
+        words = _word_hashes(data, np.uint64(start), np.uint64(end), classes, out)
+    else:
+        words = _wide_word_hashes(data, start, end, classes, out)
     ring = np.zeros(ngram, dtype=np.uint64)
     base = np.uint64(0x9E3779B97F4A7C15)
     leaving = np.uint64(1)  # base ** ngram: the weight of the word that leaves the n-gram
@@ -97,26 +130,60 @@ def _shingle(data, start, end, ngram, word, out):  # type: ignore[no-untyped-def
         ring[slot] = hashed
         slot = slot + one if slot < last else np.uint64(0)
         if n >= last:
-            out[written] = _mix64(value)  # at n or before it: no word is overwritten that is still to be read
+            out[written] = _mix64(value ^ salt)  # at n or before it: no word is overwritten that is still to be read
             written += one
     return np.int64(written), np.int64(words)
 
 
 @_compiled
-def _word_hashes(data, start, end, word, out):  # type: ignore[no-untyped-def]
-    """FNV-1a of every word, without a branch that depends on the text: mispredicted ones took half of the time."""
+def _word_hashes(data, start, end, classes, out):  # type: ignore[no-untyped-def]
+    """FNV-1a of every word of ASCII, without a branch that depends on the text: mispredictions took half the time."""
     nothing = np.uint64(0xCBF29CE484222325)
-    one = np.uint64(1)
-    current, inside, count = nothing, np.uint64(0), np.uint64(0)
+    zero, one = np.uint64(0), np.uint64(1)
+    current, before, count = nothing, zero, zero
     for at in range(start, end):
-        belongs = np.uint64(word[data[at]])
+        kind = np.uint64(classes[data[at]])
+        same, belongs, inside = np.uint64(kind == before), np.uint64(kind != zero), np.uint64(before != zero)
         out[count] = current
-        count += inside & (one - belongs)
-        mask = np.uint64(0) - belongs
-        current = (((current ^ np.uint64(data[at])) * np.uint64(0x100000001B3)) & mask) | (nothing & ~mask)
-        inside = belongs
+        count += inside & (one - same)
+        going = zero - same
+        state = (current & going) | (nothing & ~going)
+        mask = zero - belongs
+        current = (((state ^ np.uint64(data[at])) * np.uint64(0x100000001B3)) & mask) | (nothing & ~mask)
+        before = kind
     out[count] = current
-    return count + inside
+    return count + np.uint64(before != zero)
+
+
+@_compiled
+def _wide_word_hashes(data, start, end, classes, out):  # type: ignore[no-untyped-def]
+    """The same for UTF-8, a character at a time; equal to `_word_hashes` where all is ASCII."""
+    nothing = np.uint64(0xCBF29CE484222325)
+    current, before, count = nothing, 0, 0
+    at = start
+    while at < end:
+        first = data[at]
+        length = 1 if first < 0x80 else 2 if first < 0xE0 else 3 if first < 0xF0 else 4
+        length = min(length, end - at)
+        code = np.int64(first)
+        if length > 1:
+            code = np.int64(first) & (0xFF >> (length + 1))
+            for n in range(1, length):
+                code = (code << 6) | (np.int64(data[at + n]) & 0x3F)
+        kind = classes[code] if code < len(classes) else 0
+        if before != 0 and (kind != before or kind == 3):
+            out[count] = current
+            count += 1
+            current = nothing
+        if kind != 0:
+            for n in range(length):
+                current = (current ^ np.uint64(data[at + n])) * np.uint64(0x100000001B3)
+        before = kind
+        at += length
+    if before != 0:
+        out[count] = current
+        count += 1
+    return np.uint64(count)
 
 
 @_compiled
@@ -145,22 +212,28 @@ def _sketch(shingles, a, b, out):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def _sign(data, offsets, ngrams, word, space, a, b, rows, bands, words, normal):  # type: ignore[no-untyped-def]
+def _normal(data, start, end, space, salt):  # type: ignore[no-untyped-def]
+    """The hash of a text without its white space."""
+    state = np.uint64(0xCBF29CE484222325) ^ salt
+    for at in range(start, end):
+        if not space[data[at]]:
+            state = (state ^ np.uint64(data[at])) * np.uint64(0x100000001B3)
+    return _mix64(state)
+
+
+@_compiled
+def _sign(data, offsets, starts, ngrams, salts, classes, space, a, b, rows, bands, words, normal):  # type: ignore[no-untyped-def]
     longest = 0
     for n in range(len(offsets) - 1):
         longest = max(longest, offsets[n + 1] - offsets[n])
-    scratch = np.empty(longest // 2 + 2, dtype=np.uint64)
+    scratch = np.empty(longest + 2, dtype=np.uint64)
     sketch = np.empty(len(a), dtype=np.uint32)
     for n in range(len(offsets) - 1):
         start, end = offsets[n], offsets[n + 1]
-        count, words[n] = _shingle(data, start, end, ngrams[n], word, scratch)
+        count, words[n] = _shingle(data, starts[n], end, ngrams[n], classes, salts[n], scratch)
         normal[n] = 0
         if words[n] < ngrams[n]:
-            state = np.uint64(0xCBF29CE484222325)
-            for at in range(start, end):
-                if not space[data[at]]:
-                    state = (state ^ np.uint64(data[at])) * np.uint64(0x100000001B3)
-            normal[n] = _mix64(state)
+            normal[n] = _normal(data, start, end, space, salts[n])
         _sketch(scratch[:count], a, b, sketch)
         for band in range(bands.shape[1]):
             value = np.uint64(0x9E3779B97F4A7C15)
@@ -178,25 +251,36 @@ class Signatures:
     normal: np.ndarray  # uint64 [files]: hash of the text without white space; 0 unless it has fewer words than n
 
 
-def sign(texts: Texts, *, ngram: int | np.ndarray, count: int, seed: int, bands: int, rows: int) -> Signatures:
-    """Band hashes, word counts and white-space-free hashes of every text.
+@dataclass(frozen=True)
+class Reading:
+    """How each text of a column is read: where its n-grams begin, how long they are, and what they are salted with."""
 
-    `ngram` is one number for all, or int64 [files].
-    """
+    starts: np.ndarray  # int64 [files]: bytes from the beginning of the column's buffer
+    ngrams: np.ndarray  # int64 [files]: words
+    salts: np.ndarray  # uint64 [files]
+
+    @classmethod
+    def plain(cls, texts: Texts, ngram: int) -> "Reading":
+        """From the first byte on, unsalted."""
+        size = len(texts)
+        return cls(texts.offsets[:-1].copy(), np.full(size, ngram, np.int64), np.zeros(size, np.uint64))
+
+
+def sign(texts: Texts, reading: Reading, *, count: int, seed: int, bands: int, rows: int) -> Signatures:
+    """Band hashes, word counts and white-space-free hashes of every text."""
     a, b = permutations(count, seed)
     size = len(texts)
     result = Signatures(np.empty((size, bands), np.uint64), np.empty(size, np.int64), np.empty(size, np.uint64))
-    offsets = texts.offsets
-    ngrams = np.ascontiguousarray(np.broadcast_to(np.asarray(ngram, dtype=np.int64), size))
-    _sign(texts.data, offsets, ngrams, _WORD, _SPACE, a, b, rows, result.bands, result.words, result.normal)
+    read = (reading.starts, reading.ngrams, reading.salts, character_classes(), _SPACE)
+    _sign(texts.data, texts.offsets, *read, a, b, rows, result.bands, result.words, result.normal)
     return result
 
 
 @_compiled
-def _sketches(data, offsets, ngram, word, a, b, out):  # type: ignore[no-untyped-def]
+def _sketches(data, offsets, ngram, classes, a, b, out):  # type: ignore[no-untyped-def]
     for n in range(len(offsets) - 1):
-        scratch = np.empty((offsets[n + 1] - offsets[n]) // 2 + 2, dtype=np.uint64)
-        count, _ = _shingle(data, offsets[n], offsets[n + 1], ngram, word, scratch)
+        scratch = np.empty(offsets[n + 1] - offsets[n] + 2, dtype=np.uint64)
+        count, _ = _shingle(data, offsets[n], offsets[n + 1], ngram, classes, np.uint64(0), scratch)
         _sketch(scratch[:count], a, b, out[n])
 
 
@@ -204,32 +288,36 @@ def sketches(texts: Texts, *, ngram: int, count: int, seed: int) -> np.ndarray:
     """The MinHash values themselves, uint32 [files, count], as ``datasketch.MinHash.hashvalues`` has them."""
     a, b = permutations(count, seed)
     out = np.empty((len(texts), count), dtype=np.uint32)
-    _sketches(texts.data, texts.offsets, ngram, _WORD, a, b, out)
+    _sketches(texts.data, texts.offsets, ngram, character_classes(), a, b, out)
     return out
 
 
 def shingle_hashes(text: bytes, ngram: int) -> np.ndarray:
     """The hashes of a text's n-grams of words, uint64 [n-grams], in order, repeats included."""
     data = np.frombuffer(text, dtype=np.uint8)
-    out = np.empty(len(data) // 2 + 2, dtype=np.uint64)
-    count, _ = _shingle(data, 0, len(data), ngram, _WORD, out)
+    out = np.empty(len(data) + 2, dtype=np.uint64)
+    count, _ = _shingle(data, 0, len(data), ngram, character_classes(), np.uint64(0), out)
     return out[:count]
 
 
-def shingle_sets(texts: Texts, wanted: np.ndarray, ngram: int | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted distinct n-gram hashes of the wanted texts, one after the other, and their int64 offsets.
-
-    `ngram` is one for all or one for each of `wanted`.
-    """
+def shingle_sets(texts: Texts, wanted: np.ndarray, reading: Reading) -> tuple[np.ndarray, np.ndarray]:
+    """Sorted distinct n-gram hashes of the wanted texts (int64 [wanted]), one after the other; their int64 offsets."""
     sets = []
-    for number, words in zip(wanted, np.broadcast_to(np.asarray(ngram), len(wanted)), strict=True):
-        start, end = int(texts.offsets[number]), int(texts.offsets[number + 1])
-        out = np.empty((end - start) // 2 + 2, dtype=np.uint64)
-        count, _ = _shingle(texts.data, start, end, words, _WORD, out)
+    for number in wanted.tolist():
+        start, end = int(reading.starts[number]), int(texts.offsets[number + 1])
+        out = np.empty(end - start + 2, dtype=np.uint64)
+        ngram, salt = reading.ngrams[number], reading.salts[number]
+        count, _ = _shingle(texts.data, start, end, ngram, character_classes(), salt, out)
         sets.append(np.unique(out[:count]))
     offsets = np.zeros(len(sets) + 1, dtype=np.int64)
     np.cumsum([len(one) for one in sets], out=offsets[1:])
     return (np.concatenate(sets) if sets else np.empty(0, np.uint64)), offsets
+
+
+def normal_hashes(texts: Texts, wanted: np.ndarray, reading: Reading) -> np.ndarray:
+    """The hash of each wanted text without its white space, uint64 [wanted]: equal where nothing else differs."""
+    bounds = ((int(texts.offsets[n]), int(texts.offsets[n + 1]), reading.salts[n]) for n in wanted.tolist())
+    return np.array([_normal(texts.data, start, end, _SPACE, salt) for start, end, salt in bounds], dtype=np.uint64)
 
 
 @_compiled

@@ -11,6 +11,7 @@ from starloom.errors import UserError
 from starloom.kinds import Collected, Decisions, shard_names
 from starloom.step import Outcome, StepContext
 
+WORDS = 2  # how texts are taken apart into words; raise it when that changes
 SIGNATURES = "signatures"  # the kind of artifact
 
 
@@ -27,7 +28,7 @@ def remember(config: SketchConfig, context: StepContext) -> Outcome:
 def sketch_of(config: SketchConfig) -> dict[str, Any]:
     """What two sketches must have in common to be compared."""
     bands = choose_bands(config.permutations, config.least_threshold, config.recall)
-    settings = {"ngram": config.ngram, "permutations": config.permutations, "seed": config.seed}
+    settings = {"words": WORDS, "ngram": config.ngram, "permutations": config.permutations, "seed": config.seed}
     languages = {name: rule.ngram for name, rule in sorted(config.languages.items()) if rule.ngram}
     return {**settings, "bands": bands.count, "rows": bands.rows, "languages": languages}
 
@@ -43,9 +44,9 @@ def recall_shards(remembered: Sequence[Artifact], config: SketchConfig) -> list[
     for artifact in remembered:
         found = artifact.manifest.details["sketch"]
         for name, value in wanted.items():
-            if found[name] != value:
+            if found.get(name, 1) != value:
                 raise UserError(
-                    f"needs: {artifact.name} was made with {name} = {found[name]}, this step has {value}; "
+                    f"needs: {artifact.name} was made with {name} = {found.get(name, 1)}, this step has {value}; "
                     "give both the same ngram, permutations, seed, threshold and recall"
                 )
         rows = artifact.manifest.details["shards"]

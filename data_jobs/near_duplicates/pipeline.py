@@ -74,9 +74,10 @@ def _facts(files: np.ndarray, shards: Sequence[SignedShard], output: ArtifactWri
     for number, shard in enumerate(shards):
         mine = files[(files >= bases[number]) & (files < bases[number + 1])]
         if len(mine):
-            table = verification.prepared(shard, ["row", *verification.FACTS], output)
+            columns = [*verification.FACTS, verification.NORMAL]
+            table = verification.prepared(shard, ["row", *columns], output)
             at = np.searchsorted(table["row"].to_numpy(), mine - bases[number])
-            rows = table.select(verification.FACTS).take(pa.array(at)).to_pylist()
+            rows = table.select(columns).take(pa.array(at)).to_pylist()
             remembered = {"remembered": shard.known is not None}
             facts.update((file, {**row, **remembered}) for file, row in zip(mine.tolist(), rows, strict=True))
     return facts
@@ -156,5 +157,5 @@ def _decision(mine: dict[str, Any], kept: dict[str, Any], score: float, stage: s
     survivor = f"{kept['repo_name']}/{kept['path']}"
     if mine["id"] == kept["id"]:
         return {"stage": stage, "reason": EXACT, "detail": f"same bytes as {survivor}"}
-    reason = NORMALIZED if score == 1.0 else NEAR
+    reason = NORMALIZED if mine[verification.NORMAL] == kept[verification.NORMAL] else NEAR
     return {"stage": stage, "reason": reason, "detail": f"Jaccard {score:.3f} with {survivor}"}

@@ -10,6 +10,7 @@ import pyarrow as pa
 from data_jobs.near_duplicates.arrays import load_rows, save_array
 from data_jobs.near_duplicates.config import SketchConfig, choose_bands
 from data_jobs.near_duplicates.kernel import Texts, sign
+from data_jobs.near_duplicates.reading import reading_of
 from data_jobs.shards import map_shards
 from starloom.artifact import Artifact, ArtifactWriter
 from starloom.decisions import surviving
@@ -69,7 +70,7 @@ def _sign_shard(
 ) -> SignedShard:
     written = f"{FOLDER}/{name}.npy"
     done = output.exists(written)
-    table = collected.read_table(data_file(name), ["source", "language", *(() if done else ("id", "content"))])
+    table = collected.read_table(data_file(name), ["source", "language", *(() if done else ("id", "kind", "content"))])
     rows = table.num_rows
     alive = np.flatnonzero(surviving(name, rows, earlier))
     if len(alive) < rows:
@@ -85,17 +86,18 @@ def _sign_shard(
 def _signatures(table: pa.Table, alive: np.ndarray, config: SketchConfig) -> np.ndarray:
     """uint64 [fields and bands, files]; hashes do not compress, so they are stored as they are."""
     bands = choose_bands(config.permutations, config.least_threshold, config.recall)
-    ngrams = np.array([config.ngram_of(language) for language in table["language"].to_pylist()], dtype=np.int64)
+    texts = Texts.of(table["content"])
+    reading = reading_of(table, texts, config)
     signatures = sign(
-        Texts.of(table["content"]),
-        ngram=ngrams,
+        texts,
+        reading,
         count=config.permutations,
         seed=config.seed,
         bands=bands.count,
         rows=bands.rows,
     )
     fields = np.empty((BANDS + bands.count, len(alive)), dtype=np.uint64)
-    fields[ROW], fields[LONG], fields[NORMAL] = alive, signatures.words >= ngrams, signatures.normal
-    fields[EXACT] = [int(one[:16], 16) for one in table["id"].to_pylist()]
+    fields[ROW], fields[LONG], fields[NORMAL] = alive, signatures.words >= reading.ngrams, signatures.normal
+    fields[EXACT] = np.array([int(one[:16], 16) for one in table["id"].to_pylist()], dtype=np.uint64) ^ reading.salts
     fields[BANDS:] = signatures.bands.T
     return fields

@@ -6,13 +6,15 @@ import numpy as np
 import pyarrow as pa
 
 from data_jobs.near_duplicates.config import SketchConfig
-from data_jobs.near_duplicates.kernel import Texts, jaccards, shingle_sets
+from data_jobs.near_duplicates.kernel import Texts, jaccards, normal_hashes, shingle_sets
+from data_jobs.near_duplicates.reading import reading_of
 from data_jobs.near_duplicates.signing import SignedShard, bases_of
 from data_jobs.shards import map_shards
 from starloom.artifact import Artifact, ArtifactWriter
 from starloom.kinds import data_file
 
 SHINGLES = "ngrams"
+NORMAL = "normal"  # column: the hash of the text without its white space
 FACTS = ("id", "repo_name", "path", "licenses", "stars", "source", "language")
 
 
@@ -25,7 +27,7 @@ def prepare_shingles(
 ) -> None:
     """Write facts and n-gram sets of the wanted files, shard by shard; they replace the text from here on.
 
-    One Arrow file a shard, a row a file: `row` in the shard, `FACTS`, and `shingles`, sorted and distinct.
+    One Arrow file a shard, a row a file: `row` in the shard, `FACTS`, `shingles`, sorted and distinct, and `NORMAL`.
 
     `wanted` is int64 [files], ascending.
     """
@@ -36,12 +38,14 @@ def prepare_shingles(
         if output.exists(name):
             return
         rows = _within(wanted, bases, number)
-        table = collected.read_table(data_file(shards[number].name), ["content", *FACTS])
+        table = collected.read_table(data_file(shards[number].name), ["content", "kind", *FACTS])
         facts = table.select(FACTS).take(pa.array(rows)).combine_chunks()
-        ngrams = np.array([config.ngram_of(language) for language in facts["language"].to_pylist()], dtype=np.int64)
-        sets, offsets = shingle_sets(Texts.of(table["content"]), rows, ngrams)
+        texts = Texts.of(table["content"])
+        reading = reading_of(table, texts, config)
+        sets, offsets = shingle_sets(texts, rows, reading)
         shingles = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(sets))
         written = facts.append_column("row", pa.array(rows)).append_column("shingles", shingles)
+        written = written.append_column(NORMAL, pa.array(normal_hashes(texts, rows, reading)))
         with output.create(name) as file, pa.ipc.new_file(file, written.schema) as writer:
             writer.write_table(written)
 

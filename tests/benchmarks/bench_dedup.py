@@ -18,8 +18,12 @@ import numpy as np
 import pyarrow as pa
 from scipy.sparse import csr_matrix
 
+from data_jobs.comments import licence_header
 from data_jobs.near_duplicates import kernel
+from data_jobs.near_duplicates.config import DeduplicateConfig
+from data_jobs.near_duplicates.reading import reading_of
 from starloom.artifact import Artifact
+from starloom.schema import CORPUS
 from starloom.step import run_step
 from tests.benchmarks.code_corpus import code_corpus
 from tests.benchmarks.harness import best_seconds, cores, ensure_environment, finish, table
@@ -89,8 +93,8 @@ def texts_of(source: Artifact, limit: int | None = None) -> pa.ChunkedArray:
 def signature_speed(source: Artifact) -> tuple[float, float]:
     """MB/s of one core: our kernel, and datasketch's `update_batch` over the same hashed shingles."""
     texts = kernel.Texts.of(texts_of(source))
-    megabytes = len(texts.data) / 1e6
-    ours = best_seconds(lambda: kernel.sign(texts, ngram=NGRAM, count=PERMUTATIONS, seed=1, bands=42, rows=6))
+    megabytes, plain = len(texts.data) / 1e6, kernel.Reading.plain(texts, NGRAM)
+    ours = best_seconds(lambda: kernel.sign(texts, plain, count=PERMUTATIONS, seed=1, bands=42, rows=6))
     from datasketch import MinHash
 
     few = min(300, len(texts))
@@ -106,9 +110,11 @@ def signature_speed(source: Artifact) -> tuple[float, float]:
     return megabytes / ours, sum(map(len, contents)) / 1e6 / best_seconds(theirs, repeats=1)
 
 
-def brute_force(texts: kernel.Texts) -> set[tuple[int, int]]:
+def brute_force(rows: list[dict[str, Any]]) -> set[tuple[int, int]]:
     """All pairs with Jaccard at least the threshold, from the full matrix of shared n-grams."""
-    sets, offsets = kernel.shingle_sets(texts, np.arange(len(texts)), NGRAM)
+    table = pa.Table.from_pylist(rows, schema=CORPUS)
+    texts = kernel.Texts.of(table["content"])
+    sets, offsets = kernel.shingle_sets(texts, np.arange(len(texts)), reading_of(table, texts, DeduplicateConfig()))
     _, columns = np.unique(sets, return_inverse=True)
     matrix = csr_matrix((np.ones(len(sets), np.int32), columns, offsets))
     sizes = np.diff(offsets)
@@ -136,7 +142,7 @@ def recall_and_precision(source: Artifact) -> tuple[float, float, int, int]:
         ray.shutdown()
         clusters = made.read_table("clusters.parquet").to_pylist()
     cluster_of = {row["path"]: row["cluster"] for row in clusters}
-    pairs = brute_force(kernel.Texts.of(pa.chunked_array([pa.array([r["content"] for r in rows], pa.large_string())])))
+    pairs = brute_force(rows)
     paths = [row["path"] for row in rows]
     found = [
         pair
@@ -149,10 +155,14 @@ def recall_and_precision(source: Artifact) -> tuple[float, float, int, int]:
     return len(found) / len(pairs), len(right) / len(removed), len(pairs), len(removed)
 
 
+# the kernel's words for text without scripts that have no blanks
+WORDS = re.compile(r"\w+|[-+*/%=<>!&|^~?@\u00ac\u00b1\u00d7\u00f7\u2190-\u2194\u2200-\u22ff]+")
+
+
 def _alike(left: str, right: str) -> bool:
     grams = []
     for text in (left, right):
-        words = re.findall(r"[A-Za-z0-9_]+", text)
+        words = WORDS.findall(text[licence_header(text) :])
         grams.append({tuple(words[n : n + NGRAM]) for n in range(len(words) - NGRAM + 1)})
     union = grams[0] | grams[1]
     if not union:

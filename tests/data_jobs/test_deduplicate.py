@@ -6,6 +6,7 @@ import pytest
 from data_jobs import deduplicate
 from data_jobs.near_duplicates.kernel import jaccard, shingle_hashes
 from starloom.artifact import Artifact
+from starloom.records import Part, join_parts
 from starloom.step import run_step
 from tests.data_jobs.corpora import artifact, changed, text
 
@@ -46,6 +47,73 @@ def test_dedup_drops_exact_spaced_and_near_copies_each_with_its_reason(tmp_path:
     }
     assert result.manifest.counts.rows_in == 6
     assert result.manifest.counts.rows_out == 3
+
+
+ZH = [
+    "# 安装指南\n\n本文介绍如何在服务器上安装和配置该软件。首先下载安装包,然后运行安装程序。安装完成后请检查日志文件。\n",
+    "# 菜谱大全\n\n红烧肉的做法如下:先把五花肉切成小块,放入锅中煮熟。然后加入酱油和糖,小火炖一个小时即可。\n",
+]
+BSD = """/* Copyright (c) 2009-2012, Somebody <somebody at gmail dot com>
+ * All rights reserved.
+ *
+ * Redistribution and use in source and binary forms, with or without modification, are permitted provided that the
+ * following conditions are met: Redistributions of source code must retain the above copyright notice, this list of
+ * conditions and the following disclaimer. THIS SOFTWARE IS PROVIDED BY THE COPYRIGHT HOLDERS "AS IS" AND ANY EXPRESS
+ * OR IMPLIED WARRANTIES ARE DISCLAIMED. IN NO EVENT SHALL THE COPYRIGHT OWNER BE LIABLE FOR ANY DAMAGES.
+ */
+
+"""
+HEADERS = [
+    "#ifndef __RAND_H\n#define __RAND_H\nint32_t redisLrand48();\nvoid redisSrand48(int32_t seedval);\n#endif\n",
+    "#ifndef SLOW_H\n#define SLOW_H\nvoid slowlogInit(void);\nvoid slowlogPush(client *c, long long us);\n#endif\n",
+]
+
+
+def test_unrelated_texts_without_blanks_are_no_duplicates_and_alike_ones_are(tmp_path: Path) -> None:
+    long = ZH[0] * 1 + "更多内容请参考官方文档中的相关章节,其中包括常见问题和故障排除方法。\n"
+    rows = [[{"content": ZH[0], "path": "a.md"}, {"content": ZH[1], "path": "b.md"}]]
+    assert dropped(dedup(tmp_path / "a", artifact(tmp_path / "a", "collected", rows))) == {}
+    rows = [[{"content": long, "path": "a.md"}, {"content": long.replace("日志", "记录"), "path": "b.md"}]]
+    assert dropped(dedup(tmp_path / "b", artifact(tmp_path / "b", "collected", rows))) == {(0, 1): "near_duplicate"}
+
+
+def test_licence_header_makes_no_files_alike_and_hides_no_copies(tmp_path: Path) -> None:
+    rows = [[{"content": BSD + header} for header in HEADERS]]
+    assert dropped(dedup(tmp_path / "a", artifact(tmp_path / "a", "collected", rows))) == {}
+    rows = [
+        [{"content": BSD + text(1), "path": "a.c"}, {"content": BSD.replace("2009", "1999") + text(1), "path": "b.c"}]
+    ]
+    assert dropped(dedup(tmp_path / "b", artifact(tmp_path / "b", "collected", rows))) == {(0, 1): "near_duplicate"}
+
+
+def test_kinds_of_record_are_deduplicated_apart(tmp_path: Path) -> None:
+    parts = join_parts([Part("before", ""), Part("message", "Add it"), Part("after", text(1))])
+    rows = [
+        [
+            {"content": text(1), "path": "a.py"},
+            {"content": parts, "kind": "commit", "path": "a.py@1"},
+            {"content": parts, "kind": "commit", "path": "a.py@2"},
+            {"content": text(1), "kind": "notebook", "path": "a.ipynb"},
+        ]
+    ]
+    result = dedup(tmp_path, artifact(tmp_path, "collected", rows))
+    assert dropped(result) == {(0, 2): "exact_duplicate"}
+
+
+def test_operators_tell_files_apart_and_normalized_means_white_space_alone(tmp_path: Path) -> None:
+    plus = "\n".join(f"y_{n} = a_{n} + b_{n} * c_{n}" for n in range(40)) + "\n"
+    quoted = "\n".join(f"call_{n}('x_{n}', y_{n}, z_{n})" for n in range(40)) + "\n"
+    rows = [
+        [
+            {"content": plus, "path": "a.py"},
+            {"content": plus.replace("+", "-"), "path": "b.py"},
+            {"content": quoted, "path": "c.py"},
+            {"content": quoted.replace("'", '"'), "path": "d.py"},
+            {"content": quoted.replace("\n", "\n\n"), "path": "e.py"},
+        ]
+    ]
+    result = dedup(tmp_path, artifact(tmp_path, "collected", rows))
+    assert dropped(result) == {(0, 3): "near_duplicate", (0, 4): "normalized_duplicate"}
 
 
 def test_dedup_looks_only_at_rows_that_earlier_decisions_left(tmp_path: Path) -> None:
