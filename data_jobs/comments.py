@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 HEADER_CHARACTERS = 20_000  # no header is longer
-_LICENCE = re.compile(r"licen[cs]e|copyright|\(c\)|©|spdx-|permission is hereby|redistribution and use", re.IGNORECASE)
+LICENCE_WORDS = ("license", "licence", "copyright", "(c)", "©", "spdx-", "permission is", "redistribution and use")
 # a first line that is no comment of the author's: #!, an encoding, <?php, <?xml ...?>, @charset
 _OPENING = re.compile(r"\ufeff?(?:#![^\n]*\n|<\?(?:php|xml)[^\n]*\n|(?:#|//|%|;)?[ \t]{0,40}-\*-[^\n]*\n|[ \t]*\n)*")
 _BLOCKS = (
@@ -28,6 +28,10 @@ _BLOCKS = (
 )
 # quotes, stars and dots begin code and prose too: they count before a blank alone
 _LINES = ("//", "#", "--", ";", "%", "! ", "' ", "*>", "dnl ", "REM ", "rem ", "@c ", '.\\"', '" ', "C ", "* ", ".. ")
+_BLOCKS_BY_FIRST = {
+    first: tuple(pair for pair in _BLOCKS if pair[0][0] == first) for first in {o[0] for o, _ in _BLOCKS}
+}
+_LINES_BY_FIRST = {first: tuple(mark for mark in _LINES if mark[0] == first) for first in {m[0] for m in _LINES}}
 
 
 def opening_comment(text: str) -> int:
@@ -43,7 +47,15 @@ def licence_header(text: str) -> int:
 
     What stands there is the same in thousands of files that have nothing else in common.
     """
-    return max((end for start, end in _comments(text) if _LICENCE.search(text, start, end)), default=0)
+    lowered = text[:HEADER_CHARACTERS].lower()
+    if len(lowered) != min(len(text), HEADER_CHARACTERS):
+        lowered = text[:HEADER_CHARACTERS]  # letters that are two in lower case: places must stay
+    licensed = 0
+    for start, end in _comments(text):
+        comment = lowered[start:end]
+        if any(word in comment for word in LICENCE_WORDS):
+            licensed = end
+    return licensed
 
 
 def _comments(text: str) -> Iterator[tuple[int, int]]:
@@ -62,7 +74,7 @@ def _comments(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _block(text: str, at: int) -> int | None:
-    for opening, closing in _BLOCKS:
+    for opening, closing in _BLOCKS_BY_FIRST.get(text[at], ()):
         if text.startswith(opening, at):
             end = text.find(closing, at + len(opening), at + HEADER_CHARACTERS)
             return None if end < 0 else end + len(closing)
@@ -70,7 +82,7 @@ def _block(text: str, at: int) -> int | None:
 
 
 def _lines(text: str, at: int) -> int | None:
-    mark = next((mark for mark in _LINES if text.startswith(mark, at)), None)
+    mark = next((mark for mark in _LINES_BY_FIRST.get(text[at], ()) if text.startswith(mark, at)), None)
     if mark is None:
         return None
     while text.startswith(mark, at):

@@ -31,3 +31,15 @@ def load_rows(name: str, rows: Sequence[int], home: Artifact | ArtifactWriter) -
             file.seek(start + row * width)
             found.append(np.frombuffer(file.read(width), dtype=dtype))
     return found
+
+
+def load_slice(name: str, start: int, stop: int, output: ArtifactWriter) -> np.ndarray:
+    """Elements [start, stop) along the first axis of an array that `save_array` wrote, without reading the others."""
+    with output.open_file(name) as file:
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        width = dtype.itemsize * int(np.prod(shape[1:], dtype=np.int64))
+        stop = min(stop, shape[0])
+        file.seek(file.tell() + start * width)
+        content = file.read(max(0, stop - start) * width)
+    return np.frombuffer(content, dtype=dtype).reshape(-1, *shape[1:])

@@ -10,20 +10,26 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_jobs.near_duplicates.arrays import load_array, save_array
-from data_jobs.near_duplicates.signing import BANDS, EXACT, LONG, NORMAL, SignedShard, read_fields
+from data_jobs.near_duplicates.signing import BANDS, EXACT, LONG, NORMAL, SignedShard, bases_of, read_fields
 from data_jobs.shards import map_shards
 from starloom.artifact import ArtifactWriter
 
 EDGES = ".edges"
+PAIRS, COPIED, WANTED = (f"{EDGES}/{name}.npy" for name in ("pairs", "copied", "wanted"))
 _COPIES = range(0)  # no band: the hashes of the whole text
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Pairs int64 [pairs, 2], first < second, sorted and distinct."""
+    """How many pairs there are, and the shards with files in them.
 
-    copies: np.ndarray  # equal bytes, or short and equal but for white space: alike without a look at n-grams
-    similar: np.ndarray  # to be verified
+    The pairs are in `PAIRS`, int64 [pairs, 2], first < second, sorted and distinct; `COPIED`, bool [pairs], has those
+    that are alike without a look at n-grams (equal bytes, or short and equal but for white space); `WANTED`, int64
+    [files], ascending, has their files.
+    """
+
+    pairs: int
+    shards: tuple[int, ...]
 
 
 def find_candidates(
@@ -51,10 +57,30 @@ def find_candidates(
 
     chunks = [range(first, min(first + bands_per_task, bands)) for first in range(0, bands, bands_per_task)]
     map_shards([_COPIES, *chunks], work, name="candidates")
-    return Candidates(
-        copies=load_array(_edges_of(_COPIES), output),
-        similar=distinct_pairs([load_array(_edges_of(chunk), output) for chunk in chunks]),
-    )
+    (found,) = map_shards([chunks], lambda several: _merge(several, shards, output), name="merge")
+    return Candidates(*found)
+
+
+def _merge(
+    chunks: Sequence[range], shards: Sequence[SignedShard], output: ArtifactWriter
+) -> tuple[int, tuple[int, ...]]:
+    """All pairs together, chunk by chunk: no more than the pairs so far and one chunk's are in memory."""
+    copies = load_array(_edges_of(_COPIES), output)
+    pairs = copies
+    for chunk in chunks:
+        pairs = distinct_pairs([pairs, load_array(_edges_of(chunk), output)])
+    wanted = np.unique(pairs)
+    save_array(pairs, PAIRS, output)
+    save_array(_contained(pairs, copies), COPIED, output)
+    save_array(wanted, WANTED, output)
+    numbers = np.unique(np.searchsorted(bases_of(shards), wanted, side="right") - 1)
+    return len(pairs), tuple(numbers.tolist())
+
+
+def _contained(pairs: np.ndarray, some: np.ndarray) -> np.ndarray:
+    width = int(max(pairs.max(initial=0), some.max(initial=0))) + 1
+    mask: np.ndarray = np.isin(pairs[:, 0] * width + pairs[:, 1], some[:, 0] * width + some[:, 1])
+    return mask
 
 
 def _edges_of(chunk: range) -> str:

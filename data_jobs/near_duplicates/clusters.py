@@ -20,6 +20,17 @@ class ClusterMember:
     via: int
 
 
+def labels_of(pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The files of pairs int64 [pairs, 2], ascending, and the least file in each one's component; int64 [files]."""
+    files, ends = np.unique(pairs, return_inverse=True)
+    ends = ends.reshape(pairs.shape)
+    graph = coo_matrix((np.ones(len(ends), np.int8), (ends[:, 0], ends[:, 1])), shape=(len(files), len(files)))
+    count, labels = connected_components(graph, directed=False)
+    least = np.full(count, np.iinfo(np.int64).max)
+    np.minimum.at(least, labels, files)
+    return files, least[labels]
+
+
 def components(pairs: np.ndarray) -> list[np.ndarray]:
     """The files of every connected component of pairs int64 [pairs, 2]: int64 [files] each, ascending.
 
@@ -27,15 +38,10 @@ def components(pairs: np.ndarray) -> list[np.ndarray]:
     """
     if not len(pairs):
         return []
-    files, ends = np.unique(pairs, return_inverse=True)
-    ends = ends.reshape(pairs.shape)
-    size = len(files)
-    graph = coo_matrix((np.ones(len(ends), np.int8), (ends[:, 0], ends[:, 1])), shape=(size, size))
-    _, labels = connected_components(graph, directed=False)
-    order = np.lexsort((np.arange(size), labels))
+    files, labels = labels_of(pairs)
+    order = np.lexsort((files, labels))
     cuts = np.flatnonzero(np.diff(labels[order])) + 1
-    groups = [files[group] for group in np.split(order, cuts)]
-    return sorted(groups, key=lambda group: int(group[0]))
+    return [files[group] for group in np.split(order, cuts)]
 
 
 def resolve(pairs: np.ndarray, preference: Preference, *, strict: bool) -> list[list[ClusterMember]]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from data_jobs.near_duplicates.config import SketchConfig, choose_bands
-from data_jobs.near_duplicates.signing import SignedShard, read_fields, sign_shards
+from data_jobs.near_duplicates.signing import SignedShard, read_fields, sign_shards, signed_rows
 from data_jobs.near_duplicates.verification import prepare_shingles
 from starloom.artifact import Artifact
 from starloom.errors import UserError
@@ -20,7 +20,9 @@ def remember(config: SketchConfig, context: StepContext) -> Outcome:
     collected, output = context.only(Collected.kind), context.output
     shards = sign_shards(shard_names(collected), collected, context.every(Decisions.kind), config, output)
     files, _ = read_fields(shards, [], output)
-    prepare_shingles(files, shards, collected, config, output)
+    prepare_shingles(
+        range(len(shards)), lambda number: signed_rows(shards[number], output), shards, collected, config, output
+    )
     rows = {shard.name: shard.rows for shard in shards if shard.alive}
     return Outcome(len(files), len(files), details={"sketch": sketch_of(config), "shards": rows})
 

@@ -1,17 +1,15 @@
 """How the rows of a shard are read for n-grams: past their licence header, by language, each kind of record apart."""
 
-import re
-
 import numpy as np
 import pyarrow as pa
 import xxhash
 
-from data_jobs.comments import licence_header
+from data_jobs.comments import LICENCE_WORDS, licence_header
 from data_jobs.near_duplicates.config import SketchConfig
 from data_jobs.near_duplicates.kernel import Reading, Texts
 
 HEADER_BYTES = 8192  # of a file, in which a licence header is looked for
-_LICENCE = re.compile(rb"licen[cs]e|copyright|spdx-|permission is", re.IGNORECASE)
+_WORDS = tuple(word.encode() for word in LICENCE_WORDS)
 COLUMNS = ("content", "language", "kind")  # what `reading_of` needs
 
 
@@ -36,7 +34,8 @@ def salt_of(kind: str) -> int:
 def _header_bytes(texts: Texts, number: int) -> int:
     start, end = int(texts.offsets[number]), int(texts.offsets[number + 1])
     head = texts.data[start : min(end, start + HEADER_BYTES)].tobytes()
-    if not _LICENCE.search(head):
+    lowered = head.lower()
+    if not any(word in lowered for word in _WORDS):
         return 0
     plain = head.decode("utf-8", "ignore")
     return len(plain[: licence_header(plain)].encode())

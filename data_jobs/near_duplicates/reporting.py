@@ -5,11 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from data_jobs.near_duplicates.clusters import ClusterMember
+from data_jobs.near_duplicates.deciding import LARGEST, GroupCount
 from data_jobs.near_duplicates.signing import SignedShard
-
-LARGEST = 20
-EXAMPLES = 3
 
 
 @dataclass(frozen=True)
@@ -20,19 +17,18 @@ class Report:
     alarms: tuple[str, ...]
 
 
-def report(
-    shards: Sequence[SignedShard],
-    clusters: Sequence[Sequence[ClusterMember]],
-    facts: Mapping[int, Mapping[str, Any]],
-    alarm_share: float,
-) -> Report:
+def report(shards: Sequence[SignedShard], counts: Sequence[GroupCount], alarm_share: float) -> Report:
     """Count what was dropped against all files that came in."""
-    members = [member for cluster in clusters for member in cluster if member.file != member.survivor]
-    dropped = [facts[member.file] for member in members if not facts[member.file]["remembered"]]
-    sources = _losses([shard.sources for shard in shards], Counter(row["source"] or "" for row in dropped))
-    languages = _losses([shard.languages for shard in shards], Counter(row["language"] or "" for row in dropped))
-    sizes = Counter(len(cluster) for cluster in clusters)
-    largest = sorted(clusters, key=lambda cluster: (-len(cluster), cluster[0].survivor))[:LARGEST]
+    sizes: Counter[int] = Counter()
+    dropped: dict[str, Counter[str]] = {"sources": Counter(), "languages": Counter()}
+    for count in counts:
+        sizes.update(count.sizes)
+        dropped["sources"].update(count.sources)
+        dropped["languages"].update(count.languages)
+    sources = _losses([shard.sources for shard in shards], dropped["sources"])
+    languages = _losses([shard.languages for shard in shards], dropped["languages"])
+    several = (cluster for count in counts for cluster in count.largest)
+    largest = sorted(several, key=lambda cluster: (-cluster.files, cluster.survivor_number))[:LARGEST]
     alarms = tuple(
         f"source {name or 'without a name'} loses {loss['dropped']:,} of {loss['files']:,} files as duplicates"
         for name, loss in sources.items()
@@ -43,11 +39,7 @@ def report(
         "sources": sources,
         "languages": languages,
         "largest": [
-            {
-                "files": len(cluster),
-                "survivor": _name(facts[cluster[0].survivor]),
-                "examples": [_name(facts[m.file]) for m in cluster if m.file != m.survivor][:EXAMPLES],
-            }
+            {"files": cluster.files, "survivor": cluster.survivor, "examples": list(cluster.examples)}
             for cluster in largest
         ],
         "alarms": list(alarms),
@@ -60,7 +52,3 @@ def _losses(counted: Sequence[Mapping[str, int]], dropped: Counter[str]) -> dict
     for counts in counted:
         files.update(counts)
     return {name: {"files": files[name], "dropped": dropped[name]} for name in sorted(files)}
-
-
-def _name(facts: Mapping[str, Any]) -> str:
-    return f"{facts['repo_name']}/{facts['path']}"

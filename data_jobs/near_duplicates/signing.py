@@ -65,6 +65,13 @@ def read_fields(
     return np.concatenate(numbers), [np.concatenate([part[n + 1] for part in parts]) for n in range(len(fields))]
 
 
+def signed_rows(shard: SignedShard, output: ArtifactWriter) -> np.ndarray:
+    """The rows of a shard that are signed, int64 [rows], ascending."""
+    (rows,) = load_rows(f"{FOLDER}/{shard.name}.npy", [ROW], shard.home(output))
+    signed: np.ndarray = rows.astype(np.int64)
+    return signed
+
+
 def _sign_shard(
     name: str, collected: Artifact, earlier: Sequence[Artifact], config: SketchConfig, output: ArtifactWriter
 ) -> SignedShard:

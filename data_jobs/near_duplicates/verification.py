@@ -1,11 +1,14 @@
 """Stage 3: the exact Jaccard similarity of every candidate pair, on the same n-grams as the signatures."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
-from data_jobs.near_duplicates.config import SketchConfig
+from data_jobs.near_duplicates.arrays import load_array, load_slice, save_array
+from data_jobs.near_duplicates.candidates import COPIED, PAIRS, WANTED
+from data_jobs.near_duplicates.config import DeduplicateConfig, SketchConfig
 from data_jobs.near_duplicates.kernel import Texts, jaccards, normal_hashes, shingle_sets
 from data_jobs.near_duplicates.reading import reading_of
 from data_jobs.near_duplicates.signing import SignedShard, bases_of
@@ -13,31 +16,31 @@ from data_jobs.shards import map_shards
 from starloom.artifact import Artifact, ArtifactWriter
 from starloom.kinds import data_file
 
-SHINGLES = "ngrams"
+SHINGLES, VERIFIED = "ngrams", ".verified"
 NORMAL = "normal"  # column: the hash of the text without its white space
 FACTS = ("id", "repo_name", "path", "licenses", "stars", "source", "language")
 
 
 def prepare_shingles(
-    wanted: np.ndarray,
+    numbers: Sequence[int],
+    rows_of: Callable[[int], np.ndarray],
     shards: Sequence[SignedShard],
     collected: Artifact,
     config: SketchConfig,
     output: ArtifactWriter,
 ) -> None:
-    """Write facts and n-gram sets of the wanted files, shard by shard; they replace the text from here on.
+    """Write facts and n-gram sets of some files of the numbered shards; they replace the text from here on.
 
     One Arrow file a shard, a row a file: `row` in the shard, `FACTS`, `shingles`, sorted and distinct, and `NORMAL`.
 
-    `wanted` is int64 [files], ascending.
+    `rows_of` tells, in the task, the rows of a shard that are wanted, int64 [rows], ascending.
     """
-    bases = bases_of(shards)
 
     def work(number: int) -> None:
         name = f"{SHINGLES}/{shards[number].name}.arrow"
         if output.exists(name):
             return
-        rows = _within(wanted, bases, number)
+        rows = rows_of(number)
         table = collected.read_table(data_file(shards[number].name), ["content", "kind", *FACTS])
         facts = table.select(FACTS).take(pa.array(rows)).combine_chunks()
         texts = Texts.of(table["content"])
@@ -49,8 +52,13 @@ def prepare_shingles(
         with output.create(name) as file, pa.ipc.new_file(file, written.schema) as writer:
             writer.write_table(written)
 
-    concerned = np.unique(np.searchsorted(bases, wanted, side="right") - 1).tolist()
-    map_shards([number for number in concerned if shards[number].known is None], work, name="shingle")
+    map_shards([number for number in numbers if shards[number].known is None], work, name="shingle")
+
+
+def wanted_rows(shards: Sequence[SignedShard], output: ArtifactWriter) -> Callable[[int], np.ndarray]:
+    """The rows of a shard that are in any candidate pair."""
+    bases = bases_of(shards)
+    return lambda number: _within(load_array(WANTED, output), bases, number)
 
 
 def prepared(shard: SignedShard, columns: Sequence[str], output: ArtifactWriter) -> pa.Table:
@@ -61,17 +69,41 @@ def prepared(shard: SignedShard, columns: Sequence[str], output: ArtifactWriter)
         return pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(included_fields=wanted)).read_all()
 
 
-def similarities(
-    pairs: np.ndarray, shards: Sequence[SignedShard], output: ArtifactWriter, *, edges_per_task: int
-) -> np.ndarray:
-    """Jaccard similarity of each pair, float64; `prepare_shingles` must have seen the files."""
-    starts = list(range(0, len(pairs), edges_per_task))
+@dataclass(frozen=True)
+class Verified:
+    """How many pairs are alike enough, and the starts of the files with them (`edges_file`, `scores_file`)."""
 
-    def work(start: int) -> np.ndarray:
-        return _similar(pairs[start : start + edges_per_task], shards, output)
+    pairs: int
+    starts: tuple[int, ...]
 
-    parts = map_shards(starts, work, name="verify")
-    return np.concatenate([np.empty(0), *parts])
+
+def verify(pairs: int, shards: Sequence[SignedShard], config: DeduplicateConfig, output: ArtifactWriter) -> Verified:
+    """Hold the candidate pairs against each other; `prepare_shingles` must have seen their files."""
+    step = config.edges_per_task
+
+    def work(start: int) -> int:
+        if output.exists(scores_file(start)):
+            return len(load_array(scores_file(start), output))
+        some = load_slice(PAIRS, start, start + step, output)
+        scores = similarities(some, shards, output)
+        scores[load_slice(COPIED, start, start + step, output)] = 1.0
+        alike = scores >= thresholds(some, shards, config, output)
+        save_array(some[alike], edges_file(start), output)
+        save_array(scores[alike], scores_file(start), output)
+        return int(alike.sum())
+
+    starts = tuple(range(0, pairs, step))
+    return Verified(sum(map_shards(starts, work, name="verify")), starts)
+
+
+def edges_file(start: int) -> str:
+    """Where the verified ones of the pairs from `start` on are, int64 [pairs, 2]."""
+    return f"{VERIFIED}/edges-{start:012d}.npy"
+
+
+def scores_file(start: int) -> str:
+    """Where their Jaccard similarities are, float64 [pairs]."""
+    return f"{VERIFIED}/scores-{start:012d}.npy"
 
 
 def thresholds(
@@ -99,7 +131,8 @@ def _within(files: np.ndarray, bases: np.ndarray, number: int) -> np.ndarray:
     return rows
 
 
-def _similar(pairs: np.ndarray, shards: Sequence[SignedShard], output: ArtifactWriter) -> np.ndarray:
+def similarities(pairs: np.ndarray, shards: Sequence[SignedShard], output: ArtifactWriter) -> np.ndarray:
+    """Jaccard similarity of each of the pairs int64 [pairs, 2], float64 [pairs]."""
     bases = bases_of(shards)
     files, places = np.unique(pairs, return_inverse=True)
     sets, lengths = [np.empty(0, np.uint64)], [np.zeros(1, np.int64)]

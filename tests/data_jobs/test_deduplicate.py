@@ -50,7 +50,7 @@ def test_dedup_drops_exact_spaced_and_near_copies_each_with_its_reason(tmp_path:
 
 
 ZH = [
-    "# 安装指南\n\n本文介绍如何在服务器上安装和配置该软件。首先下载安装包,然后运行安装程序。安装完成后请检查日志文件。\n",
+    "# 安装指南\n\n本文介绍如何在服务器上安装和配置该软件。首先下载安装包,然后运行安装程序。完成后请检查日志文件。\n",
     "# 菜谱大全\n\n红烧肉的做法如下:先把五花肉切成小块,放入锅中煮熟。然后加入酱油和糖,小火炖一个小时即可。\n",
 ]
 BSD = """/* Copyright (c) 2009-2012, Somebody <somebody at gmail dot com>
@@ -70,7 +70,7 @@ HEADERS = [
 
 
 def test_unrelated_texts_without_blanks_are_no_duplicates_and_alike_ones_are(tmp_path: Path) -> None:
-    long = ZH[0] * 1 + "更多内容请参考官方文档中的相关章节,其中包括常见问题和故障排除方法。\n"
+    long = ZH[0] + "更多内容请参考官方文档中的相关章节,其中包括常见问题和故障排除方法。\n"
     rows = [[{"content": ZH[0], "path": "a.md"}, {"content": ZH[1], "path": "b.md"}]]
     assert dropped(dedup(tmp_path / "a", artifact(tmp_path / "a", "collected", rows))) == {}
     rows = [[{"content": long, "path": "a.md"}, {"content": long.replace("日志", "记录"), "path": "b.md"}]]

@@ -9,14 +9,23 @@ from typing import Any
 import pytest
 
 from data_jobs import deduplicate, pack, train_tokenizer
-from data_jobs.near_duplicates import candidates, pipeline, signing, verification
+from data_jobs.near_duplicates import candidates, connecting, deciding, signing, verification
 from data_jobs.shards import map_shards
 from starloom.artifact import Artifact
 from starloom.step import run_step
 from tests.data_jobs.corpora import artifact, changed, text
 
 pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.slow]
-STAGES = {"sign": signing, "candidates": candidates, "shingle": verification, "verify": verification}
+STAGES = {
+    "sign": signing,
+    "candidates": candidates,
+    "merge": candidates,
+    "shingle": verification,
+    "verify": verification,
+    "connect": connecting,
+    "decide": deciding,
+    "decisions": deciding,
+}
 
 
 def corpus(root: Path) -> Artifact:
@@ -108,7 +117,7 @@ def test_run_that_stops_while_it_connects_pairs_ends_with_the_same_bytes(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "resolve", stopped)
+        patch.setattr(connecting, "connect", stopped)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "again", collected)
     assert not list((tmp_path / "again").rglob("clusters.parquet"))
