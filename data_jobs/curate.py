@@ -10,7 +10,14 @@ import pyarrow.compute as pc
 
 from data_jobs.corpus.card import CardFacts, render_card
 from data_jobs.corpus.edits import edited
-from data_jobs.corpus.funnel import ShardTotals, funnel_of, merged_facets, totals_of
+from data_jobs.corpus.funnel import (
+    LicenseLosses,
+    ShardTotals,
+    add_examples,
+    funnel_of,
+    merged_facets,
+    totals_of,
+)
 from data_jobs.shards import map_shards
 from starloom.artifact import Artifact, ArtifactWriter
 from starloom.config import Config
@@ -92,8 +99,12 @@ def _write_summary(
         edits.update(view.edit_counts())
         found = view.clusters(["cluster"])
         clusters += len(pc.unique(found["cluster"])) if found is not None else 0
+    losses, examples = LicenseLosses(), dict[str, list[str]]()
+    for total in totals:
+        losses.add(total.license_losses)
+        add_examples(examples, total.kept_examples)
     facets = (sizes["language"], sizes["license"], sizes["source"], sizes["kind"])
-    output.write_text(Corpus.CARD, render_card(CardFacts(funnel, *facets, edits, clusters)))
+    output.write_text(Corpus.CARD, render_card(CardFacts(funnel, *facets, edits, clusters, examples, losses)))
 
 
 def _merge_dropped(collected: Collected, shards: Sequence[str], output: ArtifactWriter) -> None:
@@ -102,7 +113,7 @@ def _merge_dropped(collected: Collected, shards: Sequence[str], output: Artifact
     output.write_tables(DROPPED_FILE, DROPPED, itertools.chain(before, output.tables(f"{_WORK}/{s}" for s in shards)))
 
 
-STEP = Step(config=CurateConfig, run=run, produces=Corpus.kind, version=3)
+STEP = Step(config=CurateConfig, run=run, produces=Corpus.kind, version=4)
 
 if __name__ == "__main__":
     main(STEP)

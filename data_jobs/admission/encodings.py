@@ -150,7 +150,8 @@ def _latin(letters: frozenset[str]) -> Callable[[str, str], float]:
                 good += character in _INSIDE or not (before.isalpha() and after.isalpha())
         # in a language that is written in Latin letters most of them are those of ASCII
         words = "".join(word for word in _WORD.findall(text) if not word.isascii())
-        if sum(character >= "\x80" for character in words) * 2 > len(words):
+        few = letters is _WESTERN and len(words) <= 2  # 'é' alone
+        if not few and sum(character >= "\x80" for character in words) * 2 > len(words):
             return 0.0
         return good / high if high else 0.0
 

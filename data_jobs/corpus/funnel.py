@@ -1,8 +1,8 @@
 """What came in, what each stage dropped, what is left: counted shard by shard, then added up."""
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,8 @@ from starloom.kinds import Stage
 
 # what the card counts the corpus by, and the column that says it
 FACETS = {"language": "language", "license": "licenses", "source": "source", "kind": "kind"}
+LICENSE_REASONS = ("license", "no_license")  # of `data_jobs.policy`
+EXAMPLES = 10
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,30 @@ class ShardTotals:
     dropped_bytes: Counter[str]  # stage -> bytes
     files_by: dict[str, Counter[str]]  # facet ("language", "source", "kind", "license") -> value -> files
     bytes_by: dict[str, Counter[str]]
+    kept_examples: dict[str, list[str]]  # licence -> some files under it, and what tells it
+    license_losses: "LicenseLosses"
+
+
+@dataclass
+class LicenseLosses:
+    """What the licence policy dropped: files by licence and by repository, and some files of each with the evidence."""
+
+    licenses: Counter[str] = field(default_factory=Counter)
+    repositories: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, other: "LicenseLosses") -> None:
+        """Take in what another shard lost; of examples the first ones stay."""
+        self.licenses.update(other.licenses)
+        self.repositories.update(other.repositories)
+        add_examples(self.examples, other.examples)
+
+
+def add_examples(mine: dict[str, list[str]], others: Mapping[str, list[str]]) -> None:
+    """Append to each list up to `EXAMPLES`."""
+    for name, some in others.items():
+        held = mine.setdefault(name, [])
+        held += some[: EXAMPLES - len(held)]
 
 
 def totals_of(table: pa.Table, dropped: pa.Table, kept: pa.Table) -> ShardTotals:
@@ -52,7 +78,34 @@ def totals_of(table: pa.Table, dropped: pa.Table, kept: pa.Table) -> ShardTotals
         dropped_bytes=stage_bytes,
         files_by=files_by,
         bytes_by=bytes_by,
+        kept_examples=_kept_examples(kept),
+        license_losses=_license_losses(table, dropped),
     )
+
+
+def _kept_examples(kept: pa.Table) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    columns = (kept[name].to_pylist() for name in ("repo_name", "path", "licenses", "license_source"))
+    for repo_name, path, licenses, source in zip(*columns, strict=True):
+        for name in licenses or [""]:
+            held = found.setdefault(name, [])
+            if len(held) < EXAMPLES:
+                held.append(f"{repo_name}/{path}: {source or 'nothing tells a licence'}")
+    return found
+
+
+def _license_losses(table: pa.Table, dropped: pa.Table) -> LicenseLosses:
+    losses = LicenseLosses()
+    mine = dropped.filter(pc.is_in(dropped["reason"], pa.array(LICENSE_REASONS)))
+    names = table.select(["repo_name", "path"]).take(mine["row"]).to_pylist()
+    for row, reason, detail in zip(names, mine["reason"].to_pylist(), mine["detail"].to_pylist(), strict=True):
+        refused, _, source = detail.partition(" by ") if reason == "license" else ("", "", detail)
+        losses.licenses[refused] += 1
+        losses.repositories[row["repo_name"]] += 1
+        held = losses.examples.setdefault(refused, [])
+        if len(held) < EXAMPLES:
+            held.append(f"{row['repo_name']}/{row['path']}: {source or 'given'}")
+    return losses
 
 
 def merged_facets(totals: Sequence[ShardTotals]) -> dict[str, dict[str, tuple[int, int]]]:

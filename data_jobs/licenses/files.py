@@ -73,4 +73,6 @@ def looks_like_a_licence(content: bytes) -> bool:
 def covered_folder(path: str) -> str:
     """The folder that a licence file speaks for: its own; of ``LICENSES/`` the one that it is in."""
     folder = posixpath.dirname(path)
-    return posixpath.dirname(folder) if posixpath.basename(folder).lower() == "licenses" else folder
+    while posixpath.basename(folder).lower() == "licenses" or folder.endswith((".dist-info", ".egg-info")):
+        folder = posixpath.dirname(folder)  # a wheel's own folder speaks for the whole wheel
+    return folder

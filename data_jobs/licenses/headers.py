@@ -74,11 +74,16 @@ def _lines_from(text: str, at: int) -> Iterator[str]:
         at = end + 1
 
 
-_GNU_GRANT = re.compile(
-    r"(?:under the terms of|licen[cs]ed under|released under|distributed under|covered by)\W[^.]{0,60}?"
-    r"(?:GNU (?P<kind>Affero |Lesser |Library )?(?:General )?Public Licen[cs]e|\b(?P<short>A|L)?GPL\b)",
+_GNU_NAME = re.compile(
+    r"GNU (?P<kind>Affero |Lesser |Library )?(?:General )?Public Licen[cs]e|\b(?P<short>A|L)?GPL(?=\b|v?\d)",
     re.IGNORECASE,
 )
+_GNU_GRANT = re.compile(
+    r"(?:under the terms of|licen[cs]ed under|released under|distributed under|covered by)\W[^.]{0,60}?"
+    r"(?:GNU (?:\w+ )?(?:General )?Public Licen[cs]e|\b[AL]?GPL(?=\b|v?\d))",
+    re.IGNORECASE,
+)
+_OF_OTHERS = re.compile(r"that is|that are|which is|other software|compatible|combin", re.IGNORECASE)
 _GNU_VERSION = re.compile(r"(?:version|v\.?|gpl-?)\s?(\d(?:\.\d)?)", re.IGNORECASE)
 _LATER = re.compile(r"(?:any|or) (?:later|newer)|or \(at your option\) any|\d\+", re.IGNORECASE)
 _NOTICES: tuple[tuple[str, str], ...] = (
@@ -88,9 +93,7 @@ _NOTICES: tuple[tuple[str, str], ...] = (
     (r"eclipse public license,? (?:-? ?v(?:\.|ersion)? ?)?2\.0|eclipse\.org/legal/epl-2\.0", "EPL-2.0"),
     (r"eclipse public license,? (?:-? ?v(?:\.|ersion)? ?)?1\.0|eclipse\.org/legal/epl-v10", "EPL-1.0"),
     (r"common development and distribution license", "CDDL-1.0"),
-    (r"permission is hereby granted, free of charge, to any person obtaining", "MIT"),
     (r"permission to use, copy, modify,? (?:and/or|and) distribute this software for any purpose", "ISC"),
-    (r"this is free and unencumbered software released into the public domain", "Unlicense"),
     (r"boost software license,? (?:-? ?version )?1\.0", "BSL-1.0"),
     (r"server side public license", "SSPL-1.0"),
     (r"business source license", "BUSL-1.1"),
@@ -98,8 +101,14 @@ _NOTICES: tuple[tuple[str, str], ...] = (
     (r"creative ?commons (?:cc )?by 3\.0", "CC-BY-3.0"),
     (r"creative ?commons (?:cc )?by 4\.0", "CC-BY-4.0"),
 )
+_PERMISSIONS = (
+    ("permission is hereby granted, free of charge, to any person obtaining", "MIT"),
+    ("this is free and unencumbered software released into the public domain", "Unlicense"),
+)
 _NOTICE_PATTERNS = tuple((re.compile(pattern), license_id) for pattern, license_id in _NOTICES)
-_WORTH_A_LOOK = re.compile(r"licen[cs]e|permission|redistribut|public domain|proprietary|confidential", re.IGNORECASE)
+_WORTH_A_LOOK = re.compile(
+    r"licen[cs]e|permission|redistribut|public domain|proprietary|confidential|free software|terms", re.IGNORECASE
+)
 
 
 def header_notices(text: str) -> Conjuncts:
@@ -113,10 +122,40 @@ def notices(text: str) -> Conjuncts:
     plain = " ".join(re.sub(r"(?m)^[ \t]*(?:[*#;%!]+|//+|--+|dnl|REM)", " ", text).split())
     lowered = plain.lower()
     found = {license_id for pattern, license_id in _NOTICE_PATTERNS if pattern.search(lowered)}
-    if "redistribution and use in source and binary forms" in lowered:
-        found.add(_bsd(lowered))
+    found |= set(permissions(lowered))
+    either = _EITHER.search(plain)
+    if either and (choices := list(_choices(either[1]))):
+        return conjoined((" OR ".join(sorted(set(choices))),), restrictions(lowered, surely=True))
+    if re.search(r"same terms as (?:the )?perl\b", lowered):
+        found.add("Artistic-1.0-Perl OR GPL-1.0-or-later")
     found |= set(_gnu(plain))
     return tuple(sorted(found | set(restrictions(lowered, surely=True))))
+
+
+def permissions(lowered: str) -> Conjuncts:
+    """The short permissive licences whose own words a text in lower case, white space single, has."""
+    found = {license_id for words, license_id in _PERMISSIONS if words in lowered}
+    if "redistribution and use in source and binary forms" in lowered:
+        found.add(_bsd(lowered))
+    return tuple(sorted(found))
+
+
+_EITHER = re.compile(
+    r"(?:terms of|licen[cs]ed under|under|by) either (?:of )?([^.]{0,300}\bor\b[^;]{0,200})", re.IGNORECASE
+)
+
+
+def _choices(text: str) -> Iterator[str]:
+    """The licences that a sentence lets one choose from."""
+    lowered = text.lower()
+    for word, license_id in (("apache", "Apache-2.0"), ("mit", "MIT"), ("isc", "ISC"), ("mozilla", "MPL-2.0")):
+        if re.search(rf"\b{word}\b", lowered):
+            yield license_id
+    if re.search(r"\bbsd\b", lowered):
+        yield "BSD-3-Clause"
+    named = _GNU_NAME.search(text)
+    if named:
+        yield _gnu_id(text, named)
 
 
 def _bsd(lowered: str) -> str:
@@ -126,9 +165,16 @@ def _bsd(lowered: str) -> str:
 
 
 def _gnu(plain: str) -> Iterator[str]:
-    named = _GNU_GRANT.search(plain)
-    if not named:
-        return
+    for granted in _GNU_GRANT.finditer(plain):
+        # what one may combine with software under the GPL is not itself under it
+        if not _OF_OTHERS.search(plain, max(0, granted.start() - 60), granted.start()):
+            named = _GNU_NAME.search(plain, granted.start())
+            if named:
+                yield _gnu_id(plain, named)
+            return
+
+
+def _gnu_id(plain: str, named: re.Match[str]) -> str:
     kind = (named["kind"] or named["short"] or "").strip().lower()
     family = {"affero": "AGPL", "a": "AGPL", "lesser": "LGPL", "library": "LGPL", "l": "LGPL"}.get(kind, "GPL")
     around = plain[max(0, named.start() - 80) : named.end() + 300]
@@ -136,7 +182,7 @@ def _gnu(plain: str) -> Iterator[str]:
     number = version[1] if version else {"GPL": "1.0", "LGPL": "2.0", "AGPL": "1.0"}[family]
     number = number if "." in number else f"{number}.0"
     later = not version or _LATER.search(around)
-    yield f"{family}-{number}-{'or-later' if later else 'only'}"
+    return f"{family}-{number}-{'or-later' if later else 'only'}"
 
 
 # (name, pattern, whether the words alone are enough in any text)

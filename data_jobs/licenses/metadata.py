@@ -208,13 +208,18 @@ class FileRule:
     override: bool = False  # also where the file itself says something else
 
 
+def is_map(text: str) -> bool:
+    """Whether a licence file is a machine-readable Debian copyright file, wherever it lies."""
+    return re.match(r"\s*Format:\s*\S*copyright-format", text) is not None
+
+
 def file_rules(path: str, text: str) -> Iterator[FileRule]:
     """The rules of a REUSE.toml or of a Debian copyright file; none when it is damaged."""
-    folder = posixpath.dirname(path)
-    if posixpath.basename(path) == "REUSE.toml":
+    folder, name = posixpath.split(path)
+    if name == "REUSE.toml":
         yield from _reuse(folder, text)
     else:
-        yield from _debian(posixpath.dirname(folder), text)
+        yield from _debian(posixpath.dirname(folder) if folder in ("debian", ".reuse") else folder, text)
 
 
 def _reuse(folder: str, text: str) -> Iterator[FileRule]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from data_jobs.licenses.expressions import Conjuncts, conjoined, conjuncts_of
-from data_jobs.licenses.headers import notices, restrictions, spdx_tags
+from data_jobs.licenses.headers import notices, permissions, restrictions, spdx_tags
 
 MIN_SCORE = 0.8  # askalono's Dice score; its own command line takes 0.8 as sure
 SURELY_ALONE = 0.97  # nothing of weight stands beside a text that matches so well
@@ -18,20 +18,16 @@ _COPYRIGHT_LINE = re.compile(r"(?im)^[^\w\n]*(?:copyright|\(c\)|©)[^\n]{0,200}$
 _SAYS_MORE = re.compile(
     r"confidential|proprietary|commercial|licen[cs]e|permi|may |not |rights reserved", re.IGNORECASE
 )
-# texts of which SPDX's template holds more than the file usually does (LGPL-3.0 comes with the GPL in it)
+# texts that are not SPDX's to the letter
 _TITLES = tuple(
     (re.compile(pattern, re.IGNORECASE), license_id)
     for pattern, license_id in (
-        (r"\AGNU LESSER GENERAL PUBLIC LICENSE Version 3\b", "LGPL-3.0-only"),
-        (r"\AGNU AFFERO GENERAL PUBLIC LICENSE Version 3\b", "AGPL-3.0-only"),
-        (r"\AGNU GENERAL PUBLIC LICENSE Version 3\b", "GPL-3.0-only"),
-        (r"\AGNU GENERAL PUBLIC LICENSE Version 2\b", "GPL-2.0-only"),
-        (r"\AGNU (?:LESSER|LIBRARY) GENERAL PUBLIC LICENSE Version 2\.1\b", "LGPL-2.1-only"),
         (r"\AServer Side Public License\b", "SSPL-1.0"),
         (r"\ABusiness Source License 1\.1\b", "BUSL-1.1"),
         (r"\AElastic License 2\.0\b", "Elastic-2.0"),
     )
 )
+_GNU_TITLE = re.compile(r"(?m)^[ \t]*GNU (AFFERO |LESSER |LIBRARY )?GENERAL PUBLIC LICENSE\s+Version (\d(?:\.\d)?)")
 # a variant with its owner's name is nearer to a shortened text than the original: Apache's without its appendix
 _NAMED_VARIANTS = {"Pixar": ("pixar", "Apache-2.0")}
 
@@ -62,6 +58,18 @@ def identify(text: str) -> Identified:
         return Identified(tags, 1.0)
     whole = _match(text)
     sure = restrictions(lowered, surely=True)
+    gnu = {_gnu_of_title(title) for title in _GNU_TITLE.finditer(text)}
+    if gnu:
+        # the titles of these texts are sure, and what stands beside them has customary words
+        score = whole[1] if whole and gnu.issuperset(whole[0]) else MIN_SCORE
+        return Identified(conjoined(tuple(gnu), () if score > SURELY_ALONE else permissions(lowered)), score)
+    if not whole or whole[1] < SURELY_ALONE:
+        sections = [(section, _match(section)) for section in _sections(text)]
+    else:
+        sections = []
+    parts = [found for _, found in sections if found]
+    if whole and len(parts) > 1 and min(score for _, score in parts) > whole[1]:
+        whole = None  # a text of several licences is like none of them, and most like what is as long
     if whole:
         # the words of the licence itself are no restriction beside it; beside a short one others may stand
         others = () if whole[1] > SURELY_ALONE or _is_restrictive(whole[0]) else notices(text)
@@ -69,15 +77,18 @@ def identify(text: str) -> Identified:
         return Identified(conjoined(whole[0], others, added), whole[1])
     titled = next((license_id for pattern, license_id in _TITLES if pattern.search(plain)), None)
     if titled:
-        return Identified((titled,), MIN_SCORE)
-    sections = [(section, _match(section)) for section in _sections(text)]
-    parts = [found for _, found in sections if found]
+        return Identified(conjoined((titled,), sure), MIN_SCORE)
     rest = "\n".join(section for section, found in sections if not found)
     licenses = conjoined(*(found[0] for found in parts), notices(rest), tags)
     if licenses:
         least = min((score for _, score in parts), default=MIN_SCORE)
         return Identified(conjoined(licenses, sure), least)
     return Identified(restrictions(lowered, surely=False), 0.0)
+
+
+def _gnu_of_title(title: re.Match[str]) -> str:
+    family = {"AFFERO": "AGPL", "LESSER": "LGPL", "LIBRARY": "LGPL"}.get((title[1] or "").strip(), "GPL")
+    return f"{family}-{title[2] if '.' in title[2] else title[2] + '.0'}-only"
 
 
 def _is_restrictive(licenses: Conjuncts) -> bool:

@@ -10,7 +10,7 @@ from typing import IO, Any
 
 from data_jobs.licenses.coverage import Claim, Coverage, Covered, Repository
 from data_jobs.licenses.files import covered_folder
-from data_jobs.licenses.metadata import FileRule, declared, file_rules
+from data_jobs.licenses.metadata import FileRule, declared, file_rules, is_map
 from data_jobs.licenses.texts import Identified, identify, text_key
 from data_jobs.sources.entries import LicenseFile
 from starloom.artifact import ArtifactWriter
@@ -43,7 +43,7 @@ class Surveyor:
     def take(self, file: LicenseFile) -> Told | None:
         """What the file says; None where it says nothing."""
         folder = covered_folder(file.path)
-        if file.kind == "map":
+        if file.kind == "map" or is_map(file.text):
             rules = tuple(file_rules(file.path, file.text))
             return Told(file.scope, file.repo_name, rules=rules) if rules else None
         if file.kind == "metadata":

@@ -38,6 +38,7 @@ def reason(path: str, content: bytes | str, **more: Any) -> str:
         ("/* Größe des Puffers, höchstens */\nint size = 10;\n", "latin-1", "cp1252"),
         ("// It’s a “quoted” comment – really…\nint x;\n", "cp1252", "cp1252"),
         ("# 10 µs ± 5 °C\nx = 1\n", "latin-1", "cp1252"),
+        ("x = 'é'\n", "latin-1", "cp1252"),
         ("# Vérifie que l’élément est déjà présent à côté du tableau\nx = 1\n", "cp1252", "cp1252"),
         ("// 日本語のコメントです。変数を初期化する。\nint x;\n", "shift_jis", "cp932"),
         ('print("こんにちは、世界")\n', "shift_jis", "cp932"),

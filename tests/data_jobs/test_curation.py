@@ -105,6 +105,18 @@ def rows(artifact: Artifact, prefix: str = "data/") -> list[dict[str, Any]]:
     return [row for name in artifact.files(prefix) for row in artifact.read_table(name).to_pylist()]
 
 
+def test_card_tells_what_the_licence_policy_left_out_and_by_what_evidence(run: list[Artifact]) -> None:
+    card = run[-1].read_text("card.md")
+    lost = card[card.index("### Files that the licence policy left out") :]
+    assert "| GPL-3.0-only | 1 |" in lost
+    assert "| bob/y | 1 |" in lost
+    assert "#### Left out: GPL-3.0-only\n\n- bob/y/p1.py: given with the parquet" in lost
+    assert "#### Kept: MIT" in lost
+    assert "folder/good.py: LICENSE (1.00)" in lost
+    evidence = run[0].read_table("licenses.parquet").to_pylist()
+    assert {(row["path"], tuple(row["licenses"])) for row in evidence} == {("LICENSE", ("MIT",))}
+
+
 def test_every_file_of_every_source_is_in_the_corpus_or_has_a_reason(run: list[Artifact]) -> None:
     collected, corpus = run[0], run[-1]
     funnel = corpus.read_json("funnel.json")
@@ -123,8 +135,8 @@ def test_reasons_are_the_right_ones(run: list[Artifact]) -> None:
         (row["repo_name"].rsplit("/", 1)[-1], row["path"]): row["reason"] for row in rows(run[-1], "dropped.parquet")
     }
     expected = {
-        ("folder", "latin.py"): "not_utf8",
-        ("folder", "wide.py"): "not_utf8",
+        ("folder", "latin.py"): None,
+        ("folder", "wide.py"): None,
         ("folder", "empty.py"): "empty",
         ("folder", "binary.py"): "binary",
         ("folder", "picture.xyz"): "unknown_language",

@@ -93,6 +93,16 @@ def test_all_tags_of_a_file_hold_wherever_they_stand(text: str, licenses: tuple[
         ("# This file is licensed under the GNU LGPL v2.1\nimport y\n", ("LGPL-2.1-only",)),
         ('// Licensed under the Apache License, Version 2.0 (the "License");\npackage x\n', ("Apache-2.0",)),
         ("/* Copyright Acme. Proprietary and confidential. */\nint x;\n", ("LicenseRef-proprietary",)),
+        (
+            "// This is part of Forge, which may be used under the terms of either the BSD License or the GNU General\n"
+            "// Public License (GPL) Version 2.\nvar x;\n",
+            ("BSD-3-Clause OR GPL-2.0-only",),
+        ),
+        (
+            "# This program is free software; it may be used under the same terms as Perl itself.\nuse strict;\n",
+            ("Artistic-1.0-Perl OR GPL-1.0-or-later",),
+        ),
+        ("# It can be combined with software that is released under the GPL.\nx = 1\n", ()),
         ('"""Counts licences of packages, GPL ones too."""\n', ()),
         ("x = 1\n# This program is free software under the terms of the GNU General Public License\n", ()),
     ],
@@ -222,6 +232,25 @@ def test_texts_beside_each_other_all_hold_unless_metadata_say_how() -> None:
         "GPL-3.0-or-later OR MIT",
     )
     assert covered("a.rs", ("LICENSE", MIT), ("package.json", '{"license": "GPL-3.0-only"}')) == ("GPL-3.0-only", "MIT")
+
+
+COMMON = Path("/usr/share/common-licenses")
+
+
+@pytest.mark.skipif(not COMMON.is_dir(), reason="needs Debian's texts of common licences")
+def test_text_of_two_long_licences_is_not_taken_for_a_third() -> None:
+    bsd, gpl = (COMMON.joinpath(name).read_text(encoding="utf-8") for name in ("BSD", "GPL-2"))
+    rule = f"\n\n{'-' * 60}\n\n"
+    forge = rule.join(["You may use this under the BSD License or the GPL.", bsd, gpl])
+    assert covered("a.js", ("LICENSE", forge)) == ("BSD-3-Clause", "GPL-2.0-only")
+    metadata = ("package.json", '{"license": "(BSD-3-Clause OR GPL-2.0)"}')
+    assert covered("a.js", ("LICENSE", forge), metadata) == ("BSD-3-Clause OR GPL-2.0-only",)
+
+
+def test_metadata_of_a_wheel_speak_for_all_of_it() -> None:
+    metadata = ("x-1.dist-info/METADATA", "Metadata-Version: 2.4\nName: x\nLicense-Expression: MIT\n\nWords\n")
+    assert covered("x/a.py", metadata) == ("MIT",)
+    assert covered("x/a.py", metadata, ("x-1.dist-info/licenses/LICENSE", MIT)) == ("MIT",)
 
 
 def test_library_of_texts_speaks_where_nothing_else_does() -> None:

@@ -19,14 +19,14 @@ from data_jobs import collect, curate, deduplicate, filter, redact
 from starloom.config import validate
 from starloom.step import run_step
 
-code, root, nodes, awaited = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
+code, root, nodes, awaited, least = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4], int(sys.argv[5])
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 100 << 20})
 workers = [cluster.add_node(num_cpus=1, object_store_memory=100 << 20) for _ in range(nodes - 1)]
 ray.init(address=cluster.address, logging_level=logging.WARNING)
 
 def kill_one():
     # as soon as some of the stage's files are there and before all are
-    while len(list(Path(root).glob(awaited))) < 4:
+    while len(list(Path(root).glob(awaited))) < least:
         time.sleep(0.01)
     cluster.remove_node(workers[0], allow_graceful=False)
     print("killed a node at", len(list(Path(root).glob(awaited))), "files", flush=True)
@@ -57,23 +57,28 @@ cluster.shutdown()
 """
 
 
-STAGES = {
-    "collect": "collected/*/data/part-*.parquet",
-    "sign": "duplicates/*/signatures/*.npy",
-    "redact": "personal/*/decisions/part-*.parquet",
+STAGES = {  # files, and how many of them are awaited
+    "list": ("collected/*/.work/inventory/units/*", 1),
+    "collect": ("collected/*/data/part-*.parquet", 4),
+    "filter": ("quality/*/decisions/part-*.parquet", 4),
+    "sign": ("duplicates/*/signatures/*.npy", 4),
+    "connect": ("duplicates/*/.verified/scores-*.npy", 1),  # the task that finds the components comes next
+    "decide": ("duplicates/*/.connected/edges.npy", 1),
+    "redact": ("personal/*/decisions/part-*.parquet", 4),
+    "curate": ("corpus/*/data/part-*.parquet", 4),
 }
 
 
-def curate_on(nodes: int, code: Path, root: Path, awaited: str = "") -> list[str]:
+def curate_on(nodes: int, code: Path, root: Path, awaited: tuple[str, int] = ("", 0)) -> list[str]:
     """The checksums of all files; the project's packages are found through the path, as on a cluster."""
     root.mkdir()
     here = Path(__file__).resolve().parents[2]
     environment = {**os.environ, "PYTHONPATH": f"{here}:{here / 'platform'}", "OMP_NUM_THREADS": "1"}
     environment.pop("RAY_ADDRESS", None)
-    command = [sys.executable, "-c", PROGRAM, str(code), str(root), str(nodes), awaited]
+    command = [sys.executable, "-c", PROGRAM, str(code), str(root), str(nodes), awaited[0], str(awaited[1])]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False, cwd=root)
     assert run.returncode == 0, run.stderr[-3000:]
-    assert ("killed a node at" in run.stdout) == bool(awaited)
+    assert ("killed a node at" in run.stdout) == bool(awaited[0])
     return [line for line in run.stdout.splitlines() if line.startswith("FILE")]
 
 

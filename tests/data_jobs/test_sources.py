@@ -1,23 +1,30 @@
 """Readers of every kind of source, and the damage that they must survive."""
 
+import bz2
 import errno
 import gzip
+import hashlib
+import json
+import lzma
 import os
 import tracemalloc
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
-from data_jobs.sources import walks
+from data_jobs.sources import entries, issues, tables, walks
 from data_jobs.sources.archive import ArchiveSource
-from data_jobs.sources.entries import LicenseFile
+from data_jobs.sources.entries import Item, LicenseFile
 from data_jobs.sources.folder import FolderSource
 from data_jobs.sources.git import GitSource
 from data_jobs.sources.history import Change, GitHistorySource, refusal_of, windowed
 from data_jobs.sources.issues import GitHubIssuesSource
 from data_jobs.sources.names import safe_member
 from data_jobs.sources.tables import JsonLinesSource, ParquetSource
+from starloom import storage
 from starloom.errors import RunError, StorageError, UserError
 from starloom.records import split_parts
 from tests.data_jobs import source_trees as trees
@@ -193,6 +200,117 @@ def test_tar_of_any_compression_is_read_below_its_top_folder(tmp_path: Path, suf
     assert refusals == {}
     evidence = [one for one in trees.listed(source, tmp_path / "spilled") if isinstance(one, LicenseFile)]
     assert [(one.scope, one.path) for one in evidence] == [(str(path), "LICENSE")]
+
+
+def test_archive_is_read_once_whatever_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    members = {f"p/{n}.py": trees.program(f"f{n}", 4000).encode() for n in range(60)}  # 12 MB
+    path = trees.write_tar(tmp_path / "p.tar.gz", members)
+    opened: list[str] = []
+    real = storage.open_file
+
+    def watched(location: str, mode: str = "rb") -> object:
+        opened.append(location)
+        return real(location, mode)
+
+    monkeypatch.setattr(storage, "open_file", watched)
+    units = trees.units_of(ArchiveSource(path=str(path)), tmp_path / "spilled")
+    assert len(units) > 2
+    found = {item.path: item.content for unit in units for item in unit.read(trees.LIMITS) if isinstance(item, Item)}
+    assert found == {name.removeprefix("p/"): content for name, content in members.items()}
+    assert opened.count(str(path)) == 1
+
+
+def test_two_archives_of_one_name_share_no_licence(tmp_path: Path) -> None:
+    for owner, files in (("alice", {"LICENSE": trees.MIT.encode()}), ("bob", {})):
+        (tmp_path / owner).mkdir()
+        trees.write_zip(tmp_path / owner / "tools-main.zip", {"tools-main/a.py": b"x = 1\n", **files})
+    found = list(trees.listed(ArchiveSource(path=str(tmp_path / "*" / "tools-main.zip")), tmp_path / "spilled"))
+    scopes = {one.scope for one in found}
+    assert len(scopes) == 2
+    assert {one.scope for one in found if isinstance(one, LicenseFile)} == {str(tmp_path / "alice" / "tools-main.zip")}
+
+
+def test_large_row_group_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "LARGEST_GROUP", 1 << 20)
+    monkeypatch.setattr(entries, "UNIT_BYTES", 1 << 20)
+    texts = [trees.program(f"f{n}", 400) for n in range(400)]
+    columns = {"content": texts, "path": [f"{n}.py" for n in range(400)]}
+    path = trees.write_parquet(tmp_path / "a.parquet", columns, rows_per_group=400)
+    units = trees.units_of(ParquetSource(path=str(path)), tmp_path / "spilled")
+    assert len(units) > 5
+    assert max(unit.size for unit in units) <= 1 << 20
+    assert [item.path for unit in units for item in unit.read(trees.LIMITS)] == columns["path"]
+
+
+def test_issues_are_shuffled_once_and_not_scanned_by_every_unit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(issues, "BYTES_PER_UNIT", 4000)
+    monkeypatch.setattr(issues, "SEGMENT_BYTES", 3000)
+    body = "A long report of what went wrong and how it can be seen again. " * 20
+    for file in range(3):
+        events = [trees.event("o/r", n, f"user{file}", body, comment=file + 1) for n in range(12)]
+        trees.write_json_lines(tmp_path / f"{file}.json.gz", events)
+    source = GitHubIssuesSource(path=str(tmp_path / "*.json.gz"))
+    units = trees.units_of(source, tmp_path / "spilled")
+    found = [item for unit in units for item in unit.read(trees.LIMITS) if isinstance(item, Item)]
+    assert sorted(item.path for item in found) == sorted(f"issues/{n}" for n in range(12))
+    assert all(len(split_parts(str(item.content))) == 5 for item in found)  # title, opening and three comments
+    (tmp_path / "0.json.gz").unlink()  # nothing is read of the files any more
+    assert [item for unit in units for item in unit.read(trees.LIMITS)] == found
+
+
+@pytest.mark.parametrize(
+    ("name", "pack"),
+    [
+        ("a.jsonl.bz2", bz2.compress),
+        ("a.jsonl.xz", lzma.compress),
+        ("a.jsonl.zst", lambda content: pa.compress(content, codec="zstd", asbytes=True)),
+        ("a.json", bytes),
+        ("a.json.gz", gzip.compress),
+    ],
+)
+def test_packed_lines_and_arrays_are_read(tmp_path: Path, name: str, pack: Callable[[bytes], bytes]) -> None:
+    rows = [
+        {"text": trees.program(f"f{n}", 300), "path": f"{n}.py", "meta": {"repo": {"name": "o/r"}}} for n in range(300)
+    ]
+    array = json.dumps(rows, indent=1).encode()
+    lines = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+    folder = tmp_path / "language=Python"
+    folder.mkdir()
+    (folder / name).write_bytes(pack(lines if "jsonl" in name else array))
+    source = JsonLinesSource(path=str(tmp_path), columns={"repo_name": "meta.repo.name"}, use_language=True)
+    items, refusals = trees.read_all(source, tmp_path / "spilled")
+    assert refusals == {}
+    assert len(items) == 300
+    assert {(item.repo_name, item.language) for item in items.values()} == {("o/r", "Python")}
+    assert items["7.py"].content == rows[7]["text"]
+
+
+def test_ids_of_the_stack_v2_are_fetched_from_the_bucket_that_is_given(tmp_path: Path) -> None:
+    blobs = {hashlib.sha1(text.encode()).hexdigest(): text for text in ("x = 'größer'\n", "y = 2\n")}
+    (tmp_path / "content").mkdir()
+    for blob, text in blobs.items():
+        (tmp_path / "content" / blob).write_bytes(gzip.compress(text.encode("latin-1")))
+    first, second = blobs
+    files = [
+        {"blob_id": first, "path": "a.py", "src_encoding": "ISO-8859-1"},
+        {"blob_id": f"swh:1:cnt:{second}", "path": "b.py", "src_encoding": "UTF-8"},
+        {"blob_id": "0" * 40, "path": "c.py", "src_encoding": "UTF-8"},
+        {"blob_id": "no hash", "path": "d.py", "src_encoding": "UTF-8"},
+    ]
+    path = trees.write_parquet(tmp_path / "ids.parquet", {"repo_name": ["o/r"], "files": [files]})
+    items, refusals = trees.read_all(
+        ParquetSource(path=str(path), contents=str(tmp_path / "content")), tmp_path / "spilled"
+    )
+    assert {name: (item.repo_name, item.encoding) for name, item in items.items()} == {
+        "a.py": ("o/r", "ISO-8859-1"),
+        "b.py": ("o/r", "UTF-8"),
+    }
+    assert {name: one.reason for name, one in refusals.items()} == {"c.py": "no_content", "d.py": "invalid_value"}
+    plain = trees.write_parquet(tmp_path / "plain.parquet", {"blob_id": [first], "path": ["a.py"]})
+    _, refusals = trees.read_all(ParquetSource(path=str(plain)), tmp_path / "spilled")
+    assert "give contents = 's3://softwareheritage/content'" in refusals["plain.parquet"].detail
 
 
 def test_archive_members_that_lead_outside_are_refused(tmp_path: Path) -> None:
