@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from starloom import cluster
+from starloom import cluster, digests
 
 T = TypeVar("T")
 PROGRESS_SECONDS = 10.0
@@ -36,9 +36,10 @@ def map_shards(items: Sequence[T], work: Callable[[T], Any], *, name: str, cpus:
     reference = ray.put(list(items))
 
     def one(row: dict[str, Any]) -> dict[str, Any]:
+        digests.collected()  # of another step's task in this worker
         result = work(ray.get(reference)[row["item"]])
         _give_back()
-        return {"item": row["item"], "result": pickle.dumps(result)}
+        return {"item": row["item"], "result": pickle.dumps((result, digests.collected()))}
 
     one.__name__ = name
     # a task costs the driver some milliseconds: enough of them to keep every CPU busy to the end, and no more
@@ -47,7 +48,8 @@ def map_shards(items: Sequence[T], work: Callable[[T], Any], *, name: str, cpus:
     results: dict[int, Any] = {}
     said = time.monotonic()
     for row in dataset.map(one, num_cpus=cpus).iter_rows():
-        results[row["item"]] = pickle.loads(row["result"])
+        results[row["item"]], written = pickle.loads(row["result"])
+        digests.remember(written)
         if time.monotonic() - said > PROGRESS_SECONDS:
             said = time.monotonic()
             print(f"{name}: {len(results):,} of {len(items):,} shards", flush=True)

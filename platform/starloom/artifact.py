@@ -16,7 +16,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from starloom import storage
+from starloom import digests, storage
 from starloom.config import Config
 from starloom.errors import UserError
 
@@ -203,8 +203,13 @@ class ArtifactWriter:
     @contextmanager
     def create(self, relative: str, mode: str = "wb") -> Iterator[IO[Any]]:
         """Write a file that exists only when it is complete."""
-        with storage.atomic_write(self.path(relative), mode) as file:
-            yield file
+        location = self.path(relative)
+        with storage.atomic_write(location, mode) as file:
+            hashing = digests.HashingFile(file)
+            yield hashing  # type: ignore[misc]
+        digest = hashing.digest()
+        if digest is not None:
+            digests.remember({location: digest})
 
     def write_text(self, relative: str, text: str) -> None:
         """A UTF-8 file."""
@@ -297,13 +302,17 @@ class ArtifactWriter:
         return Artifact(self.folder, manifest)
 
     def inventory(self) -> dict[str, FileEntry]:
-        """Size and checksum of every file that belongs to the artifact."""
+        """Size and checksum of every file that belongs to the artifact; read again only where nobody told it."""
         entries = {}
         for name, size in storage.files_below(self.folder):
             hidden = any(part.startswith(".") for part in name.split("/"))
             if name == MANIFEST or name.startswith(LOGS) or hidden:
                 continue
-            entries[name] = FileEntry(bytes=size, sha256=storage.checksum(self.path(name)))
+            digest = digests.known(self.path(name))
+            told = digest is not None and digest.bytes == size
+            checksum = digest.sha256 if digest and told else storage.checksum(self.path(name))
+            entries[name] = FileEntry(bytes=size, sha256=checksum)
+        digests.collected()  # they are in the manifest from here on
         return entries
 
 
