@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 
 from data_jobs.comments import opening_comment
 from data_jobs.licenses.expressions import UNPARSED, Conjuncts, conjoined, parse_or_unparsed
@@ -22,12 +23,26 @@ def spdx_tags(text: str) -> Conjuncts:
 
     A tag counts at a line's beginning or behind a comment's mark; in a string of a program it does not.
     """
-    if "spdx-license-identifier" not in text.lower():
+    if "SPDX" not in text and "spdx" not in text:
         return ()
     # what a string quotes is some other file's
     shown = _IGNORED.sub("", text) if "REUSE-IgnoreStart" in text else text
-    found = [_expression(shown, tag.end()) for tag in _TAG.finditer(shown) if _is_declared(shown, tag.start())]
-    return conjoined(*(parse_or_unparsed(one) for one in found if one and one.upper() not in _NOTHING))
+    ends = (found.end() for found in _tags(shown) if _is_declared(shown, found.start()))
+    expressions = (_expression(shown, end) for end in ends)
+    return conjoined(*(parse_or_unparsed(one) for one in expressions if one and one.upper() not in _NOTHING))
+
+
+def _tags(text: str) -> Iterator[re.Match[str]]:
+    lowered = text.lower()
+    if len(lowered) != len(text):  # a letter that is two in lower case: places must stay
+        yield from _TAG.finditer(text)
+        return
+    at = lowered.find("spdx-license-identifier")
+    while at >= 0:
+        found = _TAG.match(text, at)
+        if found:
+            yield found
+        at = lowered.find("spdx-license-identifier", at + 1)
 
 
 def _is_declared(text: str, at: int) -> bool:
@@ -105,7 +120,12 @@ _PERMISSIONS = (
     ("permission is hereby granted, free of charge, to any person obtaining", "MIT"),
     ("this is free and unencumbered software released into the public domain", "Unlicense"),
 )
+# what a pattern needs: words that are looked for first, because most headers have none of them
 _NOTICE_PATTERNS = tuple((re.compile(pattern), license_id) for pattern, license_id in _NOTICES)
+_NOTICE_WORDS = (
+    *("apache", "mozilla", "mpl ", "eclipse", "common development", "permission to use", "boost software"),
+    *("server side public", "business source", "elastic license", "creative"),
+)
 _WORTH_A_LOOK = re.compile(
     r"licen[cs]e|permission|redistribut|public domain|proprietary|confidential|free software|terms", re.IGNORECASE
 )
@@ -117,11 +137,13 @@ def header_notices(text: str) -> Conjuncts:
     return notices(header) if _WORTH_A_LOOK.search(header) else ()
 
 
+@lru_cache(maxsize=4096)  # thousands of files have the same header
 def notices(text: str) -> Conjuncts:
     """The licences that a text gives in the customary words, and what it takes away."""
     plain = " ".join(re.sub(r"(?m)^[ \t]*(?:[*#;%!]+|//+|--+|dnl|REM)", " ", text).split())
     lowered = plain.lower()
-    found = {license_id for pattern, license_id in _NOTICE_PATTERNS if pattern.search(lowered)}
+    worth = any(word in lowered for word in _NOTICE_WORDS)
+    found = {license_id for pattern, license_id in _NOTICE_PATTERNS if worth and pattern.search(lowered)}
     found |= set(permissions(lowered))
     either = _EITHER.search(plain)
     if either and (choices := list(_choices(either[1]))):

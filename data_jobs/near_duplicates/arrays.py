@@ -34,7 +34,7 @@ def load_rows(name: str, rows: Sequence[int], home: Artifact | ArtifactWriter) -
 
 
 def load_slice(name: str, start: int, stop: int, output: ArtifactWriter) -> np.ndarray:
-    """Elements [start, stop) along the first axis of an array that `save_array` wrote, without reading the others."""
+    """Elements [start, stop) of an array that `save_array` wrote, of its type and [shape], and none of the others."""
     with output.open_file(name) as file:
         np.lib.format.read_magic(file)
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)

@@ -56,7 +56,7 @@ def prepare_shingles(
 
 
 def wanted_rows(shards: Sequence[SignedShard], output: ArtifactWriter) -> Callable[[int], np.ndarray]:
-    """The rows of a shard that are in any candidate pair."""
+    """A function that tells the rows of a shard that are in any candidate pair, int64 [rows], ascending."""
     bases = bases_of(shards)
     return lambda number: _within(load_array(WANTED, output), bases, number)
 

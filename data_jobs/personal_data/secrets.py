@@ -62,7 +62,7 @@ FORMATS = (
     _format("lin_api_", r"\blin_api_[A-Za-z0-9]{40}\b"),
     _format("ATATT3", r"\bATATT3[\w=-]{100,}"),
     _format("key-", r"\bkey-[a-f0-9]{32}\b"),
-    _format("SK", r"(?<![\w/+=-])SK[a-f0-9]{32}(?![\w/+=-])"),
+    _format("SK", r"SK(?<![\w/+=-]SK)[a-f0-9]{32}(?![\w/+=-])"),
 )
 _FORMAT_EXAMPLES = re.compile(r"example|placeholder|x{6}|(.)\1{6}|123456789|abcdefgh|your[-_]", re.IGNORECASE)
 
@@ -92,7 +92,7 @@ _NOT_SECRET = frozenset(
     ]
 )
 _UUID = re.compile(r"[0-9a-z]{7,8}-[0-9a-z]{4}-[0-9a-z]{4}-[0-9a-z]{4}-[0-9a-z]{12}", re.IGNORECASE)
-_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+_WORD = re.compile(r"[A-Z]+(?![a-z])\d*|[A-Z]?[a-z]+\d*|\d+")
 # between a secret's name and its string stands: name" : " / name = " / name("
 _OPERATOR = re.compile(
     r"([A-Za-z0-9_.\-]{2,64})[\"'`\]]{0,3}\s{0,8}(?:(?::=|=>|->|=|:|,|\()\s{0,8}){1,3}(?:[rbuf]|str\(|bytes\()?$"
@@ -104,7 +104,9 @@ _UNQUOTED = re.compile(
     r"[=:][ \t]{0,8}"
     r"(?P<value>[A-Za-z0-9+/_=\-]{20,200})[ \t]{0,8}(?:[#;][^\n]*)?$"
 )
-_BEARER = re.compile(r"(?i)\b(?:bearer|token|basic)[ \t]{1,4}(?P<value>[A-Za-z0-9+/_.~=\-]{20,400})(?![\w.])")
+# of the header Authorization: the scheme and what follows it
+_SCHEMES = tuple(case(word) for word in ("bearer", "token", "basic") for case in (str.lower, str.title, str.upper))
+_CREDENTIALS = re.compile(r"[ \t]{1,4}(?P<value>[A-Za-z0-9+/_.~=\-]{20,400})(?![\w.])")
 # begins with a literal, which Python's engine searches for fast; the text is in lower case where that keeps places
 _VALUE = r"[\"'\]]*\s*(?::=|=>|=|:)\s*(?:\"([^\"\s]{6,64})\"|'([^'\s]{6,64})')"
 _PASSWORDS = tuple(re.compile(name + _VALUE, re.ASCII) for name in (r"pass(?:word|wd|phrase)?", r"pwd"))
@@ -116,19 +118,34 @@ _EXAMPLES = re.compile(
     r"|hunter2|[<>{}$%*]|(.)\1{4}",
     re.IGNORECASE,
 )
+_RUN = re.compile(r"[A-Za-z0-9_+/=.~:\-]{16,}")
+# of a name with separators, such as a model's: gpt-4-turbo-2024-04-09
+_PIECE = re.compile(r"[a-z]+\d{0,3}|[A-Z]+\d{0,3}|[A-Z][a-z]+\d{0,3}|\d{1,4}[a-z]?")
+_TWO_DIGITS = re.compile(r"\d\D*\d")
 _CONTEXT = 80
 
 
 def find_secrets(text: str) -> Iterator[Finding]:
     """Every key, token and password."""
     yield from find_key_blocks(text)
+    # every key is a long run, and these are a small part of most files: one look saves forty
+    runs = _RUN.findall(text)
+    together = "\n".join(runs)
     for known in FORMATS:
-        if known.literal in text:
+        if known.literal in together:
             for found in known.pattern.finditer(text):
                 if not _FORMAT_EXAMPLES.search(found[0]):
                     yield Finding(found.start(), found.end(), "key", found[0])
-    yield from _declared(text)
+    if any(map(_holds_random, runs)):
+        yield from _declared(text)
     yield from _passwords(text)
+
+
+def _holds_random(run: str) -> bool:
+    """Whether a run has a part that looks drawn; a name may stand before it."""
+    return _TWO_DIGITS.search(run) is not None and any(
+        len(part) >= 16 and is_random(part) for part in (run, *re.split("[=:]", run), *run.split("~"))
+    )
 
 
 def _declared(text: str) -> Iterator[Finding]:
@@ -139,9 +156,13 @@ def _declared(text: str) -> Iterator[Finding]:
     for found in _UNQUOTED.finditer(text):
         if is_secret_name(found["name"]) and is_random(found["value"]):
             yield Finding(found.start("value"), found.end("value"), "key", found["value"])
-    for found in _BEARER.finditer(text):
-        if is_random(found["value"]):
-            yield Finding(found.start("value"), found.end("value"), "key", found["value"])
+    for word in _SCHEMES:
+        at = text.find(word)
+        while at >= 0:  # quicker than a pattern that may begin with either case of three words
+            behind = _CREDENTIALS.match(text, at + len(word))
+            if behind and is_random(behind["value"]):
+                yield Finding(behind.start("value"), behind.end("value"), "key", behind["value"])
+            at = text.find(word, at + len(word))
 
 
 def is_random(value: str) -> bool:
@@ -164,10 +185,10 @@ def is_random(value: str) -> bool:
         return False
     # what is written is words and numbers between separators; words are long runs of one case
     pieces = re.split(r"[_.\-/+=]+", plain)
-    written = sum(
-        len(run) for piece in pieces for run in re.findall(r"[A-Z]?[a-z]{3,}|[A-Z]{4,}", piece) if _is_word(run)
-    )
-    return written * 3 <= len(plain)
+    if len(pieces) > 2 and all(map(_PIECE.fullmatch, pieces)):
+        return False
+    runs = (run for piece in pieces for run in re.findall(r"[A-Z]?[a-z]{4,}|[A-Z]{5,}", piece))
+    return sum(len(run) for run in runs if _is_word(run)) * 5 <= len(plain) * 2
 
 
 def _is_word(run: str) -> bool:
@@ -191,6 +212,7 @@ def is_secret_name(name: str) -> bool:
         words.pop()
     if not words or _NOT_SECRET.intersection(words):
         return False
+    words[-1] = words[-1].rstrip("0123456789")
     return words[-1] in _SECRETS or (words[-1] == "key" and len(words) > 1 and words[-2] in _KEYS_OF)
 
 

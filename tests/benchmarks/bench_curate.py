@@ -28,6 +28,7 @@ from data_jobs import (
 )
 from data_jobs import filter as quality
 from data_jobs.personal_data.redaction import find_all
+from data_jobs.sources import inventory
 from starloom.artifact import Artifact
 from starloom.config import validate
 from starloom.step import Step, run_step
@@ -97,7 +98,7 @@ def serial(items: Sequence[Any], work: Callable[[Any], Any], **_: Any) -> list[A
 
 def stage_speeds() -> dict[str, float]:
     """Seconds of each map stage on one core, without Ray."""
-    for module in (collect, verdicts, redact, curate):
+    for module in (collect, inventory, verdicts, redact, curate):
         module.map_shards = serial  # type: ignore[attr-defined]
     code = source_tree(STAGES_MEGABYTES)
     return run_stages(MAP_STAGES, code, BENCH / "curate" / "run-stages")
