@@ -136,16 +136,9 @@ def find_secrets(text: str) -> Iterator[Finding]:
             for found in known.pattern.finditer(text):
                 if not _FORMAT_EXAMPLES.search(found[0]):
                     yield Finding(found.start(), found.end(), "key", found[0])
-    if any(map(_holds_random, runs)):
+    if any(map(_TWO_DIGITS.search, runs)):  # what looks drawn has two at least
         yield from _declared(text)
     yield from _passwords(text)
-
-
-def _holds_random(run: str) -> bool:
-    """Whether a run has a part that looks drawn; a name may stand before it."""
-    return _TWO_DIGITS.search(run) is not None and any(
-        len(part) >= 16 and is_random(part) for part in (run, *re.split("[=:]", run), *run.split("~"))
-    )
 
 
 def _declared(text: str) -> Iterator[Finding]:
