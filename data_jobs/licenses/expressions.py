@@ -118,7 +118,9 @@ def _holds(tree: Any, allowed: frozenset[str]) -> bool:
     if exception is not None and not exception.is_exception:
         return False
     key = str(_base(tree))
-    return key in allowed or key.removesuffix("+") in allowed
+    # "or later" leaves the choice of the version that is named
+    named = key.removesuffix("+").removesuffix("-or-later")
+    return bool({key, named, f"{named}-only"} & allowed)
 
 
 def _base(symbol: Any) -> Any:

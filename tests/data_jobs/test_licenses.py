@@ -60,6 +60,8 @@ def test_of_or_one_side_is_enough_and_of_and_every_side_is_needed() -> None:
     assert not allows(conjuncts_of("GPL-2.0-only WITH Classpath-exception-2.0"), PERMISSIVE)
     assert not allows(conjuncts_of("MIT WITH LicenseRef-commons-clause"), PERMISSIVE)
     assert allows(conjuncts_of("Apache-2.0+"), PERMISSIVE)
+    assert allows(conjuncts_of("GPL-2.0-or-later"), frozenset({"GPL-2.0-only"}))
+    assert not allows(conjuncts_of("GPL-2.0-only"), frozenset({"GPL-2.0-or-later"}))
     assert known_ids(["mit", "LicenseRef-x"], setting="licenses") == {"MIT", "LicenseRef-x"}
     with pytest.raises(UserError, match="licenses: 'MITT' is no SPDX id"):
         known_ids(["MITT"], setting="licenses")
