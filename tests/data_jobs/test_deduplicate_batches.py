@@ -14,7 +14,7 @@ from starloom.step import run_step
 from tests.data_jobs.corpora import artifact, changed, text
 from tests.data_jobs.test_deduplicate import dedup, dropped
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.slow]
 SHORT = "x = 1"
 
 

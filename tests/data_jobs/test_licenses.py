@@ -227,6 +227,7 @@ def test_unknown_text_covers_itself_and_nothing_else() -> None:
     assert covered("a.py", ("LICENSE", "See the project page.")) == ()
 
 
+@pytest.mark.slow
 def test_texts_beside_each_other_all_hold_unless_metadata_say_how() -> None:
     texts = (("LICENSE-MIT", MIT), ("LICENSE-GPL", "GNU GENERAL PUBLIC LICENSE\n Version 3, 29 June 2007\n"))
     assert covered("a.rs", *texts) == ("GPL-3.0-only", "MIT")
@@ -255,12 +256,14 @@ def test_metadata_of_a_wheel_speak_for_all_of_it() -> None:
     assert covered("x/a.py", metadata, ("x-1.dist-info/licenses/LICENSE", MIT)) == ("MIT",)
 
 
+@pytest.mark.slow
 def test_library_of_texts_speaks_where_nothing_else_does() -> None:
     library = (("LICENSES/MIT.txt", MIT), ("LICENSES/Apache-2.0.txt", APACHE))
     assert covered("a.py", *library) == ("Apache-2.0", "MIT")
     assert covered("a.py", *library, ("LICENSE", MIT)) == ("MIT",)
 
 
+@pytest.mark.slow
 def test_maps_of_files_reach_the_files_that_they_name() -> None:
     reuse = """version = 1
 [[annotations]]

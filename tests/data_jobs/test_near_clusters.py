@@ -31,6 +31,7 @@ def test_small_bucket_gives_all_pairs() -> None:
     assert edges.tolist() == [[0, 2], [0, 3], [2, 3]]
 
 
+@pytest.mark.slow
 def test_bucket_of_a_million_gives_edges_in_proportion_to_its_files() -> None:
     size = 1_000_000
     edges = bucket_edges(np.zeros(size, dtype=np.uint64), np.arange(size), 4)

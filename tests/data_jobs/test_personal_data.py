@@ -239,6 +239,7 @@ HOSTILE = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60)  # what is quadratic takes minutes a megabyte
 @pytest.mark.parametrize("piece", HOSTILE.values(), ids=list(HOSTILE))
 def test_megabyte_of_hostile_text_is_no_end(piece: str) -> None:

@@ -197,6 +197,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60)  # what is quadratic takes minutes a megabyte
 @pytest.mark.parametrize("piece", HOSTILE.values(), ids=list(HOSTILE))
 def test_megabyte_of_hostile_text_is_no_end(piece: str) -> None:

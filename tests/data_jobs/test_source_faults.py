@@ -123,6 +123,7 @@ def test_storage_that_stutters_loses_nothing(tmp_path: Path, monkeypatch: pytest
         assert Stuttering.reads >= 2, source
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "error",
     [
@@ -268,6 +269,7 @@ def total(source: Source, folder: Path) -> int:
     return len(paths)
 
 
+@pytest.mark.slow
 @fuzzed
 @given(st.lists(row_values, max_size=6))
 def test_any_json_gives_a_row_or_a_refusal_each(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
@@ -283,6 +285,7 @@ def _no_text(row: dict[str, Any]) -> bool:
     return next((row[name] for name in ("content", "text") if name in row), None) is None
 
 
+@pytest.mark.slow
 @fuzzed
 @given(
     st.binary(max_size=400),
@@ -305,6 +308,7 @@ def test_any_bytes_give_rows_or_refusals(tmp_path: Path, content: bytes, suffix:
     path.unlink()
 
 
+@pytest.mark.slow
 @fuzzed
 @given(st.binary(min_size=1, max_size=60), st.integers(0, 4000), st.integers(0, 2))
 def test_damage_anywhere_in_a_file_is_no_crash(tmp_path: Path, junk: bytes, at: int, which: int) -> None:
@@ -323,6 +327,7 @@ def test_damage_anywhere_in_a_file_is_no_crash(tmp_path: Path, junk: bytes, at: 
     assert total(source(path=str(path)), tmp_path / "spilled") >= 1
 
 
+@pytest.mark.slow
 @fuzzed
 @given(
     st.lists(

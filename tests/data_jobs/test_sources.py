@@ -64,6 +64,7 @@ def test_folder_lists_in_the_order_of_repositories_and_paths(tmp_path: Path) -> 
         assert len(places) == len(names) + 1
 
 
+@pytest.mark.slow
 def test_folder_of_very_many_files_is_never_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(walks, "RUN_NAMES", 1000)
     monkeypatch.setattr(walks, "RUN_BATCH", 50)
