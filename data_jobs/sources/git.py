@@ -1,5 +1,7 @@
 """Files of git repositories, bare or not, at a ref; read from the object store, nothing is checked out."""
 
+import errno
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,13 +100,22 @@ def git_errors() -> tuple[type[Exception], ...]:
     return (KeyError, ValueError, pygit2.GitError, OSError)
 
 
+_MACHINE_WORDS = tuple(
+    os.strerror(code)
+    for code in (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+)
+
+
 def told(error: Exception, folder: str) -> str:
     """What is wrong with an object, where it is a fault of the repository.
 
     Raises:
         StorageError: it is one of the machine: the repository has gone, or its disk does not answer.
     """
-    if not Path(folder).is_dir() or (isinstance(error, OSError) and not isinstance(error, FileNotFoundError)):
+    # libgit2 tells the system's errors by their words alone
+    system = any(word in str(error) for word in _MACHINE_WORDS)
+    system = system or (isinstance(error, OSError) and not isinstance(error, FileNotFoundError))
+    if system or not Path(folder).is_dir():
         raise StorageError(f"{folder}: cannot be read ({one_line(error, 200)}); no file is left out for it") from error
     return one_line(error, 200)
 

@@ -111,6 +111,8 @@ class ParquetPlace:
             try:
                 table = pq.ParquetFile(file)
                 metadata, names = table.metadata, set(table.schema_arrow.names)
+            except MemoryError:  # Arrow's is one of its exceptions too, and the machine's fault
+                raise
             except (pa.ArrowException, OSError, ValueError) as error:
                 yield Refused(_refused_file(location, "damaged_parquet", str(error)))
                 return
@@ -196,6 +198,8 @@ class RowGroup:
                     for position in range(batch.num_rows):
                         yield from self._row(batch, position, number, limits)
                         number += 1
+            except MemoryError:
+                raise
             except (pa.ArrowException, OSError, ValueError) as error:
                 yield _refused_file(self.location, "damaged_parquet", f"from row {number}: {error}")
 

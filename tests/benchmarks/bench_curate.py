@@ -108,9 +108,14 @@ def whole_run(megabytes: int) -> tuple[float, dict[str, float]]:
     """Seconds of the whole pipeline, duplicates included, and the most memory of each kind of its processes."""
     source_tree(megabytes)
     command = [sys.executable, "-m", "tests.benchmarks.bench_curate", "--only-run", str(megabytes)]
+    return watched(command, BENCH / "curate" / f"run-{megabytes}.log")
+
+
+def watched(command: Sequence[str], log_file: Path) -> tuple[float, dict[str, float]]:
+    """Seconds of a command, and the most memory of each kind of its processes."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'platform'}"}
     started = time.perf_counter()
-    with open(BENCH / "curate" / f"run-{megabytes}.log", "w") as log:
+    with open(log_file, "w") as log:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
         peak = dict.fromkeys(MEMORY, 0.0)
         while process.poll() is None:
@@ -118,7 +123,7 @@ def whole_run(megabytes: int) -> tuple[float, dict[str, float]]:
             peak = {kind: max(most, held[kind]) for kind, most in peak.items()}
             time.sleep(SAMPLE_SECONDS)
     if process.returncode != 0:
-        raise SystemExit(f"the run of {megabytes} MB failed; see {log.name}")
+        raise SystemExit(f"{' '.join(command[-2:])} failed; see {log_file}")
     return time.perf_counter() - started, peak
 
 

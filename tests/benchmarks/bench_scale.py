@@ -8,12 +8,9 @@ fifty a copy; a third has no licence. Nothing of a shard depends on another one,
 
 import argparse
 import hashlib
-import os
 import random
 import shutil
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +19,14 @@ import pyarrow as pa
 from data_jobs import curate, deduplicate, policy
 from data_jobs import filter as quality
 from data_jobs.shards import map_shards, shard_name
+from starloom import schema
 from starloom.artifact import Artifact
 from starloom.config import Config, validate
-from starloom.kinds import Collected, data_file
+from starloom.kinds import DROPPED_FILE, Collected, data_file
 from starloom.schema import CORPUS
 from starloom.step import Outcome, Step, StepContext, run_step
-from tests.benchmarks.bench_curate import MEMORY, SAMPLE_SECONDS, tree_megabytes
-from tests.benchmarks.harness import BENCH, ROOT, cores, finish, table
+from tests.benchmarks.bench_curate import watched
+from tests.benchmarks.harness import BENCH, cores, finish, table
 
 ROWS_PER_SHARD = 50_000
 WORDS = (
@@ -117,12 +115,8 @@ def _make(config: ScaleConfig, context: StepContext) -> Outcome:
         return _shard(number, min(ROWS_PER_SHARD, config.rows - number * ROWS_PER_SHARD), context)
 
     rows = sum(map_shards(list(range(len(starts))), work, name="make"))
-    from starloom.kinds import DROPPED_FILE
-    from starloom.schema import DROPPED
-    from starloom.schema import LICENSES as TOLD
-
-    context.output.write_table(DROPPED_FILE, DROPPED.empty_table())
-    context.output.write_table(Collected.LICENSES, TOLD.empty_table())
+    context.output.write_table(DROPPED_FILE, schema.DROPPED.empty_table())
+    context.output.write_table(Collected.LICENSES, schema.LICENSES.empty_table())
     return Outcome(rows_in=rows, rows_out=rows)
 
 
@@ -143,18 +137,7 @@ def stage(name: str, rows: int, root: Path) -> None:
 def measured(name: str, rows: int) -> tuple[float, dict[str, float]]:
     """Seconds of a stage, and the most memory of each kind of its processes."""
     command = [sys.executable, "-m", "tests.benchmarks.bench_scale", "--rows", str(rows), "--stage", name]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'platform'}"}
-    peak = dict.fromkeys(MEMORY, 0.0)
-    started = time.perf_counter()
-    with open(BENCH / "scale" / f"{name}.log", "w") as log:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
-        while process.poll() is None:
-            held = tree_megabytes(process.pid)
-            peak = {kind: max(most, held[kind]) for kind, most in peak.items()}
-            time.sleep(SAMPLE_SECONDS)
-    if process.returncode != 0:
-        raise SystemExit(f"{name} failed; see {log.name}")
-    return time.perf_counter() - started, peak
+    return watched(command, BENCH / "scale" / f"{name}.log")
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from data_jobs.languages import load_languages
 from data_jobs.sources.archive import ArchiveSource
 from data_jobs.sources.entries import Limits, Refusal, Source
 from data_jobs.sources.folder import FolderSource
-from data_jobs.sources.git import GitSource
+from data_jobs.sources.git import GitSource, told
 from data_jobs.sources.history import GitHistorySource
 from data_jobs.sources.issues import GitHubIssuesSource
 from data_jobs.sources.tables import JsonLinesSource, ParquetSource
@@ -177,6 +177,28 @@ def test_repository_whose_disk_has_gone_is_no_refusal(tmp_path: Path) -> None:
         with pytest.raises(StorageError, match="no file is left out"):
             list(places[0].listing(trees.spill(tmp_path), Limits()))
         (tmp_path / "elsewhere").rename(folder)
+
+
+def test_fault_of_the_disk_that_libgit2_tells_in_words_is_no_corrupt_object(tmp_path: Path) -> None:
+    import pygit2
+
+    assert "inflate" in told(pygit2.GitError("failed to inflate zlib stream"), str(tmp_path))
+    for code in (errno.EIO, errno.EMFILE, errno.ENOMEM):
+        with pytest.raises(StorageError, match="no file is left out"):
+            told(pygit2.GitError(f"could not read object: {os.strerror(code)}"), str(tmp_path))
+
+
+def test_memory_that_runs_out_in_arrow_is_no_damaged_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = trees.write_parquet(tmp_path / "a.parquet", {"content": ["x = 1\n"], "path": ["a.py"]})
+    (unit,) = trees.units_of(ParquetSource(path=str(path)), tmp_path)
+
+    def full(*_: Any, **__: Any) -> None:
+        raise pa.ArrowMemoryError("malloc of size 64 failed")
+
+    monkeypatch.setattr(pq, "ParquetFile", full)
+    for work in (lambda: list(read_unit(unit, ADMISSION)), lambda: trees.units_of(unit.source, tmp_path)):  # type: ignore[attr-defined]
+        with pytest.raises(MemoryError):
+            work()
 
 
 def test_one_unusable_repository_among_many_is_one_refusal(tmp_path: Path) -> None:
