@@ -5,7 +5,8 @@ function `SourceFile -> Verdict | None` named in the config as ``module:function
 """
 
 import re
-from collections.abc import Callable, Sequence
+import string
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
@@ -13,6 +14,7 @@ from typing import Protocol
 import numpy as np
 from pydantic import Field
 
+from data_jobs import runs
 from data_jobs.languages import Language, extension_of
 from data_jobs.origins import generated_mark, vendored_part
 from data_jobs.verdicts import Verdict
@@ -65,9 +67,7 @@ class SourceFile:
 
     @cached_property
     def _code_points(self) -> np.ndarray:
-        if self.content.isascii():
-            return np.frombuffer(self.content.encode("ascii"), dtype=np.uint8)
-        return np.frombuffer(self.content.encode("utf-32-le"), dtype="<u4")
+        return runs.code_points(self.content)
 
     def _count(self, table: np.ndarray, test: Callable[[str], bool]) -> int:
         points = self._code_points
@@ -120,14 +120,11 @@ _RAW_ELEMENT = re.compile(r"<(script|style)\b", re.IGNORECASE)
 PROSE = frozenset(["Markdown", "reStructuredText", "TeX", "AsciiDoc", "Org", "MDX", "Typst", "RMarkdown"])
 _ALPHANUMERIC = np.array([code for code in range(128) if chr(code).isalnum()])
 _ALPHABETIC = np.array([code for code in range(128) if chr(code).isalpha()])
-# the look-ahead lets the engine leap to the characters that a run can begin with
-_HEX = re.compile(r"(?=[0-9a-fA-F\\])(?:\b(?:0x|\\x)?[0-9a-fA-F]{2}(?:,\s*|\b\s*)){8,}", re.ASCII)
+_HEX = re.compile(r"(?:\b(?:0x|\\x)?[0-9a-fA-F]{2}(?:,\s*|\b\s*)){8,}", re.ASCII)
+_HEX_DIGITS = runs.characters(string.hexdigits)
+_HEX_CHARACTERS = runs.characters(string.hexdigits + "x\\," + string.whitespace)
+_BASE64 = runs.characters(string.ascii_letters + string.digits + "+/=\n")
 _UNICODE_ESCAPES = re.compile(r"(?:\\u[0-9a-fA-F]{4}){8,}")
-_ENCODED = (
-    ("base64", re.compile(r"[a-zA-Z0-9+/\n=]{64,}")),
-    ("hex", _HEX),
-    ("unicode escapes", _UNICODE_ESCAPES),
-)
 
 
 def line_lengths(file: SourceFile) -> Verdict | None:
@@ -212,12 +209,9 @@ def vendored(file: SourceFile) -> Verdict | None:
 
 def encoded_data(file: SourceFile) -> Verdict | None:
     """Long runs of base64, hex or escapes: data in a source file."""
-    for name, pattern in _ENCODED:
-        if pattern is _UNICODE_ESCAPES and "\\u" not in file.content:
-            continue
+    for name, lengths in (("base64", _base64), ("hex", _hex), ("unicode escapes", _unicode_escapes)):
         longest = total = 0
-        for found in pattern.finditer(file.content):
-            length = found.end() - found.start()
+        for length in lengths(file.content):
             longest, total = max(longest, length), total + length
         if longest > file.limits.encoded_characters:
             return Verdict(
@@ -226,6 +220,25 @@ def encoded_data(file: SourceFile) -> Verdict | None:
         if total > file.limits.encoded_share * len(file.content):
             return Verdict("encoded_data", f"{name}: {total} of {len(file.content)} characters")
     return None
+
+
+def _base64(text: str) -> Iterator[int]:
+    """Lengths of all runs of 64 characters or more."""
+    return (end - start for start, end in runs.runs(text, _BASE64, 64, _BASE64, 64))
+
+
+def _hex(text: str) -> Iterator[int]:
+    """Lengths of all runs of eight bytes or more, with or without 0x, commas and blanks."""
+    for start, end in runs.runs(text, _HEX_CHARACTERS, 16, _HEX_DIGITS, 16):
+        for found in _HEX.finditer(text, start, end + 1):  # one more: whether the last word ends there
+            yield found.end() - found.start()
+
+
+def _unicode_escapes(text: str) -> Iterator[int]:
+    """Lengths of all runs of eight escapes or more."""
+    if "\\u" in text:
+        for found in _UNICODE_ESCAPES.finditer(text):
+            yield found.end() - found.start()
 
 
 RULES: dict[str, Rule] = {

@@ -6,13 +6,16 @@ and four-part numbers that are versions or section numbers.
 
 import ipaddress
 import re
+import string
 from collections.abc import Iterator
 
 from data_jobs.personal_data.findings import Finding
+from data_jobs.runs import characters, runs
 
-# one pass for both, from the digits that either can begin with: four parts, or the block that is routed (2000::/3)
+_CHARACTERS, _PARTING = characters(string.hexdigits + ".:"), characters(".:")
+# four parts, or the block that is routed (2000::/3)
 _ADDRESS = re.compile(
-    r"(?=[1-9])(?<![\w:.])(?:(?P<v4>[1-9]\d{0,2}\.\d{1,3}\.\d{1,3}\.\d{1,3})(?![\w]|\.\d|[-+]\w)"
+    r"(?<![\w:.])(?:(?P<v4>[1-9]\d{0,2}\.\d{1,3}\.\d{1,3}\.\d{1,3})(?![\w]|\.\d|[-+]\w)"
     r"|[23][0-9a-fA-F]{3}:(?:[0-9a-fA-F]{0,4}:){1,6}[0-9a-fA-F]{0,4}(?![\w:]))",
     re.ASCII,
 )
@@ -72,10 +75,11 @@ _CONTEXT = 40
 
 def find_addresses(text: str) -> Iterator[Finding]:
     """Every public IPv4 and IPv6 address."""
-    for found in _ADDRESS.finditer(text):
-        spared = _is_number if found["v4"] else _is_slice
-        if is_public(found[0]) and not _is_block(text, found) and not spared(text, found):
-            yield Finding(found.start(), found.end(), "address", found[0])
+    for start, end in runs(text, _CHARACTERS, 6, _PARTING, 2):
+        for found in _ADDRESS.finditer(text, start, end + 2):  # two more: what may not follow
+            spared = _is_number if found["v4"] else _is_slice
+            if is_public(found[0]) and not _is_block(text, found) and not spared(text, found):
+                yield Finding(found.start(), found.end(), "address", found[0])
 
 
 def is_public(value: str) -> bool:

@@ -6,12 +6,14 @@ its characters, their entropy, no words in it. Hashes, identifiers, object ids, 
 
 import math
 import re
+import string
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from data_jobs.personal_data.findings import Finding
 from data_jobs.personal_data.key_blocks import find_key_blocks
+from data_jobs.runs import characters, runs
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,8 @@ _WORD = re.compile(r"[A-Z]+(?![a-z])\d*|[A-Z]?[a-z]+\d*|\d+")
 _OPERATOR = re.compile(
     r"([A-Za-z0-9_.\-]{2,64})[\"'`\]]{0,3}\s{0,8}(?:(?::=|=>|->|=|:|,|\()\s{0,8}){1,3}(?:[rbuf]|str\(|bytes\()?$"
 )
-_QUOTED = re.compile(r"""(["'`])([A-Za-z0-9+/_=\-]{20,200})\1""")
-_HEX_QUOTED = re.compile(r"""(["'`])([0-9a-fA-F]{16}|[0-9a-f]{32,128})\1""")
+_QUOTES = frozenset("\"'`")
+_HEX_KEY = re.compile(r"[0-9a-fA-F]{16}|[0-9a-f]{32,128}")
 _UNQUOTED = re.compile(
     r"(?m)^[ \t]{0,40}(?:export[ \t]+|-[ \t]+|set[ \t]+)?(?P<name>[A-Za-z][A-Za-z0-9_.\-]{1,63})[ \t]{0,8}"
     r"[=:][ \t]{0,8}"
@@ -118,37 +120,41 @@ _EXAMPLES = re.compile(
     r"|hunter2|[<>{}$%*]|(.)\1{4}",
     re.IGNORECASE,
 )
-_RUN = re.compile(r"[A-Za-z0-9_+/=.~:\-]{16,}")
+_DIGITS = characters(string.digits)
+_VALUE_CHARACTERS = characters(string.ascii_letters + string.digits + "+/_=-")
+_KEY_CHARACTERS = characters(string.ascii_letters + string.digits + "+/_=-.~:")
 # of a name with separators, such as a model's: gpt-4-turbo-2024-04-09
 _PIECE = re.compile(r"[a-z]+\d{0,3}|[A-Z]+\d{0,3}|[A-Z][a-z]+\d{0,3}|\d{1,4}[a-z]?")
 _TWO_DIGITS = re.compile(r"\d\D*\d")
 _CONTEXT = 80
+_SETTING_CHARACTERS = 128  # before its value
 
 
 def find_secrets(text: str) -> Iterator[Finding]:
     """Every key, token and password."""
     yield from find_key_blocks(text)
     # every key is a long run, and these are a small part of most files: one look saves forty
-    runs = _RUN.findall(text)
-    together = "\n".join(runs)
+    long = [text[start:end] for start, end in runs(text, _KEY_CHARACTERS, 16, _KEY_CHARACTERS, 16)]
+    together = "\n".join(long)
     for known in FORMATS:
         if known.literal in together:
             for found in known.pattern.finditer(text):
                 if not _FORMAT_EXAMPLES.search(found[0]):
                     yield Finding(found.start(), found.end(), "key", found[0])
-    if any(map(_TWO_DIGITS.search, runs)):  # what looks drawn has two at least
+    if any(map(_TWO_DIGITS.search, long)):  # what looks drawn has two at least
         yield from _declared(text)
     yield from _passwords(text)
 
 
 def _declared(text: str) -> Iterator[Finding]:
-    for pattern in (_QUOTED, _HEX_QUOTED):
-        for found in pattern.finditer(text):
-            if is_random(found[2]) and _is_named(text, found.start()):
-                yield Finding(found.start(2), found.end(2), "key", found[2])
-    for found in _UNQUOTED.finditer(text):
-        if is_secret_name(found["name"]) and is_random(found["value"]):
-            yield Finding(found.start("value"), found.end("value"), "key", found["value"])
+    for start, end in runs(text, _VALUE_CHARACTERS, 16, _DIGITS, 2):
+        before, value = text[start - 1 : start], text[start:end]
+        if before in _QUOTES and before == text[end : end + 1]:
+            sized = 20 <= len(value) <= 200 or _HEX_KEY.fullmatch(value)
+            if sized and is_random(value) and _is_named(text, start - 1):
+                yield Finding(start, end, "key", value)
+        else:
+            yield from _unquoted(text, start, end)
     for word in _SCHEMES:
         at = text.find(word)
         while at >= 0:  # quicker than a pattern that may begin with either case of three words
@@ -156,6 +162,14 @@ def _declared(text: str) -> Iterator[Finding]:
             if behind and is_random(behind["value"]):
                 yield Finding(behind.start("value"), behind.end("value"), "key", behind["value"])
             at = text.find(word, at + len(word))
+
+
+def _unquoted(text: str, start: int, end: int) -> Iterator[Finding]:
+    """The value of a setting, as of ini, YAML, properties and shells, that ends where this run does."""
+    line = text.rfind("\n", max(0, start - _SETTING_CHARACTERS), start) + 1
+    found = _UNQUOTED.match(text, line) if line or start <= _SETTING_CHARACTERS else None
+    if found and found.end("value") == end and is_secret_name(found["name"]) and is_random(found["value"]):
+        yield Finding(found.start("value"), found.end("value"), "key", found["value"])
 
 
 def is_random(value: str) -> bool:

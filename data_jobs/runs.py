@@ -1,0 +1,64 @@
+"""Runs of characters of one class, found by a compiled loop: what detectors and rules look at closely, and no more.
+
+A pattern of Python's engine tries every place of a text; most of what is searched here (hex, base64, keys, addresses)
+lies within long runs of few kinds of characters, which are a small part of most files.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numba
+import numpy as np
+
+
+def characters(members: str) -> np.ndarray:
+    """A class of ASCII characters, bool [129]; its last place is for all that is no ASCII."""
+    table = np.zeros(129, dtype=np.bool_)
+    table[[ord(member) for member in members]] = True
+    return table
+
+
+def code_points(text: str) -> np.ndarray:
+    """The code points of a text, uint8 (ASCII) or uint32 [characters]."""
+    if text.isascii():
+        return np.frombuffer(text.encode("ascii"), dtype=np.uint8)
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+
+
+def runs(text: str, members: np.ndarray, shortest: int, counted: np.ndarray, least: int) -> Iterator[tuple[int, int]]:
+    """Where the longest runs of `members` begin and end: of `shortest` characters at least, `least` of them `counted`.
+
+    Args:
+        members: the class of a run's characters, bool [129].
+        counted: the class of those that are counted, bool [129].
+    """
+    found = _runs(code_points(text), members, shortest, counted, least)
+    return zip(found[0].tolist(), found[1].tolist(), strict=True)
+
+
+@numba.njit(cache=True, nogil=True)
+def _runs(codes, members, shortest, counted, least) -> Any:  # type: ignore[no-untyped-def]
+    # a run covers one of every `shortest` places: as Boyer and Moore's search does, the others are leapt over
+    size = len(codes)
+    room = size // (shortest + 1) + 1
+    starts, ends = np.empty(room, np.int64), np.empty(room, np.int64)
+    written = 0
+    at = shortest - 1
+    while at < size:
+        if not members[min(codes[at], 128)]:
+            at += shortest
+            continue
+        start, end = at, at + 1
+        while start > 0 and members[min(codes[start - 1], 128)]:
+            start -= 1
+        while end < size and members[min(codes[end], 128)]:
+            end += 1
+        if end - start >= shortest:
+            seen = 0
+            for place in range(start, end):
+                seen += counted[min(codes[place], 128)]
+            if seen >= least:
+                starts[written], ends[written] = start, end
+                written += 1
+        at = end + shortest
+    return starts[:written], ends[:written]
