@@ -121,9 +121,9 @@ PROSE = frozenset(["Markdown", "reStructuredText", "TeX", "AsciiDoc", "Org", "MD
 _ALPHANUMERIC = np.array([code for code in range(128) if chr(code).isalnum()])
 _ALPHABETIC = np.array([code for code in range(128) if chr(code).isalpha()])
 _HEX = re.compile(r"(?:\b(?:0x|\\x)?[0-9a-fA-F]{2}(?:,\s*|\b\s*)){8,}", re.ASCII)
-_HEX_DIGITS = runs.characters(string.hexdigits)
-_HEX_CHARACTERS = runs.characters(string.hexdigits + "x\\," + string.whitespace)
-_BASE64 = runs.characters(string.ascii_letters + string.digits + "+/=\n")
+_HEX_DIGITS = runs.character_class(string.hexdigits)
+_HEX_CHARACTERS = runs.character_class(string.hexdigits + "x\\," + string.whitespace)
+_BASE64 = runs.character_class(string.ascii_letters + string.digits + "+/=\n")
 _UNICODE_ESCAPES = re.compile(r"(?:\\u[0-9a-fA-F]{4}){8,}")
 
 

@@ -11,7 +11,7 @@ import numba
 import numpy as np
 
 
-def characters(members: str) -> np.ndarray:
+def character_class(members: str) -> np.ndarray:
     """A class of ASCII characters, bool [129]; its last place is for all that is no ASCII."""
     table = np.zeros(129, dtype=np.bool_)
     table[[ord(member) for member in members]] = True
@@ -29,8 +29,11 @@ def runs(text: str, members: np.ndarray, shortest: int, counted: np.ndarray, lea
     """Where the longest runs of `members` begin and end: of `shortest` characters at least, `least` of them `counted`.
 
     Args:
+        text: any.
         members: the class of a run's characters, bool [129].
+        shortest: characters of a run at least.
         counted: the class of those that are counted, bool [129].
+        least: of them in a run at least.
     """
     found = _runs(code_points(text), members, shortest, counted, least)
     return zip(found[0].tolist(), found[1].tolist(), strict=True)

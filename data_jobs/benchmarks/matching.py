@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from data_jobs.benchmarks.screening import Screen, normalize
 from data_jobs.benchmarks.tasks import Benchmark, MatchLimits, tasks_of, texts_of
 from data_jobs.near_duplicates.kernel import shingle_hashes
 from starloom.contamination import BENCHMARK_SOLUTION, BENCHMARK_TEXT, Match
@@ -21,6 +22,7 @@ class Matcher:
     """Every benchmark in a form that a file can be held against."""
 
     substrings: Any  # an Aho-Corasick automaton over normalized texts; its values are task names
+    screen: Screen  # for the same texts
     hashes: np.ndarray  # uint64, sorted: 5-grams of solutions
     owners: np.ndarray  # int64: the solution of each hash
     sizes: np.ndarray  # int64: distinct 5-grams of each solution
@@ -30,8 +32,7 @@ class Matcher:
 
     def match(self, text: str) -> Match | None:
         """Why a file is contaminated, or None."""
-        # an automaton without a word in it cannot be searched
-        if len(self.substrings):
+        if self.screen.may_hold(text):
             for _, task in self.substrings.iter(normalize(text)):
                 return Match(BENCHMARK_TEXT, task)
         if not len(self.hashes):
@@ -49,11 +50,6 @@ class Matcher:
         if shares[best] < self.containment:
             return None
         return Match(BENCHMARK_SOLUTION, self.tasks[best], float(shares[best]))
-
-
-def normalize(text: str) -> str:
-    """Lower case, every run of white space one space."""
-    return " ".join(text.lower().split())
 
 
 @lru_cache(maxsize=4)
@@ -89,4 +85,5 @@ def build_matcher(benchmarks: tuple[Benchmark, ...], limits: MatchLimits) -> Mat
     names = tuple(task for task, _ in solutions)
     leading = np.zeros(1 << _LEADING_BITS, dtype=bool)
     leading[hashes >> _SHIFT] = True
-    return Matcher(automaton, hashes[order], owners[order], sizes, leading, names, limits.containment)
+    screen = Screen.of(automaton.keys())
+    return Matcher(automaton, screen, hashes[order], owners[order], sizes, leading, names, limits.containment)

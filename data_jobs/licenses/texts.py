@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from data_jobs.licenses.expressions import Conjuncts, conjoined, conjuncts_of
 from data_jobs.licenses.headers import notices, permissions, restrictions, spdx_tags
@@ -28,8 +29,16 @@ _TITLES = tuple(
     )
 )
 _GNU_TITLE = re.compile(r"(?m)^[ \t]*GNU (AFFERO |LESSER |LIBRARY )?GENERAL PUBLIC LICENSE\s+Version (\d(?:\.\d)?)")
+# what gives or takes rights has one of these words; prose about licences mostly has none
+_GIVES = re.compile(
+    r"permi[st]|warrant|grant|waive|redistribut|public domain|freely|free (?:to|of|use)|do what|do good|as[- ]is\b"
+    r"|(?:may|can) (?:be|not|copy|use|distribute|sell)|autoris|lizenz|许可",
+    re.IGNORECASE,
+)
 # a variant with its owner's name is nearer to a shortened text than the original: Apache's without its appendix
 _NAMED_VARIANTS = {"Pixar": ("pixar", "Apache-2.0")}
+
+_Match = tuple[Conjuncts, float] | None
 
 
 @dataclass(frozen=True)
@@ -63,12 +72,9 @@ def identify(text: str) -> Identified:
         # the titles of these texts are sure, and what stands beside them has customary words
         score = whole[1] if whole and gnu.issuperset(whole[0]) else MIN_SCORE
         return Identified(conjoined(tuple(gnu), () if score > SURELY_ALONE else permissions(lowered)), score)
-    if not whole or whole[1] < SURELY_ALONE:
-        sections = [(section, _match(section)) for section in _sections(text)]
-    else:
-        sections = []
+    sections = _matched_sections(text, whole)
     parts = [found for _, found in sections if found]
-    if whole and len(parts) > 1 and min(score for _, score in parts) > whole[1]:
+    if whole and len(parts) > 1:
         whole = None  # a text of several licences is like none of them, and most like what is as long
     if whole:
         # the words of the licence itself are no restriction beside it; beside a short one others may stand
@@ -78,12 +84,26 @@ def identify(text: str) -> Identified:
     titled = next((license_id for pattern, license_id in _TITLES if pattern.search(plain)), None)
     if titled:
         return Identified(conjoined((titled,), sure), MIN_SCORE)
-    rest = "\n".join(section for section, found in sections if not found)
+    rest = "\n".join(section for section, found in sections if not found) if sections else text
     licenses = conjoined(*(found[0] for found in parts), notices(rest), tags)
     if licenses:
         least = min((score for _, score in parts), default=MIN_SCORE)
         return Identified(conjoined(licenses, sure), least)
     return Identified(restrictions(lowered, surely=False), 0.0)
+
+
+def _matched_sections(text: str, whole: tuple[Conjuncts, float] | None) -> list[tuple[str, _Match]]:
+    """The sections of a text with what each of them matches; none where the whole matches better than one."""
+    pieces = list(_sections(text)) if not whole or whole[1] < SURELY_ALONE else []
+    if len(pieces) < 2:
+        return []
+    sections: list[tuple[str, _Match]] = []
+    for piece in pieces:
+        found = _match(piece) if _GIVES.search(piece) else None
+        if whole and found and found[1] <= whole[1]:
+            return []
+        sections.append((piece, found))
+    return sections
 
 
 def _gnu_of_title(title: re.Match[str]) -> str:
@@ -98,7 +118,8 @@ def _is_restrictive(licenses: Conjuncts) -> bool:
     )
 
 
-def _match(text: str) -> tuple[Conjuncts, float] | None:
+@lru_cache(maxsize=1024)  # each call reads all licences anew (0.15 s), and many texts have sections in common
+def _match(text: str) -> _Match:
     import askalono
 
     if len(text.strip()) < 40:

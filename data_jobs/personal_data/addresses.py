@@ -10,9 +10,9 @@ import string
 from collections.abc import Iterator
 
 from data_jobs.personal_data.findings import Finding
-from data_jobs.runs import characters, runs
+from data_jobs.runs import character_class, runs
 
-_CHARACTERS, _PARTING = characters(string.hexdigits + ".:"), characters(".:")
+_CHARACTERS, _PARTING = character_class(string.hexdigits + ".:"), character_class(".:")
 # four parts, or the block that is routed (2000::/3)
 _ADDRESS = re.compile(
     r"(?<![\w:.])(?:(?P<v4>[1-9]\d{0,2}\.\d{1,3}\.\d{1,3}\.\d{1,3})(?![\w]|\.\d|[-+]\w)"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from data_jobs.personal_data.findings import Finding
 from data_jobs.personal_data.key_blocks import find_key_blocks
-from data_jobs.runs import characters, runs
+from data_jobs.runs import character_class, runs
 
 
 @dataclass(frozen=True)
@@ -120,9 +120,9 @@ _EXAMPLES = re.compile(
     r"|hunter2|[<>{}$%*]|(.)\1{4}",
     re.IGNORECASE,
 )
-_DIGITS = characters(string.digits)
-_VALUE_CHARACTERS = characters(string.ascii_letters + string.digits + "+/_=-")
-_KEY_CHARACTERS = characters(string.ascii_letters + string.digits + "+/_=-.~:")
+_DIGITS = character_class(string.digits)
+_VALUE_CHARACTERS = character_class(string.ascii_letters + string.digits + "+/_=-")
+_KEY_CHARACTERS = character_class(string.ascii_letters + string.digits + "+/_=-.~:")
 # of a name with separators, such as a model's: gpt-4-turbo-2024-04-09
 _PIECE = re.compile(r"[a-z]+\d{0,3}|[A-Z]+\d{0,3}|[A-Z][a-z]+\d{0,3}|\d{1,4}[a-z]?")
 _TWO_DIGITS = re.compile(r"\d\D*\d")

