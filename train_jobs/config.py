@@ -4,8 +4,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from starloom.config import Config, runtime
-from starloom.model.config import ModelConfig
+from starloom.config import Config, added, runtime
+from starloom.model.config import Activation, ModelConfig
 from starloom.tokens.fim import FimConfig
 from train_jobs.layout import Layout, Recompute
 
@@ -32,6 +32,7 @@ class ShapeConfig(Config):
     context: int = 256
     dropout: float = Field(0.0, ge=0, lt=1)
     init_std: float = 0.02
+    activation: Activation = added("gelu_pytorch_tanh")
 
 
 class LoopConfig(Config):

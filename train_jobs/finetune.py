@@ -22,7 +22,7 @@ def source_state(config: FinetuneConfig) -> object:
     return files_state(config.conversations, setting="conversations", beside=[model] if model.is_file() else [])
 
 
-STEP = Step(config=FinetuneConfig, run=run, produces=Model.kind, source_state=source_state)
+STEP = Step(config=FinetuneConfig, run=run, produces=Model.kind, version=2, source_state=source_state)
 
 if __name__ == "__main__":
     main(STEP)

@@ -12,7 +12,7 @@ def run(config: PretrainConfig, context: StepContext) -> Outcome:
     return pretrain(config, context)
 
 
-STEP = Step(config=PretrainConfig, run=run, produces=Model.kind)
+STEP = Step(config=PretrainConfig, run=run, produces=Model.kind, version=2)
 
 if __name__ == "__main__":
     main(STEP)

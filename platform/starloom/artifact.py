@@ -6,7 +6,7 @@ import os
 import posixpath
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,22 +16,16 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from starloom import digests, storage
+from starloom import digests, filetable, storage
 from starloom.config import Config
 from starloom.errors import UserError
+from starloom.filetable import FileEntry
 
 MANIFEST = "manifest.json"
 LOGS = "logs/"  # what differs between two equal runs (timings, profiles); the manifest leaves it out
 FINGERPRINT_DIGITS = 16
 MERGED_GROUP_ROWS = 50_000
 HASHED_AT_ONCE = 8  # files; hashing leaves the interpreter free
-
-
-class FileEntry(Config):
-    """Size and sha256 of one file."""
-
-    bytes: int
-    sha256: str
 
 
 class InputEntry(Config):
@@ -66,7 +60,7 @@ class Manifest(Config):
     bytes: int
     seconds: float
     packages: dict[str, str]
-    files: dict[str, FileEntry]
+    files: Mapping[str, FileEntry]  # those of a large artifact are in a table of their own (starloom.filetable)
 
 
 def canonical_json(value: Any) -> str:
@@ -79,9 +73,16 @@ def fingerprint_of(identity: dict[str, Any]) -> str:
     return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:FINGERPRINT_DIGITS]
 
 
-def manifest_bytes(manifest: Manifest) -> bytes:
-    """The manifest as it is stored: readable JSON and a checksum over it, so that an edit by hand is noticed."""
-    body = manifest.model_dump(mode="json")
+def manifest_bytes(manifest: Manifest, table: FileEntry | None = None) -> bytes:
+    """The manifest as it is stored: readable JSON and a checksum over it, so that an edit by hand is noticed.
+
+    With a `table`, which is the entry of `filetable.FILES`, the files themselves are left to it.
+    """
+    body = manifest.model_dump(mode="json", exclude={"files"})
+    if table is None:
+        body["files"] = {name: entry.model_dump() for name, entry in manifest.files.items()}
+    else:
+        body["files"], body["files_table"] = {}, table.model_dump()
     checksum = hashlib.sha256(canonical_json(body).encode()).hexdigest()
     return (json.dumps({**body, "checksum": checksum}, indent=1, sort_keys=True) + "\n").encode()
 
@@ -102,7 +103,14 @@ def read_manifest(folder: str) -> Manifest:
         raise UserError(_tampered(location)) from None
     if hashlib.sha256(canonical_json(body).encode()).hexdigest() != checksum:
         raise UserError(_tampered(location))
-    return Manifest.model_validate(body)
+    table = body.pop("files_table", None)
+    manifest = Manifest.model_validate(body)
+    if table is None:
+        return manifest
+    content = storage.read_bytes(storage.join(folder, filetable.FILES))
+    if hashlib.sha256(content).hexdigest() != table["sha256"]:
+        raise UserError(_tampered(storage.join(folder, filetable.FILES)))
+    return manifest.model_copy(update={"files": filetable.table_of(content)})
 
 
 def _tampered(location: str) -> str:
@@ -125,10 +133,10 @@ class Artifact:
         """
         folder = storage.normalize(folder)
         manifest = read_manifest(folder)
-        present = dict(storage.files_below(folder))
-        for name, entry in manifest.files.items():
-            if present.get(name) != entry.bytes:
-                found = "is missing" if name not in present else f"has {present[name]} bytes, not {entry.bytes}"
+        present = storage.sizes_below(folder)
+        for name, size in filetable.sizes_of(manifest.files).items():
+            if present.get(name) != size:
+                found = "is missing" if name not in present else f"has {present[name]} bytes, not {size}"
                 raise UserError(f"{folder}: {name} {found}; remove that folder and run again to make it anew")
         return cls(folder, manifest)
 
@@ -297,8 +305,14 @@ class ArtifactWriter:
         """Write the manifest, which makes the artifact exist."""
         if storage.is_remote(self.folder):
             shutil.rmtree(self._staging(), ignore_errors=True)
+        table = None
+        if len(manifest.files) > filetable.MOST_IN_MANIFEST:
+            content = filetable.table_bytes(manifest.files)
+            with self.create(filetable.FILES) as file:
+                file.write(content)
+            table = FileEntry(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
         with self.create(MANIFEST) as file:
-            file.write(manifest_bytes(manifest))
+            file.write(manifest_bytes(manifest, table))
         return Artifact(self.folder, manifest)
 
     def inventory(self) -> dict[str, FileEntry]:
@@ -306,7 +320,7 @@ class ArtifactWriter:
         entries = {}
         for name, size in storage.files_below(self.folder):
             hidden = any(part.startswith(".") for part in name.split("/"))
-            if name == MANIFEST or name.startswith(LOGS) or hidden:
+            if name in (MANIFEST, filetable.FILES) or name.startswith(LOGS) or hidden:
                 continue
             digest = digests.known(self.path(name))
             told = digest is not None and digest.bytes == size
@@ -318,7 +332,7 @@ class ArtifactWriter:
 
 def damages(folder: str, manifest: Manifest) -> tuple[str, ...]:
     """What is wrong with an artifact's files, one line a file: every one is read and held against its checksum."""
-    present = dict(storage.files_below(folder))
+    present = storage.sizes_below(folder)
 
     def damage(name: str) -> str:
         wanted = manifest.files[name]

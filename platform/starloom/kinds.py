@@ -221,13 +221,13 @@ class Tokens(View):
         """Counts by the shard's name, which is ``SPLIT/[GROUP/]STEM``."""
         return {name: PackedShard(**counts) for name, counts in self.artifact.manifest.details["shards"].items()}
 
-    def stems(self, split: Split, longer_than: int) -> tuple[str, ...]:
-        """Local paths (without ``.bin``) of a split's shards with more than so many tokens, in order of name."""
+    def stems(self, split: Split) -> tuple[str, ...]:
+        """Local paths (without ``.bin``) of a split's shards that have tokens, in order of name."""
         root = self.artifact.local()
         return tuple(
             str(root / name)
             for name, counts in sorted(self.shards().items())
-            if name.startswith(f"{split}/") and counts.tokens > longer_than
+            if name.startswith(f"{split}/") and counts.tokens
         )
 
     def heldout_documents(self) -> list[HeldoutDocument]:

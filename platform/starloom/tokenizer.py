@@ -58,10 +58,10 @@ class CodeTokenizer:
 
         return Tokenizer.from_str(self.json_text)
 
-    @property
+    @cached_property
     def size(self) -> int:
-        """The number of ids, specials included."""
-        return int(self._marked.get_vocab_size(with_added_tokens=True))
+        """The largest id and one, specials included: ids may have gaps, and a model must have a row for each."""
+        return max(self._marked.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     @cached_property
     def special_ids(self) -> dict[str, int]:

@@ -49,7 +49,7 @@ def test_tokenizer_is_trained_on_text_without_separators(run: Run) -> None:
 
 def test_heldout_documents_are_those_that_training_would_see(run: Run) -> None:
     tokens, tokenizer = Tokens(run.made["tokens"]), load_tokenizer(Tokenizer(run.made["tokenizer"]).path())
-    shards = [TokenShard(Path(stem), tokens.dtype) for stem in tokens.stems("heldout", longer_than=0)]
+    shards = [TokenShard(Path(stem), tokens.dtype) for stem in tokens.stems("heldout")]
     packed = [
         tokenizer.decode(shard.document(number).tolist(), skip_special=True)
         for shard in shards

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, GPTBigCodeConfig, GPTBigCodeForCausalLM
 
 from starloom.errors import UserError
+from starloom.model.attention import check_backend
 from starloom.model.config import ModelConfig
 from starloom.model.folder import read_model, write_model
 from starloom.model.model import CodeModel, initial_state
@@ -43,11 +45,11 @@ def test_our_weights_give_the_same_logits_in_transformers(tmp_path, tokenizer_fi
     assert len(AutoTokenizer.from_pretrained(tmp_path)("x = 1").input_ids) > 0
 
 
-def test_their_weights_give_the_same_logits_in_ours(tmp_path) -> None:
+@pytest.mark.parametrize("activation", ["gelu_pytorch_tanh", "gelu"])
+def test_their_weights_give_the_same_logits_in_ours(tmp_path, activation: str) -> None:
     torch.manual_seed(1)
-    theirs = GPTBigCodeForCausalLM(
-        GPTBigCodeConfig(vocab_size=300, n_positions=64, n_embd=48, n_layer=3, n_head=4, n_inner=192)
-    )
+    shape = {"vocab_size": 300, "n_positions": 64, "n_embd": 48, "n_layer": 3, "n_head": 4, "n_inner": 192}
+    theirs = GPTBigCodeForCausalLM(GPTBigCodeConfig(**shape, activation_function=activation))
     for parameter in theirs.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     theirs.save_pretrained(tmp_path)
@@ -90,3 +92,74 @@ def test_broken_folders_are_told_in_one_line(tmp_path, tokenizer_file) -> None:
     (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "llama"}))
     with pytest.raises(UserError, match="'llama' is not gpt_bigcode"):
         read_model(tmp_path)
+
+
+# what config.json of bigcode/starcoder says beside the shape
+STARCODER_CONFIG = {
+    "_name_or_path": "",
+    "activation_function": "gelu",
+    "architectures": ["GPTBigCodeForCausalLM"],
+    "attention_softmax_in_fp32": True,
+    "inference_runner": 0,
+    "max_batch_size": None,
+    "max_sequence_length": None,
+    "pad_key_length": True,
+    "pre_allocate_kv_cache": False,
+    "scale_attention_softmax_in_fp32": True,
+    "scale_attn_weights": True,
+    "summary_activation": None,
+    "summary_first_dropout": 0.1,
+    "validate_runner_input": True,
+    "multi_query": True,
+    "model_type": "gpt_bigcode",
+    "n_layer": 2,
+    "n_embd": 32,
+    "n_head": 4,
+    "n_positions": 32,
+    "vocab_size": 64,
+    "n_inner": 128,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"tie_word_embeddings": False}, "tie_word_embeddings = False is not supported; only True is"),
+        ({"scale_attn_weights": False}, "scale_attn_weights = False is not supported"),
+        ({"multi_query": False}, "multi_query = False is not supported"),
+        ({"add_cross_attention": True}, "add_cross_attention = True is not supported"),
+        ({"quantization_config": {"bits": 4}}, r"quantization_config = .* is not supported"),
+        ({"activation_function": "relu"}, "activation_function = 'relu' is not supported"),
+        ({"rope_theta": 1e4}, r"rope_theta = 10000\.0 is not understood"),
+    ],
+)
+def test_setting_that_changes_the_numbers_is_refused(changes: dict[str, object], complaint: str) -> None:
+    assert ModelConfig.from_transformers(STARCODER_CONFIG).activation == "gelu"
+    with pytest.raises(ValueError, match=complaint):
+        ModelConfig.from_transformers({**STARCODER_CONFIG, **changes})
+
+
+def test_output_layer_of_its_own_and_unknown_weights_are_refused(tmp_path: Path) -> None:
+    theirs = GPTBigCodeForCausalLM(
+        GPTBigCodeConfig(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=32, n_inner=128)
+    )
+    theirs.save_pretrained(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    embedding = state["transformer.wte.weight"]
+    save_file({**state, "lm_head.weight": embedding.clone()}, tmp_path / "model.safetensors")
+    assert read_model(tmp_path).config.layers == 2
+    save_file({**state, "lm_head.weight": embedding + 1}, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match="has an output layer of its own"):
+        read_model(tmp_path)
+    save_file({**state, "transformer.h.0.adapter": embedding.clone()}, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=r"transformer\.h\.0\.adapter, which a GPTBigCode model does not have"):
+        read_model(tmp_path)
+
+
+def test_backend_whose_package_lacks_the_function_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "flash_attn" / "cute").mkdir(parents=True)  # all that the wheel of flash-attn-4 brings
+    (tmp_path / "flash_attn" / "cute" / "__init__.py").write_text("def flash_attn_func(): ...\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UserError, match="flash_attn needs the package flash-attn, which is not installed"):
+        check_backend("flash_attn", dropout=0.0, gpu=True)
+    check_backend("flash_attn_4", dropout=0.0, gpu=True)

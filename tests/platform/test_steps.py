@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from starloom import artifact as artifacts
+from starloom import filetable
 from starloom.artifact import Artifact, damages, find
 from starloom.config import Config, runtime
 from starloom.errors import RunError, UserError, readable
@@ -73,6 +74,23 @@ def test_manifest_lists_files_with_checksums_but_not_logs(tmp_path) -> None:
     assert damages(artifact.folder, artifact.manifest) == ()
     Path(artifact.path("data/0.txt")).write_text("9")
     assert damages(artifact.folder, artifact.manifest) == ("data/0.txt does not match its checksum",)
+
+
+def test_files_of_a_large_artifact_are_in_a_table_of_their_own(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(filetable, "MOST_IN_MANIFEST", 2)
+    made = run_step(COUNT, CountConfig(), root=str(tmp_path), name="count")
+    again = Artifact.open(made.folder)
+    assert json.loads(made.read_text("manifest.json"))["files"] == {}
+    assert dict(again.manifest.files) == dict(made.manifest.files)
+    assert again.files("data/") == ["data/0.txt", "data/1.txt", "data/2.txt"]
+    assert damages(again.folder, again.manifest) == ()
+    Path(made.path("data/1.txt")).unlink()
+    with pytest.raises(UserError, match=r"data/1\.txt is missing"):
+        Artifact.open(made.folder)
+    table = Path(made.path(filetable.FILES))
+    table.write_bytes(table.read_bytes()[:-1] + b"?")
+    with pytest.raises(UserError, match=r"files\.parquet: was changed after it was written"):
+        Artifact.open(made.folder)
 
 
 def test_edited_manifest_is_refused_in_one_line(tmp_path) -> None:

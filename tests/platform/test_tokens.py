@@ -1,14 +1,21 @@
 import json
+import math
+import os
+import resource
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from data_jobs.train_tokenizer import train_bpe
 from starloom.artifact import ArtifactWriter
 from starloom.errors import RunError, UserError
 from starloom.tokenizer import CodeTokenizer
 from starloom.tokens import Encoder, FimConfig, ShardGroup, TokenDataset, TokenShard, TokenShardWriter, weighted_groups
+from starloom.tokens.blend import Blend
 from starloom.tokens.encoder import is_compilable
 from starloom.tokens.fim import rearrange
 from starloom.tokens.permutation import Permutation
@@ -73,13 +80,57 @@ def test_permutation_visits_each_index_once_and_keys_differ(size: int) -> None:
 def test_one_epoch_covers_each_window_once_and_the_next_has_another_order(tmp_path: Path) -> None:
     shards = tuple(numbered(tmp_path, f"s{n}", 101 + 10 * n, 1000 * n) for n in range(3))
     dataset = TokenDataset([ShardGroup(shards)], context=10, seed=1)
-    assert sum(group.count for group in dataset.groups) == 10 + 11 + 12
+    stream = np.concatenate([shard.tokens for shard in shards])
+    assert sum(group.count for group in dataset.groups) == (len(stream) - 1) // 10 == 33
     epochs = [[tuple(dataset[e * 33 + n].tokens) for n in range(33)] for e in range(2)]
     assert sorted(epochs[0]) == sorted(epochs[1])
     assert epochs[0] != epochs[1]
-    starts = sorted(window[0] for window in epochs[0])
-    assert starts == [1000 * s + 10 * w for s, count in enumerate((10, 11, 12)) for w in range(count)]
-    assert all(window == tuple(range(window[0], window[0] + 11)) for window in epochs[0])
+    # windows run on from one shard into the next
+    assert sorted(epochs[0]) == sorted(tuple(stream[10 * w : 10 * w + 11]) for w in range(33))
+
+
+def test_shards_shorter_than_a_window_are_trained_too(tmp_path: Path) -> None:
+    shards = tuple(numbered(tmp_path, f"s{n}", 7, 7 * n) for n in range(30))
+    dataset = TokenDataset([ShardGroup(shards)], context=20, seed=1)
+    seen = {int(number) for n in range(10) for number in dataset[n].tokens}
+    assert seen == set(range(201))  # all but what is less than a window at the end
+
+
+def test_a_thousand_shards_are_read_with_few_files_open(tmp_path: Path) -> None:
+    shards = tuple(numbered(tmp_path, f"s{n:04d}", 50, 50 * n) for n in range(600))
+    dataset = TokenDataset([ShardGroup(shards)], context=49, seed=1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 300, hard))
+    try:
+        assert len({int(dataset[n].tokens[0]) for n in range(600)}) == 600
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_shard_written_anew_is_read_anew(tmp_path: Path) -> None:
+    assert numbered(tmp_path, "s", 5).tokens.tolist() == list(range(5))
+    assert numbered(tmp_path, "s", 6, 9).tokens.tolist() == list(range(9, 15))
+
+
+@given(st.lists(st.integers(1, 10**9), min_size=1, max_size=300), st.integers(0, 2**63), st.integers(0, 10**6))
+def test_every_group_has_its_share_of_any_beginning_of_a_run(weights: list[int], seed: int, length: int) -> None:
+    blend = Blend([Fraction(weight) for weight in weights], seed)
+    turns = dict.fromkeys(range(len(weights)), -1)
+    for index in range(length, length + 300):
+        group, turn = blend.place(index)
+        share = weights[group] / sum(weights)
+        # one sample for each level of the tree
+        assert abs(turn - share * index) <= 1 + math.log2(2 * len(weights))
+        assert turn > turns[group]
+        turns[group] = turn
+
+
+def test_rare_groups_are_drawn_as_often_as_they_are_there_and_all_of_many_are_drawn() -> None:
+    places = [Blend([Fraction("0.03")] * 50 + [Fraction(1000)] * 10, 7).place(n)[0] for n in range(100_000)]
+    rare = np.bincount(places, minlength=60)[:50]
+    assert rare.tolist() == pytest.approx([100_000 * 0.03 / 10_001.5] * 50, abs=1)
+    many = Blend([Fraction(1)] * 1500, 7)
+    assert {many.place(n) for n in range(3000)} == {(group, turn) for group in range(1500) for turn in (0, 1)}
 
 
 def test_samples_do_not_depend_on_who_asks_or_in_which_order(tmp_path: Path, tokenizer: CodeTokenizer) -> None:
@@ -99,10 +150,11 @@ def test_samples_do_not_depend_on_who_asks_or_in_which_order(tmp_path: Path, tok
 
 def test_weights_decide_how_often_a_part_is_drawn(tmp_path: Path) -> None:
     few, many = numbered(tmp_path, "few", 51), numbered(tmp_path, "many", 5001, 10_000)
-    dataset = TokenDataset([ShardGroup((few,), 0.75), ShardGroup((many,), 0.25)], context=10, seed=2)
+    groups = [ShardGroup((few,), Fraction(3, 4)), ShardGroup((many,), Fraction(1, 4))]
+    dataset = TokenDataset(groups, context=10, seed=2)
     first = [int(dataset[n].tokens[0]) < 10_000 for n in range(2000)]
     assert np.mean(first) == 0.75
-    assert 0.4 < np.mean(first[:100]) < 0.95
+    assert np.mean(first[:100]) == pytest.approx(0.75, abs=0.01)
 
 
 def test_part_shorter_than_a_window_is_refused(tmp_path: Path) -> None:
@@ -240,3 +292,29 @@ def test_added_tokens_that_are_not_special_have_bytes_of_their_own() -> None:
     assert added in ids
     assert tokenizer.decode_bytes(ids).decode() == "x = 日本"
     assert Encoder.of(tokenizer).encode(["x = 日本"])[0].tolist() == ids
+
+
+def with_metadata(tokenizer: CodeTokenizer, fields: int, text: str) -> np.ndarray:
+    """A file's ids behind so many fields of metadata, as packing writes them."""
+    ids: list[int] = []
+    for name, value in (("<reponame>", "team/tools"), ("<filename>", "src/add.py"), ("<gh_stars>", "10-100"))[:fields]:
+        ids += [tokenizer.special(name), *tokenizer.encode(value)]
+    return np.array([*ids, *(tokenizer.encode("\n") if fields else []), *tokenizer.encode(text)])
+
+
+@pytest.mark.parametrize("fields", [0, 1, 2, 3])
+def test_metadata_stay_before_a_rearranged_file(tokenizer: CodeTokenizer, fields: int) -> None:
+    text = "\ndef add(one, two):\n    return one + two\n"
+    ids = with_metadata(tokenizer, fields, text)
+    head = len(ids) - len(tokenizer.encode(text))
+    for seed in range(20):
+        generator = np.random.Generator(np.random.Philox(key=[9, seed]))
+        made = rearrange(ids, Encoder.of(tokenizer), FimConfig(rate=1), generator).tolist()
+        assert made[:head] == ids[:head].tolist()
+        assert pieces(made[head:], tokenizer)[1] == text
+
+
+def test_issues_and_commits_stay_whole(tokenizer: CodeTokenizer) -> None:
+    ids = np.array([tokenizer.special("<issue_start>"), *tokenizer.encode("a\nb\n")])
+    generator = np.random.Generator(np.random.Philox(key=[9, 0]))
+    assert rearrange(ids, Encoder.of(tokenizer), FimConfig(rate=1), generator).tolist() == ids.tolist()

@@ -18,10 +18,11 @@ from deepspeed.utils import (
     safe_set_full_fp32_param,
     safe_set_full_optimizer_state,
 )
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from starloom.errors import RunError
+from starloom.errors import RunError, one_line
 from train_jobs.parallel.deepspeed_internals import flat_masters, link_moments, set_parameter, set_state
 from train_jobs.parallel.layers import TensorSlice
 from train_jobs.parallel.pipeline import own_parameters
@@ -43,18 +44,27 @@ def snapshot(engine: Any, place: TensorSlice, *, vocabulary: int, keep: bool) ->
     tensors: dict[str, Tensor] = {}
     for name, held in own_parameters(engine.module):
         for kind in (MASTER, *MOMENTS):
-            whole = _joined(stored.read(held, kind), held, place)
+            # joined where the process group works: NCCL knows no tensors of the node's memory
+            whole = _joined(stored.read(held, kind).detach().to(engine.device, torch.float32), held, place)
             if keep:
                 whole = whole[:vocabulary] if name == "transformer.wte.weight" else whole
-                tensors[f"{name}.{kind}"] = whole.contiguous()
+                # a copy even on a CPU: training goes on while it is written
+                tensors[f"{name}.{kind}"] = whole.to("cpu", copy=True).contiguous()
     return tensors
 
 
 def write_stage(folder: Path, stage: int, tensors: dict[str, Tensor]) -> None:
-    """Write one stage's logical tensors (fp32, by name) and, when the file is whole, its checksum beside it."""
+    """Write one stage's logical tensors (fp32, by name) and, when the file is whole, its checksum beside it.
+
+    Raises:
+        RunError: the disk does not take it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"stage-{stage}.safetensors"
-    save_file(tensors, file)
+    try:
+        save_file(tensors, file)
+    except (OSError, SafetensorError) as error:  # the latter where the disk is full
+        raise RunError(f"{file}: cannot be written: {one_line(str(error), 200)}") from error
     _replace(folder / f"stage-{stage}.sha256", _checksum(file) + "\n")
 
 
@@ -128,6 +138,13 @@ def opened(checkpoint: Path) -> Files:
     return Files(sorted(checkpoint.glob("stage-*.safetensors")))
 
 
+def put_masters(engine: Any, source: Source, place: TensorSlice) -> None:
+    """Set the fp32 masters, and the parameters with them, to weights by their logical names alone."""
+    stored = _stored(engine.optimizer)
+    for name, held in own_parameters(engine.module):
+        stored.write(held, MASTER, own_part(source, name, held, place.rank, place.size).float().contiguous())
+
+
 def put_into(engine: Any, source: Source, place: TensorSlice, *, updates: int) -> None:
     """Put masters and moments into an engine of any layout; `updates` is Adam's own count."""
     stored = _stored(engine.optimizer)
@@ -150,7 +167,7 @@ class _Stored(Protocol):
         ...
 
     def read(self, held: nn.Parameter, kind: str) -> Tensor:
-        """This tensor rank's whole master or moment, fp32, on the CPU."""
+        """This tensor rank's whole master or moment, wherever it is held."""
         ...
 
     def write(self, held: nn.Parameter, kind: str, value: Tensor) -> None:
@@ -171,8 +188,8 @@ class _Whole:
         self._updates = torch.tensor(float(updates))
 
     def read(self, held: nn.Parameter, kind: str) -> Tensor:
-        value = held.data if kind == MASTER else self._state[held][kind]
-        return _copy(value)
+        value: Tensor = held.data if kind == MASTER else self._state[held][kind]
+        return value
 
     def write(self, held: nn.Parameter, kind: str, value: Tensor) -> None:
         if kind == MASTER:
@@ -198,10 +215,11 @@ class _Shared:
         self.prepare()
 
     def read(self, held: nn.Parameter, kind: str) -> Tensor:
+        value: Tensor | None
         value = safe_get_full_fp32_param(held) if kind == MASTER else safe_get_full_optimizer_state(held, kind)
         if value is None:
             raise RunError(f"DeepSpeed holds no {kind} of {held.logical}")  # type: ignore[attr-defined]
-        return _copy(value)
+        return value
 
     def write(self, held: nn.Parameter, kind: str, value: Tensor) -> None:
         if kind != MASTER:
@@ -209,11 +227,6 @@ class _Shared:
             return
         safe_set_full_fp32_param(held, value)
         set_parameter(self._optimizer, held, value)
-
-
-def _copy(value: Tensor) -> Tensor:
-    # a copy even where device and type are right already: training goes on while it is written
-    return value.detach().to("cpu", torch.float32, copy=True)
 
 
 def _stored(optimizer: Any) -> _Stored:

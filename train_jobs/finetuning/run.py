@@ -9,7 +9,7 @@ import numpy as np
 
 from starloom.errors import UserError
 from starloom.kinds import Conversations, Corpus, Model, Tokenizer
-from starloom.model.folder import read_config
+from starloom.model.folder import check_names, read_config
 from starloom.step import Outcome, StepContext
 from starloom.tokenizer import CodeTokenizer, load_tokenizer, smallest_dtype
 from starloom.tokens import FimConfig, TokenShardWriter
@@ -18,7 +18,7 @@ from train_jobs.finetuning.config import FinetuneConfig
 from train_jobs.finetuning.conversations import Tally, from_commits, from_json_lines
 from train_jobs.finetuning.template import END, ROLES, TEMPLATE, Dialogue, with_special_tokens
 from train_jobs.job import Job
-from train_jobs.loop.launch import launch
+from train_jobs.loop.launch import announce, launch
 
 DATA = "conversations"  # shards and tokenizer, in the artifact
 
@@ -68,6 +68,7 @@ def finetune(config: FinetuneConfig, context: StepContext) -> Outcome:
         initial=str(initial),
         turns=(tokenizer.special(ROLES["assistant"]), tokenizer.special(END)),
     )
+    announce(job, context)
     launch(job, context.name)
     _end_turns(Path(job.output) / Model.FOLDER, tokenizer)
     for part in (Model.FOLDER, Model.CHECKPOINTS, DATA):
@@ -84,7 +85,9 @@ def _initial(config: FinetuneConfig, context: StepContext) -> Path:
     model = context.optional(Model.kind)
     if (model is None) == (not config.model_folder):
         raise UserError("model_folder: name either a folder here or a model among needs, not both")
-    return Model(model).folder() if model else Path(config.model_folder)
+    folder = Model(model).folder() if model else Path(config.model_folder)
+    check_names(folder, read_config(folder))
+    return folder
 
 
 def _dialogues(config: FinetuneConfig, context: StepContext, tally: Tally) -> Iterator[Dialogue]:

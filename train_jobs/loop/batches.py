@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from starloom.errors import RunError
 from starloom.tokenizer import load_tokenizer
 from starloom.tokens import ShardGroup, TokenDataset, TokenShard, weighted_groups
 from starloom.tokens.mixture import group_of
@@ -23,18 +24,23 @@ def open_data(job: Job) -> tuple[TokenDataset, dict[str, TokenDataset]]:
     config, context = job.config, job.config.length
     tokenizer = load_tokenizer(job.tokenizer)
     shards = [TokenShard(Path(stem), job.dtype) for stem in job.train]
-    parts = weighted_groups(shards, config.weights, context) if config.weights else [ShardGroup(tuple(shards))]
-    data = TokenDataset(parts, context=context, seed=config.seed, tokenizer=tokenizer, fim=config.fim)
+    data = TokenDataset(
+        weighted_groups(shards, config.weights, context),
+        context=context,
+        seed=config.seed,
+        tokenizer=tokenizer,
+        fim=config.fim,
+    )
     groups: dict[str, list[TokenShard]] = {}
     for stem in job.heldout:
         shard = TokenShard(Path(stem), job.dtype)
-        if len(shard.tokens) > context:
-            groups.setdefault("", []).append(shard)
-            if config.heldout_groups and group_of(shard.stem):
-                groups.setdefault(group_of(shard.stem), []).append(shard)
+        groups.setdefault("", []).append(shard)
+        if config.heldout_groups and group_of(shard.stem):
+            groups.setdefault(group_of(shard.stem), []).append(shard)
     heldout = {
         name: TokenDataset([ShardGroup(tuple(kept))], context=context, seed=config.seed)
         for name, kept in sorted(groups.items())
+        if sum(shard.size for shard in kept) > context
     }
     return data, heldout
 
@@ -44,12 +50,17 @@ def batches(data: TokenDataset, first: int, job: Job, place: Place) -> Iterator[
 
     What a target counts is such that the mean over all micro batches of all ranks is the mean over the trained tokens
     of the global batch, however they are spread.
+
+    Raises:
+        RunError: an id that the model does not have.
     """
     config = job.config
     rows = config.global_batch // config.layout.data
     start = first + place.data * rows
     micro_batches = config.global_batch // config.micro_batch
     own = np.stack([data[start + n].tokens for n in range(rows)])
+    if own.max() >= job.vocabulary:
+        raise RunError(f"the tokens hold the id {own.max()}, the model has {job.vocabulary}; pack with its tokenizer")
     trained = trained_targets(own, job.turns)
     if job.turns is None:
         total = config.global_batch * config.length

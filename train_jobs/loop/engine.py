@@ -22,7 +22,7 @@ from train_jobs.loop.batches import batches
 from train_jobs.loop.place import Place
 from train_jobs.loop.schedule import learning_rate
 from train_jobs.parallel.clipping import clip_gradients
-from train_jobs.parallel.deepspeed_internals import replace_clipping, without_inference_collectives
+from train_jobs.parallel.deepspeed_internals import give_labels, replace_clipping, without_inference_collectives
 from train_jobs.parallel.deepspeed_settings import deepspeed_settings
 from train_jobs.parallel.layers import TensorSlice
 from train_jobs.parallel.pipeline import build_pipeline, fill, own_parameters, tensor_slice
@@ -47,10 +47,11 @@ def build_engine(job: Job) -> tuple[Any, Place]:
     if config.zero >= 2:
         return _stageless_engine(job)
     with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed prints the topology and every layer from every rank
-        module = build_pipeline(job.shape, layout, config.recompute, config.attention)
+        module, output = build_pipeline(job.shape, layout, config.recompute, config.attention)
     grid = module.mpu()
     tensor = tensor_slice(module.topology(), layout)
     engine = _initialize(job, module, tensor, None)
+    give_labels(engine, output.take)
     return engine, Place(grid.get_stage_id(), grid.get_data_parallel_id(), tensor, layout)
 
 
@@ -66,18 +67,24 @@ def _stageless_engine(job: Job) -> tuple[StagelessEngine, Place]:
 
 
 def _initialize(job: Job, module: nn.Module, tensor: TensorSlice, axes: Axes | None) -> Any:
-    import deepspeed
-
     with first_weights(job) as weights:
         fill(module, weights, tensor)
+        engine = _wrapped(job, module, axes)
+        if job.config.precision == "bf16":  # DeepSpeed makes the masters of what is rounded already
+            store.put_masters(engine, weights, tensor)
+    if job.config.zero == 0:
+        replace_clipping(engine, lambda: clip_gradients(engine, tensor))
+    return engine
+
+
+def _wrapped(job: Job, module: nn.Module, axes: Axes | None) -> Any:
+    import deepspeed
+
     decayed = [held for name, held in own_parameters(module) if held.dim() > 1]
     plain = [held for name, held in own_parameters(module) if held.dim() == 1]
     groups = [{"params": held, **extra} for held, extra in ((decayed, {}), (plain, {"weight_decay": 0.0})) if held]
     settings = deepspeed_settings(job.config)
-    engine, *_ = deepspeed.initialize(model=module, model_parameters=groups, config=settings, mpu=axes)
-    if job.config.zero == 0:
-        replace_clipping(engine, lambda: clip_gradients(engine, tensor))
-    return engine
+    return deepspeed.initialize(model=module, model_parameters=groups, config=settings, mpu=axes)[0]
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from starloom import jsonlines
 from starloom.errors import RunError
 from starloom.kinds import Model
 from train_jobs.job import Job
-from train_jobs.parallel.deepspeed_internals import last_loss, refuse_updates
+from train_jobs.parallel.deepspeed_internals import last_loss, left_out, refuse_updates
 from train_jobs.parallel.stageless import StagelessEngine
 
 SKIPPED: Final = "skipped.jsonl"
@@ -41,7 +41,7 @@ class LossGuard:
         self._bad: float | None = None
         self._skipped = {int(row["step"]) for row in jsonlines.read_log(self._file)}
         dist.barrier()  # nobody writes before all have read
-        refuse_updates(engine.optimizer, self._refuses)
+        refuse_updates(engine, self._refuses)
 
     def leaves_out(self, step: int) -> bool:
         """Whether step number `step` (counted from 1) was bad before and is left out without computing it."""
@@ -58,23 +58,25 @@ class LossGuard:
             RunError: the policy is to stop.
             BadLossError: the policy is to go back.
         """
-        if self._bad is None:
+        if not left_out(self._engine.optimizer):
             self._seen.append(loss)
             return True
-        bad, self._bad = self._bad, None
+        # without a bad loss it was the gradient: DeepSpeed makes no update of what is not finite
+        what = "loss" if self._bad is not None else "gradient"
+        bad, self._bad = self._bad if self._bad is not None else math.nan, None
         first = (step - 1) * self._config.global_batch
         samples = [first, first + self._config.global_batch - 1]
         if dist.get_rank() == 0 and step not in self._skipped:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             with self._file.open("a") as file:
                 shown = bad if math.isfinite(bad) else str(bad)
-                file.write(json.dumps({"step": step, "samples": samples, "loss": shown}) + "\n")
+                file.write(json.dumps({"step": step, "samples": samples, what: shown}) + "\n")
         dist.barrier()
         self._skipped.add(step)
         if self._config.bad_loss == "stop":
             raise RunError(
-                f"step {step}: the loss is {bad:g}; samples {samples[0]} to {samples[1]}, see {self._file.name}; lower "
-                "optimizer.rate, look at these samples, or set bad_loss = 'skip' or 'rollback'"
+                f"step {step}: the {what} is {bad:g}; samples {samples[0]} to {samples[1]}, see {self._file.name}; "
+                "lower optimizer.rate, look at these samples, or set bad_loss = 'skip' or 'rollback'"
             )
         if self._config.bad_loss == "rollback":
             raise BadLossError(f"step {step}")

@@ -3,11 +3,14 @@
 Written against 0.19; `pyproject.toml` bounds the version. What each function rests on is said at the function.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import deepspeed
 import torch
+from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
+from deepspeed.runtime.pipe.schedule import ForwardPass
 from deepspeed.runtime.zero import GatheredParameters
 from torch import Tensor, nn
 
@@ -34,6 +37,23 @@ def last_loss(engine: Any) -> float | None:
     return float(engine.total_loss) / int(engine.gradient_accumulation_steps())
 
 
+def give_labels(engine: Any, take: Callable[[Any], None]) -> None:
+    """Hand each micro batch's labels to `take` before the last stage's forward pass, to which the loss belongs.
+
+    DeepSpeed's own way, a loss function outside of the stage, loses in bf16 what the loss gives to a weight of the
+    stage itself: the gradients are cleared when the backward pass reaches the stage's output.
+    """
+    if not engine.is_last_stage():
+        return
+    forward = engine._INSTRUCTION_MAP[ForwardPass]
+
+    def forward_with_labels(engine: Any, buffer_id: int) -> Any:
+        take(engine.pipe_buffers["labels"][buffer_id])
+        return forward(engine, buffer_id)
+
+    engine._INSTRUCTION_MAP = {**engine._INSTRUCTION_MAP, ForwardPass: forward_with_labels}
+
+
 def mark_cut(parameter: nn.Parameter) -> None:
     """Say that a parameter is cut along the tensor axis: without the mark its norm is counted once only."""
     parameter.tensor_model_parallel = True  # type: ignore[attr-defined]
@@ -56,15 +76,31 @@ def replace_clipping(engine: Any, clip: Callable[[], float]) -> None:
     engine.clip_fp32_gradients = clip_and_tell
 
 
-def refuse_updates(optimizer: Any, refuses: Callable[[], bool]) -> None:
-    """Make the optimizer of any ZeRO stage ask `refuses` first, and drop the gradients when it says yes."""
+def refuse_updates(engine: Any, refuses: Callable[[], bool]) -> None:
+    """Make the optimizer of any ZeRO stage ask `refuses` first, and drop the gradients when it says yes.
+
+    It does so too when their norm is not finite; `left_out` tells it afterwards.
+    """
+    optimizer = engine.optimizer
     if isinstance(optimizer, torch.optim.Optimizer):
         update = optimizer.step
 
         def step(*arguments: Any, **options: Any) -> Any:
-            return None if refuses() else update(*arguments, **options)
+            optimizer.overflow = refuses() or not math.isfinite(engine.get_global_grad_norm())  # type: ignore[attr-defined]
+            return None if optimizer.overflow else update(*arguments, **options)  # type: ignore[attr-defined]
 
         optimizer.step = step  # type: ignore[method-assign]
+    elif isinstance(optimizer, BF16_Optimizer):  # of ZeRO-1 in bf16
+        update = optimizer.step
+
+        def step_in_bf16(*arguments: Any, **options: Any) -> Any:
+            if not refuses():
+                return update(*arguments, **options)
+            optimizer.overflow = True
+            optimizer.clear_hp_grads()
+            return optimizer.clear_lp_grads()
+
+        optimizer.step = step_in_bf16
     elif hasattr(optimizer, "_loss_scale_update_and_overflow_cleanup"):  # ZeRO-3
 
         def check(update_scale: bool = True) -> bool:
@@ -80,6 +116,11 @@ def refuse_updates(optimizer: Any, refuses: Callable[[], bool]) -> None:
         optimizer.check_grad_overflow, optimizer.check_overflow = True, check_overflow
 
 
+def left_out(optimizer: Any) -> bool:
+    """Whether the optimizer's last step was none."""
+    return bool(optimizer.overflow)
+
+
 def cuts_parameters(optimizer: Any) -> bool:
     """Whether it is ZeRO-3, which cuts the parameters themselves."""
     return hasattr(optimizer, "fp32_partitioned_groups_flat")
@@ -87,6 +128,8 @@ def cuts_parameters(optimizer: Any) -> bool:
 
 def flat_masters(optimizer: Any) -> list[Tensor]:
     """This data rank's flat fp32 pieces of the masters (each [elements]), one a parameter group, of ZeRO-1 to -3."""
+    if isinstance(optimizer, BF16_Optimizer):
+        return list(optimizer.fp32_groups_flat_partition)
     pieces = optimizer.fp32_partitioned_groups_flat if cuts_parameters(optimizer) else None
     return list(pieces or optimizer.single_partition_of_fp32_groups)
 

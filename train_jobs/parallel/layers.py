@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from starloom.errors import RunError
 from starloom.model.attention import Backend, attend
 from starloom.model.config import ModelConfig
 from train_jobs.layout import Recompute, padded_vocabulary
@@ -59,26 +60,39 @@ class TokenEmbedding(nn.Module):
 
 
 class Output:
-    """The last stage's end: remembers the tied embedding, whose weight `loss` multiplies the states with."""
+    """The model's end: the tied embedding's weight as the output layer, and the loss.
+
+    It belongs to the forward pass. DeepSpeed clears the gradients of bf16 when the backward pass enters the stage by
+    its output: what a loss outside of it had given the tied weight by then would be lost.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         self.vocabulary = config.vocabulary
-        self.embedding: TokenEmbedding | None = None
+        self.labels: tuple[Tensor, Tensor] | None = None
 
-    def enter(self, embedding: TokenEmbedding, x: Tensor) -> Tensor:
-        """The forward function of the tied layer: [batch, sequence, hidden] states pass through."""
-        self.embedding = embedding
-        return copy_to_group(x, embedding.place.group)
+    def take(self, labels: tuple[Tensor, Tensor]) -> None:
+        """What the next pass is held against: targets, int64 [batch, sequence], and what each counts, fp32 likewise."""
+        self.labels = labels
 
-    def loss(self, x: Tensor, labels: tuple[Tensor, Tensor]) -> Tensor:
-        """Cross-entropy, nats, a scalar, of the states [batch, sequence, hidden] that `enter` returned.
+    def loss(self, embedding: TokenEmbedding, x: Tensor) -> Tensor:
+        """Cross-entropy, nats, a scalar, of the states [batch, sequence, hidden]: the tied layer's forward function.
 
-        Labels are targets, int64 [batch, sequence], and what each counts, fp32 of the same shape.
+        Raises:
+            RunError: there are no labels.
         """
-        assert self.embedding is not None
-        held, (targets, shares) = self.embedding, labels
-        group = held.place.group
-        return output_loss(x, held.weight, targets, shares, first=held.first, real=self.vocabulary, group=group)
+        if self.labels is None:
+            raise RunError("a batch without labels came to the output layer")
+        (targets, shares), self.labels = self.labels, None
+        place = embedding.place
+        return output_loss(
+            copy_to_group(x, place.group),
+            embedding.weight,
+            targets,
+            shares,
+            first=embedding.first,
+            real=self.vocabulary,
+            group=place.group,
+        )
 
 
 class PositionEmbedding(nn.Module):
@@ -126,7 +140,7 @@ class ParallelBlock(nn.Module):
         super().__init__()
         self.recompute, self.backend = recompute, backend
         name, h, d = f"transformer.h.{number}", config.hidden, config.head_dim
-        self.place, self.dropout = place, config.dropout
+        self.place, self.dropout, self.gelu_form = place, config.dropout, config.gelu_form
         self.heads, self.head_dim = config.heads // place.size, d
         self.ln_1 = Norm(config, place, f"{name}.ln_1")
         self.q_weight = parameter(f"{name}.attn.q.weight", (h, h), 0, place)
@@ -174,4 +188,4 @@ class ParallelBlock(nn.Module):
         return F.dropout(out, self.dropout, self.training)
 
     def _down(self, inner: Tensor) -> Tensor:
-        return F.linear(F.gelu(inner, approximate="tanh"), self.down_weight)
+        return F.linear(F.gelu(inner, approximate=self.gelu_form), self.down_weight)

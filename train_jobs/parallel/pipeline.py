@@ -19,8 +19,8 @@ from train_jobs.parallel.weights import Source, own_part
 
 def build_pipeline(
     config: ModelConfig, layout: Layout, recompute: Recompute = "none", backend: Backend = "sdpa"
-) -> PipelineModule:
-    """This process's stage; weights are empty until `fill` is called."""
+) -> tuple[PipelineModule, Output]:
+    """This process's stage, whose weights are empty until `fill` is called, and the end, which wants the labels."""
     topology = PipeModelDataParallelTopology(num_pp=layout.pipeline, num_mp=layout.tensor, num_dp=layout.data)
     place = tensor_slice(topology, layout)
 
@@ -30,15 +30,15 @@ def build_pipeline(
         LayerSpec(PositionEmbedding, config, place),
         *(LayerSpec(ParallelBlock, config, place, number, recompute, backend) for number in range(config.layers)),
         LayerSpec(Norm, config, place, "transformer.ln_f"),
-        TiedLayerSpec("embedding", TokenEmbedding, config, place, forward_fn=output.enter, tied_weight_attr="weight"),
+        TiedLayerSpec("embedding", TokenEmbedding, config, place, forward_fn=output.loss, tied_weight_attr="weight"),
     ]
-    return PipelineModule(
+    stage = PipelineModule(
         layers=layers,
         topology=topology,
-        loss_fn=output.loss,
         partition_method="type:ParallelBlock",
         activation_checkpoint_interval=0,  # blocks recompute by themselves
     )
+    return stage, output
 
 
 def tensor_slice(topology: PipeModelDataParallelTopology, layout: Layout) -> TensorSlice:

@@ -1,6 +1,6 @@
 """Causal multi-query attention by the backend that a configuration names. K and V are never expanded in memory."""
 
-import importlib.util
+import importlib
 from functools import cache
 from typing import Any, Literal, get_args
 
@@ -43,10 +43,10 @@ def check_backend(backend: Backend, *, dropout: float, gpu: bool) -> None:
     """Raise `UserError` when this process cannot use the backend."""
     if backend == "sdpa":
         return
-    module, package = PACKAGES[backend]
+    package = PACKAGES[backend][1]
     if not gpu:
         raise UserError(f"attention: {backend} needs a GPU; use attention = 'sdpa' on a CPU")
-    if not _installed(module):
+    if not _has_function(backend):
         raise UserError(f"attention: {backend} needs the package {package}, which is not installed; or use 'sdpa'")
     if backend == "flash_attn_4" and dropout > 0:
         raise UserError(f"attention: flash_attn_4 has no dropout, model.dropout = {dropout}; use flash_attn or sdpa")
@@ -64,11 +64,13 @@ def usable_backends(*, dropout: float) -> list[Backend]:
     return found
 
 
-def _installed(module: str) -> bool:
+def _has_function(backend: Backend) -> bool:
+    """Whether the function itself is there: FlashAttention 4 makes a folder `flash_attn` with nothing of version 2."""
     try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:
+        _function(backend)
+    except (ImportError, AttributeError):
         return False
+    return True
 
 
 @cache

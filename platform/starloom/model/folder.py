@@ -12,11 +12,14 @@ from torch import Tensor
 
 from starloom.errors import RunError, UserError, one_line
 from starloom.model.config import ModelConfig
-from starloom.model.model import CodeModel
+from starloom.model.model import CodeModel, initial_shapes
 from starloom.tokenizer import END_OF_TEXT, TOKENIZER_FILE, TOKENIZER_SETTINGS, load_tokenizer
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD_BYTES = 5 << 30
+_HEAD, _EMBEDDING = "lm_head.weight", "transformer.wte.weight"
+_MASKS = (".attn.bias", ".attn.masked_bias")  # constants that old versions of transformers stored
+_ROWS = 4096  # of a matrix, compared at a time
 
 
 def read_config(folder: str | Path) -> ModelConfig:
@@ -75,8 +78,7 @@ def read_model(folder: str | Path, dtype: torch.dtype = torch.float32) -> CodeMo
         UserError: weights are missing, of the wrong shape, or not finite.
     """
     config, state = read_config(folder), read_state(folder)
-    state.pop("lm_head.weight", None)  # tied: the embedding stands for it
-    state = {name: tensor for name, tensor in state.items() if not name.endswith((".attn.bias", ".masked_bias"))}
+    check_names(folder, config)
     with torch.device("meta"):
         model = CodeModel(config)
     wanted = dict(model.named_parameters())
@@ -90,6 +92,38 @@ def read_model(folder: str | Path, dtype: torch.dtype = torch.float32) -> CodeMo
     kept = {name: state[name].to(dtype) for name in wanted}
     model.load_state_dict(kept, assign=True)
     return model.eval()
+
+
+def check_names(folder: str | Path, config: ModelConfig) -> None:
+    """Refuse a folder with weights that this architecture has no place for; only names are read, and a second head.
+
+    Raises:
+        UserError: there are such weights, or an output layer that is not the embedding.
+    """
+    held: dict[str, Path] = {}
+    for path in weight_files(folder):
+        try:
+            with safe_open(path, framework="pt") as file:
+                held.update(dict.fromkeys(file.keys(), path))
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{path}: cannot be read: {error}") from None
+    known = initial_shapes(config)
+    for name in sorted(held):
+        if name not in known and name != _HEAD and not name.endswith(_MASKS):
+            raise UserError(f"{folder}: holds the weight {name}, which a GPTBigCode model does not have")
+    if _HEAD in held and not _equal(held, _HEAD, _EMBEDDING):
+        raise UserError(f"{folder}: has an output layer of its own ({_HEAD}); only tied embeddings are supported")
+
+
+def _equal(held: Mapping[str, Path], one: str, other: str) -> bool:
+    if other not in held:
+        return False
+    with safe_open(held[one], framework="pt") as first, safe_open(held[other], framework="pt") as second:
+        left, right = first.get_slice(one), second.get_slice(other)
+        if left.get_shape() != right.get_shape():
+            return False
+        rows = range(0, left.get_shape()[0], _ROWS)
+        return all(torch.equal(left[start : start + _ROWS], right[start : start + _ROWS]) for start in rows)
 
 
 def write_model(

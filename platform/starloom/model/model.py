@@ -36,17 +36,17 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with GELU (tanh form) between."""
+    """Two linear layers with GELU between."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.c_fc = nn.Linear(config.hidden, config.inner)
         self.c_proj = nn.Linear(config.inner, config.hidden)
-        self.dropout = config.dropout
+        self.dropout, self.gelu_form = config.dropout, config.gelu_form
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., hidden] to the same shape."""
-        return F.dropout(self.c_proj(F.gelu(self.c_fc(x), approximate="tanh")), self.dropout, self.training)
+        return F.dropout(self.c_proj(F.gelu(self.c_fc(x), approximate=self.gelu_form)), self.dropout, self.training)
 
 
 class Block(nn.Module):

@@ -6,18 +6,17 @@ and takes the sample numbers that are its own. Fill-in-the-middle is part of the
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from fractions import Fraction
 
 import numpy as np
 
 from starloom.errors import UserError
 from starloom.tokenizer import CodeTokenizer
+from starloom.tokens.blend import Blend
 from starloom.tokens.encoder import Encoder
 from starloom.tokens.fim import FimConfig, rearrange
 from starloom.tokens.permutation import Permutation, mix
 from starloom.tokens.shard import TokenShard
-
-BLEND_BLOCK = 1000  # samples over which the shares of the groups are exact
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class ShardGroup:
     """A group of shards with a weight, for example one language."""
 
     shards: tuple[TokenShard, ...]
-    weight: float = 1.0
+    weight: Fraction = Fraction(1)
 
 
 class TokenDataset:
@@ -62,14 +61,14 @@ class TokenDataset:
         for number, windows in enumerate(self.groups):
             if windows.count == 0:
                 raise UserError(
-                    f"group {number} of the token data set has fewer than {context + 1} tokens in every shard; "
-                    "lower the context or add data"
+                    f"group {number} of the token data set has fewer than {context + 1} tokens; lower the context or "
+                    "add data"
                 )
-        self.shares = _block_shares(weights)
+        self.blend = Blend(weights, seed)
 
     def __getitem__(self, index: int) -> Sample:
         """Sample `index`: context + 1 ids as int64."""
-        group, turn = self._place(index)
+        group, turn = self.blend.place(index)
         windows = self.groups[group]
         epoch, position = divmod(turn, windows.count)
         order = Permutation(windows.count, mix(self.seed ^ mix(epoch * 1_000_003 + group)))
@@ -85,56 +84,35 @@ class TokenDataset:
             tokens = arranged[: self.context + 1]
         return Sample(np.asarray(tokens, dtype=np.int64))
 
-    def _place(self, index: int) -> tuple[int, int]:
-        """Which group sample `index` comes from, and the how-many-eth sample of that group it is."""
-        if len(self.groups) == 1:
-            return 0, index
-        block, position = divmod(index, BLEND_BLOCK)
-        order = _block_order(tuple(self.shares), mix(self.seed ^ mix(block)))
-        group = int(order[position])
-        return group, block * self.shares[group] + int(np.count_nonzero(order[:position] == group))
-
-
-@lru_cache(maxsize=64)
-def _block_order(shares: tuple[int, ...], key: int) -> np.ndarray:
-    order = np.repeat(np.arange(len(shares)), shares)
-    return np.random.Generator(np.random.Philox(key=[key, 0])).permutation(order)
-
-
-def _block_shares(weights: Sequence[float]) -> list[int]:
-    """Whole numbers that add up to `BLEND_BLOCK`, in proportion to the weights (largest remainders)."""
-    exact = np.asarray(weights, dtype=np.float64) / sum(weights) * BLEND_BLOCK
-    shares = np.maximum(np.floor(exact).astype(int), 1)
-    for number in np.argsort(-(exact - np.floor(exact)), kind="stable"):
-        if shares.sum() >= BLEND_BLOCK:
-            break
-        shares[number] += 1
-    while shares.sum() > BLEND_BLOCK:
-        shares[int(np.argmax(shares))] -= 1
-    return [int(share) for share in shares]
-
 
 class _Windows:
-    """The windows of several shards under one numbering; no window crosses from one shard into the next."""
+    """The windows of several shards, read as one stream in their order: a window may run on into the next shard."""
 
     def __init__(self, shards: Sequence[TokenShard], context: int) -> None:
-        self.shards = [shard for shard in shards if len(shard.tokens) > context]
+        self.shards = [shard for shard in shards if shard.size]
         self.context = context
-        counts = [(len(shard.tokens) - 1) // context for shard in self.shards]
-        self.ends = np.cumsum(counts, dtype=np.int64)
-        self.count = int(self.ends[-1]) if counts else 0
+        self.ends = np.cumsum([shard.size for shard in self.shards], dtype=np.int64)
+        self.tokens = int(self.ends[-1]) if self.shards else 0
+        self.count = max(0, (self.tokens - 1) // context)
 
     def read(self, window: int, length: int) -> np.ndarray:
-        """`length` ids from the window's start."""
-        shard, start = self._locate(window)
-        return np.asarray(shard.tokens[start : start + length])
+        """`length` ids from the window's start; past the end of the stream from its beginning again."""
+        return self._stream(window * self.context, length)
 
     def read_after(self, window: int, skipped: int, length: int) -> np.ndarray:
-        """`length` ids from `skipped` after the window's start, from the shard's beginning again past its end."""
-        shard, start = self._locate(window)
-        return np.take(shard.tokens, range(start + skipped, start + skipped + length), mode="wrap")
+        """`length` ids from `skipped` after the window's start, likewise."""
+        return self._stream(window * self.context + skipped, length)
 
-    def _locate(self, window: int) -> tuple[TokenShard, int]:
-        number = int(np.searchsorted(self.ends, window, side="right"))
-        before = int(self.ends[number - 1]) if number else 0
-        return self.shards[number], (window - before) * self.context
+    def _stream(self, start: int, length: int) -> np.ndarray:
+        pieces = []
+        start %= self.tokens
+        number = int(np.searchsorted(self.ends, start, side="right"))
+        while length > 0:
+            shard = self.shards[number]
+            first = start - (int(self.ends[number]) - shard.size)
+            piece = np.asarray(shard.tokens[first : first + length])
+            pieces.append(piece)
+            length -= len(piece)
+            number = (number + 1) % len(self.shards)
+            start = int(self.ends[number]) - self.shards[number].size
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)

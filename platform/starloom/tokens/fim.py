@@ -10,6 +10,8 @@ from starloom.config import Config
 from starloom.tokenizer import END_OF_TEXT, FIM_MIDDLE, FIM_PREFIX, FIM_SUFFIX
 from starloom.tokens.encoder import Encoder
 
+METADATA = ("<reponame>", "<filename>", "<gh_stars>")  # what stands before a file (data_jobs.documents)
+
 
 class FimConfig(Config):
     """How often a document is rearranged, and how often suffix-first."""
@@ -43,13 +45,10 @@ def _rearranged(piece: np.ndarray, encoder: Encoder, fim: FimConfig, generator: 
     chance, order, first, second = generator.random(4)
     if chance >= fim.rate:
         return piece
-    specials = set(encoder.tokenizer.special_ids.values())
-    head = 0
-    while head < len(piece) and int(piece[head]) in specials:
-        head += 1
+    head = _head(piece, encoder)
+    if head is None:
+        return piece
     body = piece[head:]
-    if any(int(number) in specials for number in body):
-        return piece  # metadata and other structured documents stay whole
     try:
         text = encoder.tokenizer.decode_bytes(body.tolist()).decode("utf-8")
     except UnicodeDecodeError:
@@ -57,6 +56,24 @@ def _rearranged(piece: np.ndarray, encoder: Encoder, fim: FimConfig, generator: 
     low, high = sorted((int(first * (len(text) + 1)), int(second * (len(text) + 1))))
     arranged = _arranged(encoder, text[:low], text[low:high], text[high:], suffix_first=order < fim.spm_rate)
     return np.concatenate([piece[:head], arranged.astype(piece.dtype)])
+
+
+def _head(piece: np.ndarray, encoder: Encoder) -> int | None:
+    """Where a file's text begins, behind its metadata; None for a document of another structure, which stays whole.
+
+    The metadata end with a line break of their own behind the last field, also where the window begins among them.
+    """
+    tokenizer = encoder.tokenizer
+    at = np.flatnonzero(np.isin(piece, list(tokenizer.special_ids.values())))
+    if not len(at):
+        return 0
+    fields = [tokenizer.special_ids.get(name) for name in METADATA]
+    if not np.isin(piece[at], [number for number in fields if number is not None]).all():
+        return None
+    (line_break,) = encoder.encode(["\n"])
+    last = int(at[-1]) + 1
+    ends = last + np.flatnonzero(piece[last:] == line_break[0])
+    return int(ends[0]) + 1 if len(line_break) == 1 and len(ends) else None
 
 
 def _arranged(encoder: Encoder, prefix: str, middle: str, suffix: str, *, suffix_first: bool) -> np.ndarray:
