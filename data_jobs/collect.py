@@ -24,6 +24,7 @@ from data_jobs.sources.history import GitHistorySource
 from data_jobs.sources.inventory import Entry, Inventory
 from data_jobs.sources.issues import GitHubIssuesSource
 from data_jobs.sources.tables import JsonLinesSource, ParquetSource
+from starloom import storage
 from starloom.artifact import ArtifactWriter
 from starloom.config import Config
 from starloom.errors import StarloomError, UserError, one_line
@@ -79,7 +80,8 @@ def run(config: CollectConfig, context: StepContext) -> Outcome:
     inventory = Inventory(context.output, _INVENTORY)
     states = context.source[0] if context.source else [None] * len(config.sources)
     size = int(config.shard_megabytes * 1e6)
-    shards = _write_shards(inventory.take(config.sources, states, admission.limits), size, context)
+    sources = [_from_here(source) for source in config.sources]
+    shards = _write_shards(inventory.take(sources, states, admission.limits), size, context)
 
     def work(shard: str) -> int:
         return collect_shard(shard, admission, inventory, context.name)
@@ -93,6 +95,14 @@ def run(config: CollectConfig, context: StepContext) -> Outcome:
     context.output.remove(_WORK)
     details = {"sources": [source.kind for source in config.sources]}
     return Outcome(rows_in=seen, rows_out=rows, dropped=dict(sorted(counts.items())), details=details)
+
+
+def _from_here(source: Any) -> Any:
+    """The source with its path as it is seen from here: a worker may run somewhere else."""
+    path = getattr(source, "path", None)
+    if not path or path.startswith("~"):
+        return source
+    return source.model_copy(update={"path": storage.normalize(path)})
 
 
 def _write_shards(entries: Iterable[Entry], limit: int, context: StepContext) -> list[str]:

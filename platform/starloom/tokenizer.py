@@ -65,9 +65,9 @@ class CodeTokenizer:
 
     @cached_property
     def special_ids(self) -> dict[str, int]:
-        """The ids of the special tokens."""
+        """The ids of the special tokens, as the library encodes them: a gap before an added token it closes itself."""
         added = json.loads(self.json_text)["added_tokens"]
-        return {token["content"]: token["id"] for token in added if token["special"]}
+        return {token["content"]: self._marked.token_to_id(token["content"]) for token in added if token["special"]}
 
     def special(self, token: str) -> int:
         """The id of a special token; `UserError` when this tokenizer lacks it."""

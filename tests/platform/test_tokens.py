@@ -318,3 +318,15 @@ def test_issues_and_commits_stay_whole(tokenizer: CodeTokenizer) -> None:
     ids = np.array([tokenizer.special("<issue_start>"), *tokenizer.encode("a\nb\n")])
     generator = np.random.Generator(np.random.Philox(key=[9, 0]))
     assert rearrange(ids, Encoder.of(tokenizer), FimConfig(rate=1), generator).tolist() == ids.tolist()
+
+
+def test_ids_with_gaps_have_a_place_each(tokenizer: CodeTokenizer) -> None:
+    content = json.loads(tokenizer.json_text)
+    content["model"]["vocab"]["def"] = tokenizer.size + 7
+    added = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    content["added_tokens"].append({"id": tokenizer.size + 50, "content": "<far>", **added})
+    far = CodeTokenizer(json.dumps(content))
+    ids = [*far.encode("def"), far.special("<far>")]
+    assert far.size > max(ids) >= tokenizer.size + 7
+    assert far.encode_prompt("def<far>") == ids
+    assert far.decode_bytes(ids) == b"def<far>"

@@ -38,23 +38,25 @@ class Case:
     recompute: str
     zero: int
     precision: str = "fp32"
+    dropout: float = 0.0
 
     @property
     def name(self) -> str:
         """For folders and test ids."""
         layout = f"{self.pipeline}x{self.tensor}x{self.data}"
-        return f"{layout}-accumulate{self.accumulation}-{self.recompute}-zero{self.zero}-{self.precision}"
+        extra = "-dropout" if self.dropout else ""
+        return f"{layout}-accumulate{self.accumulation}-{self.recompute}-zero{self.zero}-{self.precision}{extra}"
 
     @property
     def checkpoints(self) -> bool:
         """Whether it also goes on from the reference's checkpoint, and writes one: once a layout and ZeRO stage."""
-        return self.accumulation == 1 and self.recompute == "none"
+        return self.accumulation == 1 and self.recompute == "none" and not self.dropout
 
     @property
     def config(self) -> PretrainConfig:
         """The whole configuration."""
         return PretrainConfig(
-            model=ShapeConfig(layers=2, hidden=32, heads=4, context=32),
+            model=ShapeConfig(layers=2, hidden=32, heads=4, context=32, dropout=self.dropout),
             steps=STEPS + MORE,
             global_batch=BATCH,
             micro_batch=BATCH // (self.data * self.accumulation),
@@ -80,7 +82,16 @@ IN_BF16 = [
     for layout, rest, zero in product(LAYOUTS, ((1, "none"), (4, "block")), (1, 2, 3))
     if zero < 2 or layout[0] == 1
 ]
-CASES = IN_FP32 + IN_BF16
+# tensor ranks draw masks of their own for the heads that each holds: the others must agree
+DROPPING = [
+    Case(*values, "fp32", 0.1)
+    for values in (
+        (1, 1, 1, 1, "none", 0),
+        *((1, 1, 1, 4, "block", 0), (2, 1, 1, 4, "none", 1), (1, 1, 2, 1, "selective", 1), (2, 1, 2, 4, "block", 0)),
+        *((1, 1, 2, 4, "none", 2), (1, 1, 2, 1, "block", 3)),
+    )
+]
+CASES = IN_FP32 + IN_BF16 + DROPPING
 REFERENCE = Case(1, 1, 1, 1, "none", 0)
 BF16_REFERENCE = Case(1, 1, 1, 1, "none", 1, "bf16")
 
@@ -223,6 +234,13 @@ def test_the_reference_learns_and_is_clipped(results: Results) -> None:
 @pytest.mark.parametrize("case", IN_FP32, ids=lambda case: case.name)
 def test_losses_and_norms_are_those_of_one_process(results: Results, case: Case) -> None:
     assert far(results[case.name]["rows"], results["reference"]["rows"][:STEPS]) < 1e-4
+
+
+@pytest.mark.parametrize("case", DROPPING, ids=lambda case: case.name)
+def test_dropout_follows_the_samples(results: Results, case: Case) -> None:
+    rows = results[case.name]["rows"]
+    assert far(rows, results[DROPPING[0].name]["rows"]) < 1e-4
+    assert far(rows, results["reference"]["rows"][:STEPS]) > 1e-3
 
 
 @pytest.mark.parametrize("case", IN_BF16, ids=lambda case: case.name)

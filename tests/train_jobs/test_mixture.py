@@ -1,5 +1,6 @@
 """Training on tokens that were packed by language: the weights decide what is seen, and each language has a loss."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -7,11 +8,17 @@ import pytest
 
 from data_jobs.train_tokenizer import train_bpe
 from starloom.artifact import ArtifactWriter
-from starloom.errors import UserError
-from starloom.tokens import FimConfig, TokenShardWriter
-from train_jobs.config import PretrainConfig, ShapeConfig
+from starloom.errors import RunError, UserError
+from starloom.tokens import FimConfig, TokenShard, TokenShardWriter
+from starloom.tokens.mixture import mixture, mixture_lines
+from train_jobs.config import OptimizerConfig, PretrainConfig, ShapeConfig
 from train_jobs.job import Job
-from train_jobs.loop.batches import open_data
+from train_jobs.layout import Layout
+from train_jobs.loop.batches import batches, open_data
+from train_jobs.loop.place import Place
+from train_jobs.loop.schedule import oddities
+from train_jobs.parallel.draws import Draws
+from train_jobs.parallel.layers import TensorSlice
 
 
 @pytest.fixture(scope="module")
@@ -57,3 +64,30 @@ def test_each_language_is_held_out_by_itself(packed: Path) -> None:
     heldout = open_data(job(packed, heldout_groups=True))[1]
     assert list(heldout) == ["", "Go", "Python"]
     assert set(heldout["Go"][3].tokens) == {2}
+
+
+def test_table_tells_shares_epochs_and_what_is_left_out(packed: Path) -> None:
+    shards = [TokenShard(packed / "train" / name / "part-00000", "uint16") for name in ("Go", "Python")]
+    lines = list(mixture_lines(mixture(shards, {"Go": 3.0}, 20), 12_000))
+    assert [line.split() for line in lines[1:]] == [
+        ["Go", "2,000", "60.0000%", "3.60"],
+        ["Python", "4,000", "40.0000%", "1.20"],
+    ]
+    (line,) = [line for line in mixture_lines(mixture(shards, {"Go": 1.0}, 3000), 12_000) if "left out" in line]
+    assert line == "left out: Go, 2,000 tokens: shorter than a sample of 3,001 tokens"
+    assert len(list(mixture_lines(mixture(shards, {}, 20), 12_000, most=1))) == 3
+
+
+def test_id_that_the_model_does_not_have_ends_the_run(packed: Path) -> None:
+    few = dataclasses.replace(job(packed), vocabulary=2)
+    data, _ = open_data(few)
+    place = Place(0, 0, TensorSlice(0, 1, None), Layout(), Draws())
+    with pytest.raises(RunError, match="the tokens hold the id 2, the model has 2; pack with its tokenizer"):
+        list(batches(data, 0, few, place))
+
+
+def test_odd_lengths_are_told() -> None:
+    optimizer = OptimizerConfig(warmup_steps=100)
+    assert list(oddities(optimizer, 1000, 2.0)) == []
+    assert [line.split()[1] for line in oddities(optimizer, 100, 2.0)] == ["optimizer.warmup_steps"]
+    assert len(list(oddities(OptimizerConfig(warmup_steps=0), 1, 25.0))) == 2

@@ -19,7 +19,7 @@ from data_jobs.train_tokenizer import STEP as TRAIN_TOKENIZER
 from data_jobs.train_tokenizer import TrainTokenizerConfig
 from starloom.artifact import Artifact
 from starloom.config import Config
-from starloom.errors import UserError
+from starloom.errors import RunError, UserError
 from starloom.model.folder import read_model
 from starloom.schema import CORPUS
 from starloom.step import Outcome, Step, StepContext, run_step
@@ -91,22 +91,24 @@ def test_training_learns_and_exports_a_folder_that_our_model_reads(model: Artifa
 
 
 class Assassin(threading.Thread):
-    """Sends one training worker a signal after the first checkpoint."""
+    """Sends one training worker a signal after the first checkpoint, or one after each of `times` further ones."""
 
-    def __init__(self, root: Path, sent: signal.Signals = signal.SIGKILL) -> None:
+    def __init__(self, root: Path, sent: signal.Signals = signal.SIGKILL, times: int = 1) -> None:
         super().__init__(daemon=True)
-        self.root, self.sent = root, sent
+        self.root, self.sent, self.times = root, sent, times
         self.killed: list[int] = []
 
     def run(self) -> None:
-        """Wait for a checkpoint, then kill."""
+        """Wait for a checkpoint that was not there at the last kill, then kill."""
         deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and not self.killed:
-            if list(self.root.glob("model/*/checkpoints/step-*/manifest.json")):
-                for victim in self._workers():
-                    os.kill(victim.pid, self.sent)
-                    self.killed.append(victim.pid)
-                    return
+        seen: set[Path] = set()
+        while time.monotonic() < deadline and len(self.killed) < self.times:
+            found = set(self.root.glob("model/*/checkpoints/step-*/manifest.json"))
+            victim = next(self._workers(), None)
+            if found - seen and victim and victim.pid not in self.killed:
+                os.kill(victim.pid, self.sent)
+                self.killed.append(victim.pid)
+                seen = found
             time.sleep(0.01)
 
     def _workers(self) -> Iterator[psutil.Process]:
@@ -129,6 +131,23 @@ def test_killed_worker_is_replaced_and_the_run_ends_with_the_same_bytes(tmp_path
     assert [point.step for point in board.Scalars("loss")] == list(range(1, 31))  # none lost, none twice
     parts = [board.Scalars(f"seconds/{part}")[-1].value for part in ("data", "forward", "backward", "optimizer")]
     assert all(seconds > 0 for seconds in parts)
+
+
+def test_failures_are_counted_anew_after_each_checkpoint(tmp_path, inputs, model) -> None:
+    assassin = Assassin(tmp_path, times=2)
+    assassin.start()
+    settings = SETTINGS.model_copy(update={"max_failures": 1})
+    again = run_step(STEP, settings, root=str(tmp_path), name="model", needs=inputs)
+    assassin.join(timeout=1)
+    assert len(assassin.killed) == 2
+    assert again.manifest.files == model.manifest.files
+
+
+def test_what_a_worker_tells_ends_the_run_at_once(tmp_path, inputs, capfd: pytest.CaptureFixture[str]) -> None:
+    wild = SETTINGS.model_copy(update={"optimizer": OptimizerConfig(rate=1e30, final_rate=1e30, warmup_steps=0)})
+    with pytest.raises(RunError, match=r"^step 2: the loss is nan; samples 4 to 7, see skipped.jsonl; lower [^\n]*$"):
+        run_step(STEP, wild, root=str(tmp_path), name="model", needs=inputs)
+    assert "attempt 2" not in capfd.readouterr().out
 
 
 def test_hanging_worker_is_named_and_the_run_ends_with_the_same_bytes(tmp_path, inputs, model) -> None:

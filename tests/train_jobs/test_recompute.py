@@ -8,6 +8,7 @@ from starloom.errors import UserError
 from starloom.model.attention import attend, check_backend, usable_backends
 from starloom.model.config import ModelConfig
 from train_jobs.layout import Recompute
+from train_jobs.parallel.draws import Draws
 from train_jobs.parallel.layers import ParallelBlock, TensorSlice
 from train_jobs.planning.forecast import activation_bytes_per_token
 
@@ -17,7 +18,10 @@ MODEL = ModelConfig(layers=2, hidden=64, heads=4, vocabulary=97, context=128, dr
 def run(recompute: Recompute, dropout: float) -> tuple[Tensor, dict[str, Tensor], int]:
     """The output, the gradients, and the bytes that autograd kept besides parameters and the input."""
     config = MODEL.model_copy(update={"dropout": dropout})
-    block = ParallelBlock(config, TensorSlice(0, 1, None), 0, recompute)
+    draws = Draws(rows=2)
+    draws.begin(0)
+    draws.advance()
+    block = ParallelBlock(config, TensorSlice(0, 1, None), 0, recompute, draws=draws)
     torch.manual_seed(0)
     for held in block.parameters():
         torch.nn.init.normal_(held, std=0.1)
@@ -33,6 +37,7 @@ def run(recompute: Recompute, dropout: float) -> tuple[Tensor, dict[str, Tensor]
     torch.manual_seed(1)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         out = block(x)
+    draws.advance()  # the next micro batch's forward pass may come before this one's backward pass
     out.square().sum().backward()
     gradients = {name: held.grad for name, held in block.named_parameters() if held.grad is not None}
     assert x.grad is not None

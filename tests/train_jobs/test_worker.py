@@ -2,6 +2,8 @@
 
 import json
 import os
+import resource
+import signal
 import time
 from pathlib import Path
 
@@ -227,6 +229,18 @@ def test_manifest_waits_for_every_stage(tmp_path) -> None:
         "stage-0.safetensors",
         "stage-1.safetensors",
     ]
+
+
+def test_disk_that_takes_no_more_is_told_in_one_line(tmp_path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(RunError, match=r"stage-0.safetensors: cannot be written: [^\n]+$"):
+            checkpoint.write_stage(tmp_path / "step-1", 0, {"a.master": torch.zeros(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
 
 
 def test_changed_checkpoint_is_refused(tmp_path) -> None:

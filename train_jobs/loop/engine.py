@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
 from torch import nn
@@ -16,14 +15,16 @@ from starloom.kinds import Model
 from starloom.model.attention import check_backend
 from starloom.model.folder import weight_files
 from starloom.tokens import TokenDataset
+from starloom.tokens.permutation import mix
 from train_jobs.checkpoints import store
 from train_jobs.job import Job
 from train_jobs.loop.batches import batches
 from train_jobs.loop.place import Place
 from train_jobs.loop.schedule import learning_rate
 from train_jobs.parallel.clipping import clip_gradients
-from train_jobs.parallel.deepspeed_internals import give_labels, replace_clipping, without_inference_collectives
+from train_jobs.parallel.deepspeed_internals import before_forward, replace_clipping, without_inference_collectives
 from train_jobs.parallel.deepspeed_settings import deepspeed_settings
+from train_jobs.parallel.draws import Draws
 from train_jobs.parallel.layers import TensorSlice
 from train_jobs.parallel.pipeline import build_pipeline, fill, own_parameters, tensor_slice
 from train_jobs.parallel.stageless import Axes, StagelessEngine, StagelessModel
@@ -44,26 +45,27 @@ def build_engine(job: Job) -> tuple[Any, Place]:
         raise RunError("torch.distributed is not initialized; start workers through train_jobs.loop.launch")
     without_inference_collectives()
     deepspeed.init_distributed(dist_backend=dist.get_backend(), verbose=False)
+    draws = Draws(mix(config.seed), config.micro_batch)
     if config.zero >= 2:
-        return _stageless_engine(job)
+        return _stageless_engine(job, draws)
     with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed prints the topology and every layer from every rank
-        module, output = build_pipeline(job.shape, layout, config.recompute, config.attention)
+        module, output = build_pipeline(job.shape, layout, config.recompute, config.attention, draws)
     grid = module.mpu()
     tensor = tensor_slice(module.topology(), layout)
     engine = _initialize(job, module, tensor, None)
-    give_labels(engine, output.take)
-    return engine, Place(grid.get_stage_id(), grid.get_data_parallel_id(), tensor, layout)
+    before_forward(engine, draws.advance, output.take)
+    return engine, Place(grid.get_stage_id(), grid.get_data_parallel_id(), tensor, layout, draws)
 
 
-def _stageless_engine(job: Job) -> tuple[StagelessEngine, Place]:
+def _stageless_engine(job: Job, draws: Draws) -> tuple[StagelessEngine, Place]:
     config, layout = job.config, job.config.layout
     topology = PipeModelDataParallelTopology(num_pp=1, num_mp=layout.tensor, num_dp=layout.data)
     tensor = tensor_slice(topology, layout)
     axes = Axes(topology, layout)
-    module = StagelessModel(job.shape, tensor, config.recompute, config.attention)
+    module = StagelessModel(job.shape, tensor, config.recompute, config.attention, draws)
     engine = _initialize(job, module, tensor, axes)
-    place = Place(0, axes.get_data_parallel_rank(), tensor, layout)
-    return StagelessEngine(engine, axes.get_data_parallel_group()), place
+    place = Place(0, axes.get_data_parallel_rank(), tensor, layout, draws)
+    return StagelessEngine(engine, axes.get_data_parallel_group(), draws), place
 
 
 def _initialize(job: Job, module: nn.Module, tensor: TensorSlice, axes: Axes | None) -> Any:
@@ -111,19 +113,19 @@ def restore(job: Job, engine: Any, place: Place) -> int:
 
 def load(engine: Any, source: Path, place: Place) -> int:
     """Put a checkpoint of any layout into the engine; returns the number of steps that are done. A collective call."""
-    position = store.verified(source, engine.device if dist.get_backend() == "nccl" else None)
+    position = store.verified(source, engine.device)
     with store.opened(source) as tensors:
         store.put_into(engine, tensors, place.tensor, updates=position["updates"])
     return int(position["step"])
 
 
 def train_step(job: Job, engine: Any, place: Place, data: TokenDataset, step: int) -> float:
-    """One update; returns the global batch's mean loss. Everything random follows from (seed, step, place)."""
+    """One update; returns the global batch's mean loss. Everything random follows from the seed and the samples."""
     config = job.config
     rate = learning_rate(config.optimizer, step, config.steps)
     for group in engine.optimizer.param_groups:
         group["lr"] = rate
-    torch.manual_seed((config.seed * 1_000_003 + step) * 4099 + place.stage * 64 + place.data)
+    place.draws.begin(step * config.global_batch + place.data * (config.global_batch // config.layout.data))
     iterator = batches(data, step * config.global_batch, job, place) if place.holds_data else None
     return float(engine.train_batch(data_iter=iterator))
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from train_jobs.layout import Layout
+from train_jobs.parallel.draws import Draws
 from train_jobs.parallel.layers import TensorSlice
 
 
@@ -14,6 +15,7 @@ class Place:
     data: int
     tensor: TensorSlice
     layout: Layout
+    draws: Draws  # of this process's dropout
 
     @property
     def holds_data(self) -> bool:

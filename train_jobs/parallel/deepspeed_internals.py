@@ -37,21 +37,22 @@ def last_loss(engine: Any) -> float | None:
     return float(engine.total_loss) / int(engine.gradient_accumulation_steps())
 
 
-def give_labels(engine: Any, take: Callable[[Any], None]) -> None:
-    """Hand each micro batch's labels to `take` before the last stage's forward pass, to which the loss belongs.
+def before_forward(engine: Any, advance: Callable[[], None], take: Callable[[Any], None]) -> None:
+    """Call `advance` before each micro batch's forward pass, and `take` with its labels before the last stage's.
 
+    The loss belongs to the forward pass.
     DeepSpeed's own way, a loss function outside of the stage, loses in bf16 what the loss gives to a weight of the
     stage itself: the gradients are cleared when the backward pass reaches the stage's output.
     """
-    if not engine.is_last_stage():
-        return
     forward = engine._INSTRUCTION_MAP[ForwardPass]
 
-    def forward_with_labels(engine: Any, buffer_id: int) -> Any:
-        take(engine.pipe_buffers["labels"][buffer_id])
+    def prepared(engine: Any, buffer_id: int) -> Any:
+        advance()
+        if engine.is_last_stage():
+            take(engine.pipe_buffers["labels"][buffer_id])
         return forward(engine, buffer_id)
 
-    engine._INSTRUCTION_MAP = {**engine._INSTRUCTION_MAP, ForwardPass: forward_with_labels}
+    engine._INSTRUCTION_MAP = {**engine._INSTRUCTION_MAP, ForwardPass: prepared}
 
 
 def mark_cut(parameter: nn.Parameter) -> None:

@@ -7,6 +7,7 @@ tensor-parallel copy, and their results pass through it, so that their gradients
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,7 @@ from starloom.model.config import ModelConfig
 from train_jobs.layout import Recompute, padded_vocabulary
 from train_jobs.parallel.collectives import Group, copy_to_group, reduce_from_group
 from train_jobs.parallel.deepspeed_internals import mark_cut
+from train_jobs.parallel.draws import Draws, Samples, drop, mask_key
 from train_jobs.parallel.output_loss import output_loss
 
 
@@ -98,14 +100,15 @@ class Output:
 class PositionEmbedding(nn.Module):
     """Adds learned positions."""
 
-    def __init__(self, config: ModelConfig, place: TensorSlice) -> None:
+    def __init__(self, config: ModelConfig, place: TensorSlice, draws: Draws | None = None) -> None:
         super().__init__()
         self.weight = parameter("transformer.wpe.weight", (config.context, config.hidden), None, place)
-        self.dropout = config.dropout
+        self.dropout, self.draws = config.dropout, draws or Draws()
 
     def forward(self, x: Tensor) -> Tensor:
         """[batch, sequence, hidden] to the same shape."""
-        return F.dropout(x + self.weight[: x.shape[1]], self.dropout, self.training)
+        x = x + self.weight[: x.shape[1]]
+        return drop(x, self.dropout, self.draws.samples, 0, "embedding") if self.training and self.dropout else x
 
 
 class Norm(nn.Module):
@@ -136,9 +139,11 @@ class ParallelBlock(nn.Module):
         number: int,
         recompute: Recompute = "none",
         backend: Backend = "sdpa",
+        draws: Draws | None = None,
     ) -> None:
         super().__init__()
         self.recompute, self.backend = recompute, backend
+        self.number, self.draws = number, draws or Draws()
         name, h, d = f"transformer.h.{number}", config.hidden, config.head_dim
         self.place, self.dropout, self.gelu_form = place, config.dropout, config.gelu_form
         self.heads, self.head_dim = config.heads // place.size, d
@@ -157,35 +162,47 @@ class ParallelBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[batch, sequence, hidden] to the same shape."""
-        return self._again(self._whole, x) if self.recompute == "block" else self._whole(x)
+        # handed down, so that the backward pass of this micro batch draws for it and not for the one of that moment
+        samples = self.draws.samples if self.training and self.dropout else ()
+        return self._again(self._whole, x, samples) if self.recompute == "block" else self._whole(x, samples)
 
-    def _whole(self, x: Tensor) -> Tensor:
-        x = x + self._attention(self.ln_1(x))
-        return x + self._feed_forward(self.ln_2(x))
+    def _whole(self, x: Tensor, samples: Samples) -> Tensor:
+        x = x + self._attention(self.ln_1(x), samples)
+        return x + self._feed_forward(self.ln_2(x), samples)
 
-    def _again(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        # without dropout there is no random state to restore, and restoring it would cost a copy of it
-        made: Tensor = checkpoint(function, x, use_reentrant=False, preserve_rng_state=self.dropout > 0)
+    def _again(self, function: Callable[..., Tensor], x: Tensor, *others: Any) -> Tensor:
+        # every mask has a seed of its own: there is no random state to restore
+        made: Tensor = checkpoint(function, x, *others, use_reentrant=False, preserve_rng_state=False)
         return made
 
-    def _attention(self, x: Tensor) -> Tensor:
+    def _attention(self, x: Tensor, samples: Samples) -> Tensor:
         batch, length, _ = x.shape
         group = self.place.group
         key, value = copy_to_group(F.linear(x, self.kv_weight, self.kv_bias), group).split(self.head_dim, dim=2)
         query = F.linear(copy_to_group(x, group), self.q_weight, self.q_bias)
         query = query.view(batch, length, self.heads, self.head_dim).transpose(1, 2)
-        dropout = self.dropout if self.training else 0.0
-        mixed = attend(query, key.unsqueeze(1), value.unsqueeze(1), dropout, self.backend)
+        mixed = self._mixed(query, key.unsqueeze(1), value.unsqueeze(1), samples)
         joined = mixed.transpose(1, 2).reshape(batch, length, self.heads * self.head_dim)
         out = reduce_from_group(F.linear(joined, self.out_weight), group) + self.out_bias
-        return F.dropout(out, self.dropout, self.training)
+        return drop(out, self.dropout, samples, self.number, "projection") if samples else out
 
-    def _feed_forward(self, x: Tensor) -> Tensor:
+    def _mixed(self, query: Tensor, key: Tensor, value: Tensor, samples: Samples) -> Tensor:
+        if not samples:
+            return attend(query, key, value, 0.0, self.backend)
+        parts = []
+        for row, sample in enumerate(samples):
+            # the kernels draw by themselves, from the generator of the process
+            torch.manual_seed(mask_key(sample, self.number, "attention", self.place.rank))
+            part = (query[row : row + 1], key[row : row + 1], value[row : row + 1])
+            parts.append(attend(*part, self.dropout, self.backend))
+        return torch.cat(parts)
+
+    def _feed_forward(self, x: Tensor, samples: Samples) -> Tensor:
         group = self.place.group
         inner = F.linear(copy_to_group(x, group), self.up_weight, self.up_bias)
         down = self._again(self._down, inner) if self.recompute == "selective" else self._down(inner)
         out = reduce_from_group(down, group) + self.down_bias
-        return F.dropout(out, self.dropout, self.training)
+        return drop(out, self.dropout, samples, self.number, "feed-forward") if samples else out
 
     def _down(self, inner: Tensor) -> Tensor:
         return F.linear(F.gelu(inner, approximate=self.gelu_form), self.down_weight)

@@ -13,12 +13,13 @@ from starloom.model.attention import Backend
 from starloom.model.config import ModelConfig
 from starloom.model.model import initial_shapes
 from train_jobs.layout import Layout, Recompute
+from train_jobs.parallel.draws import Draws
 from train_jobs.parallel.layers import Norm, Output, ParallelBlock, PositionEmbedding, TensorSlice, TokenEmbedding
 from train_jobs.parallel.weights import Source, own_part
 
 
 def build_pipeline(
-    config: ModelConfig, layout: Layout, recompute: Recompute = "none", backend: Backend = "sdpa"
+    config: ModelConfig, layout: Layout, recompute: Recompute, backend: Backend, draws: Draws
 ) -> tuple[PipelineModule, Output]:
     """This process's stage, whose weights are empty until `fill` is called, and the end, which wants the labels."""
     topology = PipeModelDataParallelTopology(num_pp=layout.pipeline, num_mp=layout.tensor, num_dp=layout.data)
@@ -27,8 +28,11 @@ def build_pipeline(
     output = Output(config)
     layers: list[Any] = [
         TiedLayerSpec("embedding", TokenEmbedding, config, place, tied_weight_attr="weight"),
-        LayerSpec(PositionEmbedding, config, place),
-        *(LayerSpec(ParallelBlock, config, place, number, recompute, backend) for number in range(config.layers)),
+        LayerSpec(PositionEmbedding, config, place, draws),
+        *(
+            LayerSpec(ParallelBlock, config, place, number, recompute, backend, draws)
+            for number in range(config.layers)
+        ),
         LayerSpec(Norm, config, place, "transformer.ln_f"),
         TiedLayerSpec("embedding", TokenEmbedding, config, place, forward_fn=output.loss, tied_weight_attr="weight"),
     ]

@@ -1,0 +1,52 @@
+"""Dropout whose masks follow from the sample, whatever the layout and the micro batch.
+
+A mask is drawn from (seed, number of the sample, layer, place in the layer) by a generator of its own. So pipeline,
+data ranks, accumulation and recomputation change no mask; only within attention, where tensor ranks hold different
+heads, the rank is drawn in as well.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from starloom.tokens.permutation import mix
+
+Site = Literal["embedding", "attention", "projection", "feed-forward"]
+_SITES: dict[Site, int] = {"embedding": 0, "attention": 1, "projection": 2, "feed-forward": 3}
+Samples = tuple[int, ...]  # a key for each row of a micro batch
+
+
+@dataclass
+class Draws:
+    """What one process draws masks from: `begin` a step, then `advance` before each forward pass of a micro batch."""
+
+    seed: int = 0
+    rows: int = 1  # samples of a micro batch
+    samples: Samples = ()  # of the micro batch that is in the forward pass
+    _next: int = field(default=0, repr=False)
+
+    def begin(self, first: int) -> None:
+        """A step whose first sample of this data rank has the number `first`."""
+        self._next = first
+
+    def advance(self) -> None:
+        """The next micro batch comes: each stage sees them in the same order."""
+        self.samples = tuple(mix(self.seed ^ mix(self._next + row)) for row in range(self.rows))
+        self._next += self.rows
+
+
+def mask_key(sample: int, layer: int, site: Site, rank: int = 0) -> int:
+    """The seed of one mask, a positive int64."""
+    return mix(sample ^ mix(layer * 8 + _SITES[site] + (rank << 32))) >> 1
+
+
+def drop(x: Tensor, rate: float, samples: Samples, layer: int, site: Site) -> Tensor:
+    """Dropout of [batch, ...]: every row has a mask of its own sample's."""
+    masks = []
+    for sample in samples:
+        generator = torch.Generator(device=x.device)
+        generator.manual_seed(mask_key(sample, layer, site))
+        masks.append(torch.rand(x.shape[1:], generator=generator, device=x.device) < rate)
+    return x.masked_fill(torch.stack(masks), 0.0) / (1 - rate)
