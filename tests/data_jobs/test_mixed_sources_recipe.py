@@ -10,7 +10,6 @@ import pytest
 from data_jobs import collect
 from starloom.artifact import Artifact
 from starloom.config import validate
-from starloom.kinds import data_file
 from starloom.recipe import load_recipe
 from starloom.step import Step, run_step
 from tests.data_jobs.source_trees import (
@@ -77,7 +76,7 @@ def write_sources(root: Path) -> None:
     write_files(root / "checkouts", checkouts)
     (root / "git").mkdir()
     first = {"LICENSE": "SPDX-License-Identifier: Apache-2.0", "lib/a.py": program("a")}
-    changed = {"lib/a.py": program("a").replace("+ 3)", "+ 4)")}
+    changed = {"lib/a.py": program("a").replace("total +=", "total -=")}
     commit_files(
         root / "git" / "lib.git", [("Add the sum of a", first), ("Count from four, as the table does", changed)]
     )
@@ -132,4 +131,3 @@ def test_every_source_together_becomes_a_corpus_with_a_card_to_show(
     card = corpus.read_text("card.md")
     for words in ("GPL-3.0-only", "strict", "LicenseRef-", "clause", "key"):
         assert words in card
-    assert data_file("part-00000.parquet") in corpus.files("data/")

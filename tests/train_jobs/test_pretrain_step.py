@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -104,8 +105,8 @@ class Assassin(threading.Thread):
         seen: set[Path] = set()
         while time.monotonic() < deadline and len(self.killed) < self.times:
             found = set(self.root.glob("model/*/checkpoints/step-*/manifest.json"))
-            victim = next(self._workers(), None)
-            if found - seen and victim and victim.pid not in self.killed:
+            victim = next(self._workers(), None) if found - seen else None
+            if victim and victim.pid not in self.killed:
                 os.kill(victim.pid, self.sent)
                 self.killed.append(victim.pid)
                 seen = found
@@ -113,9 +114,9 @@ class Assassin(threading.Thread):
 
     def _workers(self) -> Iterator[psutil.Process]:
         for child in psutil.Process().children(recursive=True):
-            title = " ".join(child.cmdline())
-            if "RayTrainWorker" in title:
-                yield child
+            with suppress(psutil.NoSuchProcess):  # it has ended since it was listed
+                if "RayTrainWorker" in " ".join(child.cmdline()):
+                    yield child
 
 
 def test_killed_worker_is_replaced_and_the_run_ends_with_the_same_bytes(tmp_path, inputs, model) -> None:
