@@ -4,20 +4,24 @@ Imports neither torch nor Ray: it is arithmetic, and instant.
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 from starloom.config import validate
-from starloom.errors import UserError
+from starloom.errors import UserError, one_line
 from starloom.model.config import ModelConfig
 from starloom.program import load_step
 from starloom.recipe import Recipe, load_recipe
-from train_jobs.config import PretrainConfig
+from train_jobs.config import LoopConfig, PretrainConfig, ShapeConfig
 from train_jobs.planning.forecast import STATE_BYTES, USABLE, Forecast, check_node, forecast, ranked
 from train_jobs.planning.hardware import HARDWARE, Hardware
 
+PRETRAIN: Final = "train_jobs.pretrain"
+FINETUNE: Final = "train_jobs.finetune"
 DAY = 86_400
 STARCODER_VOCABULARY = 49_152
 
@@ -33,6 +37,7 @@ class Plan:
     mfu: float
     chosen: Forecast
     others: list[Forecast]
+    counted: bool = True  # whether the recipe says how many steps there are; fine-tuning counts its conversations
 
     @property
     def tokens(self) -> int:
@@ -60,27 +65,72 @@ def main(argv: Sequence[str]) -> int:
     """Print the plan. Returns 0 when the recipe's layout fits, else 1."""
     arguments = _parser().parse_args(argv)
     recipe = load_recipe(arguments.recipe, assignments=tuple(arguments.set))
-    plan = make_plan(recipe, _hardware(arguments), mfu=arguments.mfu, vocabulary=arguments.vocabulary)
+    plan = make_plan(
+        recipe,
+        _hardware(arguments),
+        mfu=arguments.mfu,
+        vocabulary=arguments.vocabulary,
+        model_folder=arguments.model_folder,
+    )
     print("\n".join(describe(plan)))
     return 0 if plan.chosen.fits else 1
 
 
-def make_plan(recipe: Recipe, hardware: Hardware, *, mfu: float, vocabulary: int | None = None) -> Plan:
-    """The plan of a recipe's training step.
+def make_plan(
+    recipe: Recipe, hardware: Hardware, *, mfu: float, vocabulary: int | None = None, model_folder: str = ""
+) -> Plan:
+    """The plan of a recipe's training step; `model_folder` is where fine-tuning finds its model's shape.
 
     Raises:
         UserError: no training step, or a layout that divides neither the model, the batch nor the nodes.
     """
-    entry = next((step for step in recipe.steps if step.run == "train_jobs.pretrain"), None)
-    if entry is None:
-        raise UserError(f"recipe {recipe.name}: no step runs train_jobs.pretrain; there is nothing to plan")
-    config = validate(PretrainConfig, entry.config, where=f"recipe {recipe.name}, step {entry.name}")
-    model = config.shape(vocabulary or _vocabulary(recipe))
+    name, config, model = _training(recipe, vocabulary, model_folder)
     config.layout.check(model, config.global_batch, config.micro_batch)
     check_node(config.layout, hardware)
     chosen = forecast(config, model, hardware, config.layout)
     others = ranked(config, model, hardware, config.layout.ranks)
-    return Plan(recipe.name, config, model, hardware, mfu, chosen, others)
+    return Plan(recipe.name, config, model, hardware, mfu, chosen, others, counted=name == PRETRAIN)
+
+
+def _training(recipe: Recipe, vocabulary: int | None, folder: str) -> tuple[str, PretrainConfig, ModelConfig]:
+    """The program, the settings and the shape of the last training step."""
+    entry = next((step for step in reversed(recipe.steps) if step.run in (PRETRAIN, FINETUNE)), None)
+    if entry is None:
+        raise UserError(f"recipe {recipe.name}: no step runs {PRETRAIN} or {FINETUNE}; there is nothing to plan")
+    where = f"recipe {recipe.name}, step {entry.name}"
+    if entry.run == PRETRAIN:
+        config = validate(PretrainConfig, entry.config, where=where)
+        return entry.run, config, config.shape(vocabulary or _vocabulary(recipe))
+    from train_jobs.finetuning.config import FinetuneConfig
+
+    tuning = validate(FinetuneConfig, entry.config, where=where)
+    base = next((step for step in recipe.steps if step.run == PRETRAIN and step.name in entry.needs), None)
+    if base is not None:
+        shape = validate(PretrainConfig, base.config, where=where).shape(vocabulary or _vocabulary(recipe))
+    else:
+        shape = _shape_of(folder or tuning.model_folder)
+    shape = shape.model_copy(update={"dropout": tuning.dropout})
+    # how many steps it takes hangs on the conversations: a thousand are planned
+    settings = PretrainConfig(
+        model=ShapeConfig(**shape.model_dump(exclude={"vocabulary", "norm_epsilon"})),
+        sequence=tuning.context,
+        steps=1000,
+        **{name: getattr(tuning, name) for name in LoopConfig.model_fields},
+    )
+    return entry.run, settings, shape
+
+
+def _shape_of(folder: str) -> ModelConfig:
+    path = Path(folder) / "config.json"
+    try:
+        return ModelConfig.from_transformers(json.loads(path.read_text(encoding="utf-8")))
+    except OSError:
+        raise UserError(
+            f"model_folder: {folder or '(none)'} has no config.json; put the model there, or name another folder of "
+            "its shape with --model-folder"
+        ) from None
+    except (ValueError, KeyError) as error:
+        raise UserError(f"{path}: {one_line(error)}") from None
 
 
 def _vocabulary(recipe: Recipe) -> int:
@@ -100,7 +150,8 @@ def describe(plan: Plan) -> list[str]:
     verdict = "fits" if chosen.fits else "DOES NOT FIT"
     least, most = min(chosen.stage_parameters), max(chosen.stage_parameters)
     lines = [
-        f"{plan.name}: {model.parameters:,} parameters, {plan.tokens:,} tokens in {plan.config.steps:,} steps",
+        f"{plan.name}: {model.parameters:,} parameters, {plan.tokens:,} tokens in {plan.config.steps:,} steps"
+        + ("" if plan.counted else " (as an example: the conversations tell how many there are)"),
         f"layout: pipeline {layout.pipeline} × data {layout.data} × tensor {layout.tensor} = {layout.ranks} ranks, "
         f"micro batch {chosen.micro_batch}",
         f"parameters of a rank: {least:,} to {most:,}",
@@ -111,6 +162,7 @@ def describe(plan: Plan) -> list[str]:
             for part in ("weights", "gradients", "optimizer", "activations", "buffers")
         ),
         f"  {'total':<12} {memory.total / 1e9:8.2f}  of {usable:.1f} usable: {verdict}",
+        *([f"  and {memory.host / 1e9:.2f} in the node's memory, for each rank"] if memory.host else []),
         f"checkpoint: {STATE_BYTES * model.parameters / 1e9:,.1f} GB",
         "",
         f"a rank sends in a step: {chosen.traffic.tensor / 1e9:.2f} GB inside the node (tensor), "
@@ -157,6 +209,13 @@ def _share(text: str) -> float:
     return value
 
 
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no number of ids; give 1 or more")
+    return value
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="starloom plan", description=__doc__.splitlines()[0])
     parser.add_argument("recipe", help="a TOML file, a URL or a built-in recipe's name")
@@ -169,7 +228,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--memory-gb", type=float, help="10^9 bytes of each processor")
     parser.add_argument("--peak-tflops", type=float, help="of each processor, in the training precision")
     parser.add_argument("--node-size", type=int, help="processors in a node")
-    parser.add_argument("--vocabulary", type=int, help="when the recipe trains no tokenizer (default: StarCoder's)")
+    parser.add_argument("--model-folder", default="", metavar="DIR", help="of the shape that is fine-tuned")
+    parser.add_argument("--vocabulary", type=_count, help="when the recipe trains no tokenizer (default: StarCoder's)")
     return parser
 
 

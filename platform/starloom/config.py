@@ -21,7 +21,7 @@ _RUNTIME, _ADDED = "starloom_runtime", "starloom_added"
 class Config(BaseModel):
     """Base of every config: immutable, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
     def identity(self) -> dict[str, Any]:
         """The JSON-able settings that decide the result: everything but the ``runtime`` fields."""

@@ -180,7 +180,7 @@ TASKS = {"reference": _reference, "case": _case, "back": _back}
 
 def start(world: int, data: Path, output: Path, task: str, cases: list[Case]) -> None:
     """Run a task over cases in that many processes."""
-    gloo.run(world, _task, task, [case.name for case in cases], str(data), str(output))
+    gloo.run(world, _task, task, [case.name for case in cases], str(data), str(output), seconds=600)
 
 
 @pytest.fixture(scope="module")

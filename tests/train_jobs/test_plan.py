@@ -1,8 +1,10 @@
 """Plans are exact where they count, and land where StarCoder's own runs landed."""
 
+import json
 import subprocess
 import sys
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -126,6 +128,44 @@ def test_command_prints_time_and_cost(capsys: pytest.CaptureFixture[str]) -> Non
 def test_recipe_without_training_is_refused() -> None:
     with pytest.raises(UserError, match="nothing to plan"):
         make_plan(load_recipe("mixed-sources"), A100, mfu=0.37)
+
+
+def test_each_stage_of_zero_takes_less_and_moves_more() -> None:
+    values = {"model": {"layers": 24, "hidden": 2048, "heads": 16, "context": 8192}, "precision": "bf16"}
+    plans = []
+    for zero in (1, 2, 3):
+        config = PretrainConfig(**values, global_batch=64, micro_batch=1, zero=zero, layout=Layout(data=8))
+        plans.append(forecast(config, config.shape(49_152), A100, config.layout))
+    state = [one.memory.weights + one.memory.gradients + one.memory.optimizer for one in plans]
+    parameters = 1_137_207_296
+    expected = [(2 + 6 + 12 / 8), (2 + 16 / 8), (2 + 16) / 8]
+    assert state == pytest.approx([parameters * each for each in expected], rel=1e-3)
+    assert plans[0].traffic.data < plans[1].traffic.data < plans[2].traffic.data
+    offloaded = PretrainConfig(**values, global_batch=64, micro_batch=1, zero=3, offload=True, layout=Layout(data=8))
+    held = forecast(offloaded, offloaded.shape(49_152), A100, offloaded.layout).memory
+    assert held.optimizer == held.gradients == 0
+    assert held.host == pytest.approx(16 * parameters / 8, rel=1e-3)
+
+
+def test_fine_tuning_is_planned_with_the_shape_of_its_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert starloom(["plan", "chat"]) == 2
+    assert "has no config.json; put the model there, or name another folder" in capsys.readouterr().err
+    shape = ModelConfig(layers=24, hidden=2048, heads=16, vocabulary=49_152)
+    (tmp_path / "config.json").write_text(json.dumps(shape.to_transformers(end_of_text=0)))
+    assert starloom(["plan", "chat", "--model-folder", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "chat: 1,137,207,296 parameters" in printed
+    assert "the conversations tell how many there are" in printed
+
+
+@pytest.mark.parametrize("option", [("--vocabulary", "-5"), ("--peak-tflops", "inf"), ("--memory-gb", "nan")])
+def test_nonsense_numbers_are_refused_in_one_line(option: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        code = starloom(["plan", "starcoderbase-1b", *option])
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    assert code == 2
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_described_memory_adds_up() -> None:

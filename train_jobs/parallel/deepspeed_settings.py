@@ -3,6 +3,7 @@
 from typing import Any
 
 from train_jobs.config import PretrainConfig
+from train_jobs.planning.forecast import BUCKET
 
 
 def deepspeed_settings(config: PretrainConfig) -> dict[str, Any]:
@@ -14,7 +15,7 @@ def deepspeed_settings(config: PretrainConfig) -> dict[str, Any]:
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": optimizer.clip,
         "steps_per_print": 1 << 30,  # our own line per window takes its place
-        "zero_optimization": {"stage": config.zero},
+        "zero_optimization": {"stage": config.zero, "reduce_bucket_size": BUCKET},
         "optimizer": {
             "type": "AdamW",
             "params": {

@@ -16,6 +16,8 @@ from train_jobs.planning.hardware import Hardware
 STATE_BYTES = 12  # of a parameter in checkpoints: fp32 master and two moments
 # logits of some rows in fp32, which become their gradient; on a GPU both in bf16 too, on a CPU a row-wise term or two
 LOSS_BYTES = {2: 2 * (256 << 20), 4: 2 * (16 << 20)}
+BUCKET = 50_000_000  # gradients that ZeRO sums at a time: the settings of DeepSpeed take it from here
+PREFETCH = 50_000_000  # parameters that ZeRO-3 gathers ahead, DeepSpeed's own default
 USABLE = 0.92  # of a processor's memory: the rest is the driver's, the libraries' and fragments
 
 
@@ -28,10 +30,11 @@ class Memory:
     optimizer: int
     activations: int
     buffers: int
+    host: int = 0  # in the node's memory, where the optimizer's state is kept there
 
     @property
     def total(self) -> int:
-        """All parts."""
+        """All parts on the processor."""
         return self.weights + self.gradients + self.optimizer + self.activations + self.buffers
 
 
@@ -110,8 +113,7 @@ def forecast(config: PretrainConfig, model: ModelConfig, hardware: Hardware, lay
         # two sums forward, two backward, and K and V's gradient
         tensor=int(ring * micro_batches * blocks * (4 * state + 2 * model.head_dim * width * tokens)),
         pipeline=state * micro_batches if layout.pipeline > 1 else 0,
-        # gradients are summed in fp32, new weights gathered
-        data=int((layout.data - 1) / layout.data * max(held) * (2 * 4 + width)),
+        data=int((layout.data - 1) / layout.data * max(held) * _data_bytes(config, width, micro_batches)),
     )
     products = model.flops_per_token(config.length) * config.global_batch * config.length
     compute = products / (layout.ranks * hardware.peak_tflops * 1e12)
@@ -120,6 +122,15 @@ def forecast(config: PretrainConfig, model: ModelConfig, hardware: Hardware, lay
     seconds += (traffic.data + traffic.pipeline) / (across * 1e9)
     fits = memories[fullest].total <= USABLE * hardware.memory_gb * 1e9
     return Forecast(layout, config.micro_batch, held, memories[fullest], fullest, bubble, traffic, seconds, fits)
+
+
+def _data_bytes(config: PretrainConfig, width: int, micro_batches: int) -> int:
+    """What the data axis costs for each parameter in a step, but for a rank's own share."""
+    if config.zero <= 1:  # gradients are summed in fp32 once, and with ZeRO-1 new weights gathered
+        return 2 * 4 + (width if config.zero else 0)
+    if config.zero == 2:  # each micro batch's gradients go to their owners
+        return width * micro_batches + width
+    return 3 * width * micro_batches  # and weights are gathered for both passes of each
 
 
 def _memory(
@@ -135,16 +146,53 @@ def _memory(
     output_gradient = 4 * padded_vocabulary(model.vocabulary, layout.tensor) // layout.tensor * model.hidden
     activations = in_flight * tokens * kept
     buffers = tokens * widest + (LOSS_BYTES[width] + output_gradient if last else 0)
-    # when the optimizer works activations are gone, and there are a flat copy of the gradients and Adam's two terms
-    update = (4 + 2 * 4) * -(-parameters // layout.data)
+    state = _state(config, model, layout, parameters, width)
     return Memory(
-        weights=width * parameters,
-        # bf16 gradients of a micro batch are added to fp32 ones; in fp32 there is one set
-        gradients=(width + 4 if width == 2 else 4) * parameters,
-        optimizer=STATE_BYTES * -(-parameters // layout.data),
+        weights=state.weights,
+        gradients=state.gradients,
+        optimizer=state.optimizer,
         activations=activations,
-        buffers=max(buffers, update - activations),
+        # when the optimizer works activations are gone
+        buffers=max(buffers + state.gathered, state.update - activations),
+        host=state.host,
     )
+
+
+@dataclass(frozen=True)
+class _State:
+    """Bytes of weights and what goes with them on one processor, and `host` in the node's memory."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    gathered: int  # while products are made
+    update: int  # while the optimizer works
+    host: int = 0
+
+
+def _state(config: PretrainConfig, model: ModelConfig, layout: Layout, parameters: int, width: int) -> _State:
+    """What ZeRO cuts along the data axis (Rajbhandari et al. 2020): nothing, the optimizer, gradients, weights."""
+    share = -(-parameters // layout.data)
+    if config.zero == 0:
+        # masters are the parameters themselves; Adam's two terms while it works
+        return _State(4 * parameters, 4 * parameters, 8 * parameters, 0, 2 * 4 * parameters)
+    optimizer, terms = STATE_BYTES * share, 2 * 4 * share
+    if config.zero == 1:
+        # bf16 gradients of a micro batch are added to fp32 ones, whose share is used as it is; in fp32 it is copied
+        gradients = (width + 4) * parameters if width == 2 else 4 * parameters
+        return _State(width * parameters, gradients, optimizer, 0, terms + (0 if width == 2 else 4 * share))
+    bucket = width * min(parameters, 2 * BUCKET)  # one that is filled while another is summed
+    weights, gathered = width * parameters, bucket
+    if config.zero == 3:
+        largest = max(_rank_block_parameters(model, layout.tensor), _embedding(model, layout.tensor))
+        weights, gathered = width * share, bucket + width * min(parameters, largest + PREFETCH)
+    if config.offload:
+        return _State(weights, 0, 0, gathered, bucket, host=optimizer + 4 * share)
+    return _State(weights, 4 * share, optimizer, gathered, terms + 4 * share)
+
+
+def _embedding(model: ModelConfig, tensor: int) -> int:
+    return padded_vocabulary(model.vocabulary, tensor) // tensor * model.hidden
 
 
 def check_node(layout: Layout, hardware: Hardware) -> None:

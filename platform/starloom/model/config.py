@@ -42,6 +42,7 @@ _INERT = frozenset(
         *("inference_runner", "max_batch_size", "max_sequence_length", "runner_max_sequence_length", "pad_key_length"),
         *("pre_allocate_kv_cache", "validate_runner_input", "gradient_checkpointing", "task_specific_params", "prefix"),
         *("max_length", "do_sample", "temperature", "top_k", "top_p", "repetition_penalty", "tokenizer_class"),
+        "fim_order",  # our server's
         *("attn_implementation", "_attn_implementation", "_attn_implementation_autoset", "attention_dropout"),
     ]
 )
