@@ -74,8 +74,8 @@ IN_FP32 = [
     case
     for case in (Case(*values) for values in product((1, 2), (1, 2), (1, 2), (1, 4), ("none", "block"), (0, 1, 2, 3)))
     if case.zero < 2 or case.pipeline == 1
-    # the whole product with the default stage; with the others both ends of it
-    if case.zero == 1 or (case.accumulation == 1) == (case.recompute == "none")
+    # the whole product with the default stage on up to two processes; else both ends of it
+    if (case.zero == 1 and case.config.layout.ranks <= 2) or (case.accumulation == 1) == (case.recompute == "none")
 ] + [Case(p, t, d, 1, "selective", 1) for p, t, d in LAYOUTS]
 IN_BF16 = [
     Case(*layout, *rest, zero, "bf16")
