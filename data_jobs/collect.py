@@ -98,11 +98,9 @@ def run(config: CollectConfig, context: StepContext) -> Outcome:
 
 
 def _from_here(source: Any) -> Any:
-    """The source with its path as it is seen from here: a worker may run somewhere else."""
-    path = getattr(source, "path", None)
-    if not path or path.startswith("~"):
-        return source
-    return source.model_copy(update={"path": storage.normalize(path)})
+    """The source with its locations as they are seen from here: a worker may run somewhere else."""
+    given = {name: getattr(source, name, None) for name in ("path", "contents")}
+    return source.model_copy(update={name: storage.normalize(place) for name, place in given.items() if place})
 
 
 def _write_shards(entries: Iterable[Entry], limit: int, context: StepContext) -> list[str]:

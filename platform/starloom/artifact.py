@@ -7,7 +7,6 @@ import posixpath
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,6 @@ MANIFEST = "manifest.json"
 LOGS = "logs/"  # what differs between two equal runs (timings, profiles); the manifest leaves it out
 FINGERPRINT_DIGITS = 16
 MERGED_GROUP_ROWS = 50_000
-HASHED_AT_ONCE = 8  # files; hashing leaves the interpreter free
 
 
 class InputEntry(Config):
@@ -328,24 +326,6 @@ class ArtifactWriter:
             entries[name] = FileEntry(bytes=size, sha256=checksum)
         digests.collected()  # they are in the manifest from here on
         return entries
-
-
-def damages(folder: str, manifest: Manifest) -> tuple[str, ...]:
-    """What is wrong with an artifact's files, one line a file: every one is read and held against its checksum."""
-    present = storage.sizes_below(folder)
-
-    def damage(name: str) -> str:
-        wanted = manifest.files[name]
-        if name not in present:
-            return f"{name} is missing"
-        if present[name] != wanted.bytes:
-            return f"{name} has {present[name]:,} bytes, not {wanted.bytes:,}"
-        if storage.checksum(storage.join(folder, name)) != wanted.sha256:
-            return f"{name} does not match its checksum"
-        return ""
-
-    with ThreadPoolExecutor(HASHED_AT_ONCE) as pool:
-        return tuple(filter(None, pool.map(damage, sorted(manifest.files))))
 
 
 def _table_parts(url: str) -> Iterator[pa.Table]:

@@ -1,11 +1,15 @@
 """``starloom verify``: every file of a run read again and held against its checksum."""
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from starloom.artifact import damages, manifests, read_manifest
+from starloom import storage
+from starloom.artifact import Manifest, manifests, read_manifest
 from starloom.errors import UserError
 from starloom.recipe import Recipe
+
+HASHED_AT_ONCE = 8  # files; hashing leaves the interpreter free
 
 
 @dataclass(frozen=True)
@@ -50,3 +54,21 @@ def told(found: Sequence[Verification]) -> list[str]:
         *(f"  {one.step}/{one.fingerprint}" for one in damaged),
         f"steps to make again, and what was made from them if it was made since: {steps}",
     ]
+
+
+def damages(folder: str, manifest: Manifest) -> tuple[str, ...]:
+    """What is wrong with an artifact's files, one line a file: every one is read and held against its checksum."""
+    present = storage.sizes_below(folder)
+
+    def damage(name: str) -> str:
+        wanted = manifest.files[name]
+        if name not in present:
+            return f"{name} is missing"
+        if present[name] != wanted.bytes:
+            return f"{name} has {present[name]:,} bytes, not {wanted.bytes:,}"
+        if storage.checksum(storage.join(folder, name)) != wanted.sha256:
+            return f"{name} does not match its checksum"
+        return ""
+
+    with ThreadPoolExecutor(HASHED_AT_ONCE) as pool:
+        return tuple(filter(None, pool.map(damage, sorted(manifest.files))))

@@ -13,10 +13,11 @@ import pytest
 
 from starloom import artifact as artifacts
 from starloom import filetable
-from starloom.artifact import Artifact, damages, find
+from starloom.artifact import Artifact, find
 from starloom.config import Config, runtime
 from starloom.errors import RunError, UserError, readable
 from starloom.step import Outcome, Step, StepContext, run_step
+from starloom.verify import damages
 
 
 class CountConfig(Config):

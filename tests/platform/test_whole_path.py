@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from starloom.artifact import Artifact, damages
+from starloom.artifact import Artifact
 from starloom.recipe import State, load_recipe, resolve
+from starloom.verify import damages
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]

@@ -10,6 +10,7 @@ from starloom.model.config import ModelConfig
 from starloom.model.folder import write_model
 from starloom.step import Outcome, StepContext
 from train_jobs.checkpoints import card, store
+from train_jobs.checkpoints.complete import MANIFEST, complete
 from train_jobs.parallel.pipeline import Exported
 
 # what a run's own export holds beside the weights, and another checkpoint's has too
@@ -42,25 +43,23 @@ def chosen(folder: Path, wanted: int | str) -> Path:
     Raises:
         UserError: there is none; the line says which there are.
     """
-    complete = {int(path.parent.name.removeprefix("step-")): path for path in folder.glob(f"step-*/{store.MANIFEST}")}
+    kept = complete(folder)
     if wanted == "best":
-        losses = {step: json.loads(path.read_text()).get("heldout_loss") for step, path in complete.items()}
+        losses = {step: json.loads(path.read_text()).get("heldout_loss") for step, path in kept.items()}
         known = {step: loss for step, loss in losses.items() if loss is not None}
         if not known:
             raise UserError("checkpoint = 'best': no checkpoint knows its held-out loss; name a step or 'last'")
         step = min(known, key=lambda step: (known[step], step))
     else:
-        step = max(complete, default=-1) if wanted == "last" else int(wanted)
-    if step not in complete:
-        raise UserError(
-            f"checkpoint = {wanted!r}: the run has kept {sorted(complete)}; see keep_checkpoints, keep_every"
-        )
-    return complete[step].parent
+        step = max(kept, default=-1) if wanted == "last" else int(wanted)
+    if step not in kept:
+        raise UserError(f"checkpoint = {wanted!r}: the run has kept {sorted(kept)}; see keep_checkpoints, keep_every")
+    return kept[step].parent
 
 
 def export_checkpoint(source: Path, target: Path, shape: ModelConfig, tokenizer: str, text: str | None = None) -> None:
     """Write the fp32 masters of a checkpoint as a `GPTBigCodeForCausalLM` folder with its tokenizer and card."""
-    position = json.loads((source / store.MANIFEST).read_text())
+    position = json.loads((source / MANIFEST).read_text())
     with store.opened(source) as masters:
         state = Exported(masters, shape, suffix=f".{store.MASTER}")
         write_model(target, shape, state, tokenizer=tokenizer, card=text or card.model_card(shape, position["step"]))

@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from starloom.errors import RunError, one_line
+from train_jobs.checkpoints.complete import MANIFEST, complete
 from train_jobs.parallel.deepspeed_internals import flat_masters, link_moments, set_parameter, set_state
 from train_jobs.parallel.layers import TensorSlice
 from train_jobs.parallel.pipeline import own_parameters
@@ -30,7 +31,6 @@ from train_jobs.parallel.weights import Files, Source, own_part
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 MASTER = "master"
-MANIFEST = "manifest.json"
 
 
 def snapshot(engine: Any, place: TensorSlice, *, vocabulary: int, keep: bool) -> dict[str, Tensor]:
@@ -89,23 +89,23 @@ def remove_unfinished(folder: Path) -> None:
 
 def latest(folder: Path) -> Path | None:
     """The newest complete checkpoint; an unfinished one (no manifest) is never chosen."""
-    done = [path.parent for path in folder.glob(f"step-*/{MANIFEST}")]
-    return max(done, key=lambda path: int(path.name.removeprefix("step-")), default=None)
+    found = complete(folder)
+    return found[max(found)].parent if found else None
 
 
 def prune(folder: Path, *, last: int, every: int = 0, best: bool = False) -> None:
     """Remove all complete checkpoints but the `last` newest, each `every`-th step's, and the best on held-out files."""
-    complete = {int(path.parent.name.removeprefix("step-")): path for path in folder.glob(f"step-*/{MANIFEST}")}
-    steps = sorted(complete)
+    found = complete(folder)
+    steps = sorted(found)
     kept = {*steps[-last:], *(step for step in steps if every and step % every == 0)}
-    losses = {step: json.loads(complete[step].read_text()).get("heldout_loss") for step in steps} if best else {}
+    losses = {step: json.loads(found[step].read_text()).get("heldout_loss") for step in steps} if best else {}
     measured = {step: loss for step, loss in losses.items() if loss is not None}
     if measured:
         kept.add(min(measured, key=lambda step: (measured[step], step)))
     for step in steps:
         if step not in kept:
-            complete[step].unlink()  # first: what is half removed is no checkpoint
-            shutil.rmtree(complete[step].parent)
+            found[step].unlink()  # first: what is half removed is no checkpoint
+            shutil.rmtree(found[step].parent)
 
 
 def verified(checkpoint: Path, device: torch.device | None = None) -> dict[str, Any]:

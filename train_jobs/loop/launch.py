@@ -1,7 +1,6 @@
 """Ray at the edge of training: start the workers, restart them from the last checkpoint when one is lost."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from starloom.kinds import Model, Tokenizer, Tokens
 from starloom.step import Outcome, StepContext
 from starloom.tokens import TokenShard
 from starloom.tokens.mixture import mixture, mixture_lines
+from train_jobs.checkpoints.complete import complete
 from train_jobs.config import PretrainConfig
 from train_jobs.job import Job
 from train_jobs.loop.schedule import oddities
@@ -136,13 +136,7 @@ def launch(job: Job, name: str) -> None:
 
 
 def _last_step(job: Job) -> int:
-    return max(_steps(Path(job.output) / Model.CHECKPOINTS), default=0)
-
-
-def _steps(folder: Path) -> Iterator[int]:
-    """Of complete checkpoints, by their names alone: reading them brings torch."""
-    for manifest in folder.glob("step-*/manifest.json"):
-        yield int(manifest.parent.name.removeprefix("step-"))
+    return max(complete(Path(job.output) / Model.CHECKPOINTS), default=0)
 
 
 def _told(error: Any) -> StarloomError | None:

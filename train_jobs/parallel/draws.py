@@ -5,12 +5,13 @@ data ranks, accumulation and recomputation change no mask; only within attention
 heads, the rank is drawn in as well.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from starloom.errors import RunError
 from starloom.tokens.permutation import mix
 
 Site = Literal["embedding", "attention", "projection", "feed-forward"]
@@ -24,8 +25,19 @@ class Draws:
 
     seed: int = 0
     rows: int = 1  # samples of a micro batch
-    samples: Samples = ()  # of the micro batch that is in the forward pass
-    _next: int = field(default=0, repr=False)
+    _samples: Samples = ()
+    _next: int = 0
+
+    @property
+    def samples(self) -> Samples:
+        """Of the micro batch that is in the forward pass.
+
+        Raises:
+            RunError: none was begun, so that no mask could be drawn.
+        """
+        if not self._samples:
+            raise RunError("dropout has no samples to draw masks for; begin a step and advance first")
+        return self._samples
 
     def begin(self, first: int) -> None:
         """A step whose first sample of this data rank has the number `first`."""
@@ -33,7 +45,7 @@ class Draws:
 
     def advance(self) -> None:
         """The next micro batch comes: each stage sees them in the same order."""
-        self.samples = tuple(mix(self.seed ^ mix(self._next + row)) for row in range(self.rows))
+        self._samples = tuple(mix(self.seed ^ mix(self._next + row)) for row in range(self.rows))
         self._next += self.rows
 
 

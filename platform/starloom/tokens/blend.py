@@ -38,7 +38,3 @@ class Blend:
             else:
                 index, first = index - before, middle
         return first, index
-
-    def share(self, group: int) -> float:
-        """A group's part of all samples."""
-        return (self._sums[group + 1] - self._sums[group]) / self._sums[-1]

@@ -25,8 +25,9 @@ from serve_apps.sandbox.inside.usage import descendants
 from serve_apps.sandbox.jobs import Program
 from serve_apps.sandbox.pool import run_on_actors
 from serve_apps.sandbox.sandbox import Limits
-from starloom.artifact import damages, find
+from starloom.artifact import find
 from starloom.errors import RunError
+from starloom.verify import damages
 from tests.serve_apps.evaluation.stand_in import StandIn, stand_in
 
 pytestmark = pytest.mark.slow
