@@ -71,20 +71,29 @@ def main(argv: Sequence[str]) -> int:
         mfu=arguments.mfu,
         vocabulary=arguments.vocabulary,
         model_folder=arguments.model_folder,
+        step=arguments.step,
     )
     print("\n".join(describe(plan)))
     return 0 if plan.chosen.fits else 1
 
 
 def make_plan(
-    recipe: Recipe, hardware: Hardware, *, mfu: float, vocabulary: int | None = None, model_folder: str = ""
+    recipe: Recipe,
+    hardware: Hardware,
+    *,
+    mfu: float,
+    vocabulary: int | None = None,
+    model_folder: str = "",
+    step: str = "",
 ) -> Plan:
-    """The plan of a recipe's training step; `model_folder` is where fine-tuning finds its model's shape.
+    """The plan of a recipe's training `step`, else of the first that trains from nothing, else of the first at all.
+
+    `model_folder` is where fine-tuning finds its model's shape.
 
     Raises:
         UserError: no training step, or a layout that divides neither the model, the batch nor the nodes.
     """
-    name, config, model = _training(recipe, vocabulary, model_folder)
+    name, config, model = _training(recipe, vocabulary, model_folder, step)
     config.layout.check(model, config.global_batch, config.micro_batch)
     check_node(config.layout, hardware)
     chosen = forecast(config, model, hardware, config.layout)
@@ -92,11 +101,18 @@ def make_plan(
     return Plan(recipe.name, config, model, hardware, mfu, chosen, others, counted=name == PRETRAIN)
 
 
-def _training(recipe: Recipe, vocabulary: int | None, folder: str) -> tuple[str, PretrainConfig, ModelConfig]:
-    """The program, the settings and the shape of the last training step."""
-    entry = next((step for step in reversed(recipe.steps) if step.run in (PRETRAIN, FINETUNE)), None)
-    if entry is None:
-        raise UserError(f"recipe {recipe.name}: no step runs {PRETRAIN} or {FINETUNE}; there is nothing to plan")
+def _training(
+    recipe: Recipe, vocabulary: int | None, folder: str, name: str
+) -> tuple[str, PretrainConfig, ModelConfig]:
+    """The program, the settings and the shape of a training step."""
+    trained = [step for step in recipe.steps if step.run in (PRETRAIN, FINETUNE) and name in ("", step.name)]
+    if not trained:
+        which = f"step {name}" if name else "no step"
+        raise UserError(
+            f"recipe {recipe.name}: {which} runs {'neither ' if name else ''}{PRETRAIN} {'nor' if name else 'or'} "
+            f"{FINETUNE}; there is nothing to plan"
+        )
+    entry = min(trained, key=lambda step: step.run != PRETRAIN)
     where = f"recipe {recipe.name}, step {entry.name}"
     if entry.run == PRETRAIN:
         config = validate(PretrainConfig, entry.config, where=where)
@@ -228,6 +244,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--memory-gb", type=float, help="10^9 bytes of each processor")
     parser.add_argument("--peak-tflops", type=float, help="of each processor, in the training precision")
     parser.add_argument("--node-size", type=int, help="processors in a node")
+    parser.add_argument("--step", default="", metavar="NAME", help="which training step (default: the first)")
     parser.add_argument("--model-folder", default="", metavar="DIR", help="of the shape that is fine-tuned")
     parser.add_argument("--vocabulary", type=_count, help="when the recipe trains no tokenizer (default: StarCoder's)")
     return parser

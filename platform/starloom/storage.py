@@ -110,7 +110,8 @@ def _local_sizes(folder: str, prefix: str, sizes: dict[str, int]) -> None:
             if entry.is_dir(follow_symlinks=False):
                 _local_sizes(entry.path, f"{prefix}{entry.name}/", sizes)
             elif not entry.name.startswith("."):
-                sizes[prefix + entry.name] = entry.stat().st_size
+                with suppress(FileNotFoundError):  # it has gone since, or is a link to nothing
+                    sizes[prefix + entry.name] = entry.stat().st_size
 
 
 def read_bytes(location: str) -> bytes:

@@ -158,6 +158,31 @@ def test_fine_tuning_is_planned_with_the_shape_of_its_model(tmp_path: Path, caps
     assert "the conversations tell how many there are" in printed
 
 
+TWICE = """
+name = "twice"
+root = "runs/twice"
+[[steps]]
+name = "model"
+run = "train_jobs.pretrain"
+config = { model = { layers = 2, hidden = 64, heads = 4, context = 128 }, global_batch = 8, micro_batch = 1 }
+[[steps]]
+name = "chat"
+run = "train_jobs.finetune"
+needs = ["model"]
+config = { context = 64, global_batch = 8 }
+"""
+
+
+def test_step_of_a_recipe_that_trains_twice_can_be_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "twice.toml").write_text(TWICE)
+    recipe = load_recipe(str(tmp_path / "twice.toml"))
+    first, second = (make_plan(recipe, A100, mfu=0.4, vocabulary=512, step=step) for step in ("", "chat"))
+    assert (first.counted, first.config.length) == (True, 128)
+    assert (second.counted, second.config.length, second.model.layers) == (False, 64, 2)
+    assert starloom(["plan", str(tmp_path / "twice.toml"), "--step", "talk"]) == 2
+    assert "step talk runs neither train_jobs.pretrain nor train_jobs.finetune" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("option", [("--vocabulary", "-5"), ("--peak-tflops", "inf"), ("--memory-gb", "nan")])
 def test_nonsense_numbers_are_refused_in_one_line(option: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     try:
