@@ -9,12 +9,14 @@ import pytest
 from data_jobs.train_tokenizer import train_bpe
 from starloom.artifact import ArtifactWriter
 from starloom.errors import RunError, UserError
+from starloom.step import StepContext
 from starloom.tokens import FimConfig, TokenShard, TokenShardWriter
 from starloom.tokens.mixture import mixture, mixture_lines
 from train_jobs.config import OptimizerConfig, PretrainConfig, ShapeConfig
 from train_jobs.job import Job
 from train_jobs.layout import Layout
 from train_jobs.loop.batches import batches, open_data
+from train_jobs.loop.launch import announce
 from train_jobs.loop.place import Place
 from train_jobs.loop.schedule import oddities
 from train_jobs.parallel.draws import Draws
@@ -84,6 +86,12 @@ def test_id_that_the_model_does_not_have_ends_the_run(packed: Path) -> None:
     place = Place(0, 0, TensorSlice(0, 1, None), Layout(), Draws())
     with pytest.raises(RunError, match="the tokens hold the id 2, the model has 2; pack with its tokenizer"):
         list(batches(data, 0, few, place))
+
+
+def test_weights_that_leave_nothing_are_told_in_one_line(packed: Path, tmp_path: Path) -> None:
+    context = StepContext("model", str(tmp_path), ArtifactWriter(str(tmp_path)), ())
+    with pytest.raises(UserError, match="weights: every group is left out"):
+        announce(job(packed, weights={"Go": 0.0, "Python": 0.0}), context)
 
 
 def test_odd_lengths_are_told() -> None:

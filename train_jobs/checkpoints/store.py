@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from starloom.errors import RunError, one_line
+from starloom.errors import RunError, StorageError, one_line
 from train_jobs.checkpoints.complete import MANIFEST, complete
 from train_jobs.parallel.deepspeed_internals import flat_masters, link_moments, set_parameter, set_state
 from train_jobs.parallel.layers import TensorSlice
@@ -57,14 +57,14 @@ def write_stage(folder: Path, stage: int, tensors: dict[str, Tensor]) -> None:
     """Write one stage's logical tensors (fp32, by name) and, when the file is whole, its checksum beside it.
 
     Raises:
-        RunError: the disk does not take it.
+        StorageError: the disk does not take it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"stage-{stage}.safetensors"
     try:
         save_file(tensors, file)
     except (OSError, SafetensorError) as error:  # the latter where the disk is full
-        raise RunError(f"{file}: cannot be written: {one_line(str(error), 200)}") from error
+        raise StorageError(f"{file}: cannot be written: {one_line(error, 200)}") from error
     _replace(folder / f"stage-{stage}.sha256", _checksum(file) + "\n")
 
 

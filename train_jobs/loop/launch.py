@@ -66,7 +66,11 @@ def job_of(config: PretrainConfig, context: StepContext) -> Job:
 
 
 def announce(job: Job, context: StepContext) -> None:
-    """Say what the run sees of each language or source, and what is odd about its length."""
+    """Say what the run sees of each language or source, and what is odd about its length.
+
+    Raises:
+        UserError: `weights` leave nothing to train on.
+    """
     config = job.config
     trained = config.steps * config.global_batch * config.length
     shards = [TokenShard(Path(stem), job.dtype) for stem in job.train]
@@ -74,6 +78,8 @@ def announce(job: Job, context: StepContext) -> None:
     for line in mixture_lines(portions, trained):
         context.say(line)
     inside = sum(portion.tokens for portion in portions if portion.weight)
+    if not inside:
+        raise UserError("weights: every group is left out; raise one of them, or lower the tokens of a sample")
     for line in oddities(config.optimizer, config.steps, trained / inside):
         context.say(line)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from starloom.errors import RunError
+from starloom.errors import StorageError, one_line
 from train_jobs.checkpoints import store
 from train_jobs.job import Job
 from train_jobs.parallel.layers import TensorSlice
@@ -51,14 +51,14 @@ class Saver:
         """Until what was started is written.
 
         Raises:
-            RunError: it could not be written.
+            StorageError: it could not be written; training may go on from the one before.
         """
         if self._pending is not None:
             pending, self._pending = self._pending, None
             try:
                 pending.result()
             except OSError as error:
-                raise RunError(f"checkpoint: {error}") from error
+                raise StorageError(f"checkpoint: {one_line(error)}") from error
 
     def _write(self, target: Path, tensors: dict[str, Any], position: dict[str, Any], completes: bool) -> None:
         if self._writes:
@@ -71,6 +71,6 @@ class Saver:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not store.write_manifest(target, config.layout.pipeline, position):
             if time.monotonic() > deadline:
-                raise RunError(f"{target}: not all stages were written within {PATIENCE_SECONDS:.0f} s")
+                raise StorageError(f"{target}: not all stages were written within {PATIENCE_SECONDS:.0f} s")
             time.sleep(POLL_SECONDS)
         store.prune(self._folder, last=config.keep_checkpoints, every=config.keep_every, best=config.keep_best)
