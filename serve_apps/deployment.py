@@ -15,7 +15,6 @@ from fastapi import FastAPI
 from pydantic import Discriminator, Field, Tag
 from ray import serve
 
-from serve_apps.adapters import base_folder, read_adapted
 from serve_apps.api.gate import GateConfig
 from serve_apps.api.keys import KEYS_VARIABLE, keys_of
 from serve_apps.api.prompts import FimOrder
@@ -137,6 +136,7 @@ def application(arguments: dict[str, Any]) -> serve.Application:
 
 
 def _served(settings: ModelSettings) -> Served:
+    from starloom.model.adapter import base_folder, read_adapted
     from starloom.model.folder import read_config, read_ends
     from starloom.tokenizer import load_tokenizer
 

@@ -25,6 +25,7 @@ from serve_apps.evaluation.endpoint import Endpoint, Generation
 from serve_apps.evaluation.heldout import measure, within_budget
 from serve_apps.evaluation.judging import Measured
 from serve_apps.evaluation.proof import check
+from serve_apps.evaluation.samples import finished, places
 from serve_apps.evaluation.store import DONE, RUNNING, EvaluationRequest, StoredRun
 from serve_apps.hosting import model_folder, serving
 from serve_apps.sandbox.jobs import Job, run_jobs
@@ -37,7 +38,7 @@ from starloom.kinds import Corpus, Evaluation, HeldoutDocument, Model, Tokens
 from starloom.program import main
 from starloom.step import Outcome, Step, StepContext
 
-COMPLETION_LINES = 12
+INFILLING = 4  # tokens around a gap, and what joining texts may add
 UNFINISHED = "unfinished"  # in the output folder: what an interrupted evaluation has
 KEY_VARIABLE = "STARLOOM_API_KEY"
 OURS = "served from its folder"  # in the place of a URL whose port is another one each time
@@ -72,6 +73,7 @@ def run(config: EvaluateConfig, context: StepContext) -> Outcome:
         f"{heldout['bits_per_byte']:.3f} bits per byte on {heldout['files']} held-out files "
         f"(gzip {heldout['gzip']:.3f}, xz {heldout['xz']:.3f})"
     )
+    before = _before(config, model, documents, context.say)
     with serving(folder) as url:
         measured = evaluate_endpoint(config, url, folder, context.say)
         completions = sample_completions(config, url, folder, documents)
@@ -83,6 +85,7 @@ def run(config: EvaluateConfig, context: StepContext) -> Outcome:
         "humaneval": measured.summary,
         "heldout": heldout,
         "completions": completions,
+        **({"before": before} if before else {}),
     }
     context.output.write_json(Evaluation.RESULTS, results)
     with context.output.create("humaneval/samples.jsonl", "w") as file:
@@ -94,6 +97,21 @@ def run(config: EvaluateConfig, context: StepContext) -> Outcome:
         rows_out=len(measured.rows),
         details={"humaneval_pass_at_1": pass_at_1, "bits_per_byte": heldout["bits_per_byte"]},
     )
+
+
+def _before(
+    config: EvaluateConfig, model: Model, documents: Sequence[HeldoutDocument], say: Callable[[str], None]
+) -> dict[str, Any] | None:
+    """The same measures of the model that this one was trained on from; None where it began from nothing."""
+    if model.initial is None:
+        return None
+    if not model.initial.is_dir():
+        raise UserError(f"{model.artifact.name} was trained from {model.initial}, which is gone; put it back there")
+    say(f"the same of the model that it began from, {model.initial.name}")
+    heldout = measure(model.initial, documents)
+    with serving(model.initial) as url:
+        measured = evaluate_endpoint(config, url, model.initial, say)
+    return {"humaneval": measured.summary, "heldout": heldout}
 
 
 def evaluate_endpoint(config: EvaluateConfig, url: str, folder: Path, say: Callable[[str], None]) -> Measured:
@@ -132,18 +150,23 @@ def _on_this_machine(workers: int | None, isolated: bool) -> Callable[..., list[
 
 def _room(folder: Path) -> Callable[[str], int]:
     """How many tokens may follow a prompt in the context of a model folder."""
+    from starloom.model.adapter import base_folder
     from starloom.model.folder import read_config
     from starloom.tokenizer import load_tokenizer
 
-    context, tokenizer = read_config(folder).context, load_tokenizer(folder)
+    context, tokenizer = read_config(base_folder(folder)).context, load_tokenizer(folder)
     return lambda prompt: context - len(tokenizer.encode_prompt(prompt))
 
 
 def sample_completions(
     config: EvaluateConfig, url: str, folder: Path, documents: Sequence[HeldoutDocument]
 ) -> list[dict[str, str]]:
-    """What the model writes after the first lines of held-out files; sampled, since greedy text of a toy repeats."""
+    """What the model writes in held-out files: bodies of functions, and every other time a gap in the middle of one.
+
+    Sampled, since greedy text of a toy repeats itself.
+    """
     room = _room(folder)
+    least = min(32, config.max_tokens)
     endpoint = Endpoint(url)
     found: list[dict[str, str]] = []
     try:
@@ -152,24 +175,22 @@ def sample_completions(
                 break
             if document.kind != "file":
                 continue  # issues, commits and notebooks do not begin with code to go on from
-            prompt = _opening(document.content)
-            space = min(config.max_tokens, room(prompt))
-            if not prompt.strip() or space < min(32, config.max_tokens):
+            chosen = places(
+                document.content,
+                middle=len(found) % 2 == 1,
+                fits=lambda text: room(text) >= least + INFILLING,
+            )
+            place = next(chosen, None)
+            if place is None:
                 continue
-            text = endpoint.complete(prompt, Generation(0.7, 0.95, space, config.seed), ())
-            found.append({"prompt": prompt, "completion": text, "path": f"{document.repo_name}/{document.path}"})
+            space = min(config.max_tokens, room(place.prompt + place.suffix) - INFILLING)
+            generation = Generation(0.7, 0.95, space, config.seed)
+            text = endpoint.complete(place.prompt, generation, (), place.suffix or None)
+            sample = {"prompt": place.prompt, "completion": finished(text, place), "suffix": place.suffix}
+            found.append({**sample, "path": f"{document.repo_name}/{document.path}"})
     finally:
         endpoint.close()
     return found
-
-
-def _opening(content: str) -> str:
-    """The start of a file, cut after its first definition line when there is one."""
-    lines = content.splitlines(keepends=True)
-    for number, line in enumerate(lines[: 4 * COMPLETION_LINES]):
-        if line.lstrip().startswith(("def ", "class ", "func ", "function ", "fn ")):
-            return "".join(lines[max(0, number + 1 - COMPLETION_LINES) : number + 1])
-    return "".join(lines[:COMPLETION_LINES])
 
 
 def command(argv: Sequence[str]) -> int:

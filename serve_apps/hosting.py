@@ -46,9 +46,9 @@ def serving_config(values: dict[str, Any], port: int = 0, host: str = "127.0.0.1
     """
     from ray import serve
 
-    from serve_apps.adapters import base_folder
     from serve_apps.deployment import application
     from starloom.cluster import connect
+    from starloom.model.adapter import base_folder
     from starloom.model.folder import read_config
 
     made = application(values)

@@ -12,6 +12,9 @@ from starloom.model.config import ModelConfig
 Recompute = Literal["none", "selective", "block"]
 
 
+ROWS = 128  # of the output layer, on each tensor rank: multiples of it
+
+
 class Layout(Config):
     """Numbers of ranks along the three axes; tensor ranks are neighbours, then data, then pipeline."""
 
@@ -44,5 +47,8 @@ class Layout(Config):
 
 
 def padded_vocabulary(vocabulary: int, tensor: int) -> int:
-    """The least multiple of `tensor` that holds the vocabulary; the padding is never predicted nor counted."""
-    return -(-vocabulary // tensor) * tensor
+    """The least multiple of 128 rows a rank that holds the vocabulary: products of other widths are slow on GPUs.
+
+    The padding is never predicted nor counted.
+    """
+    return -(-vocabulary // (ROWS * tensor)) * ROWS * tensor

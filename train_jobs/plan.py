@@ -17,7 +17,7 @@ from starloom.model.config import ModelConfig
 from starloom.program import load_step
 from starloom.recipe import Recipe, load_recipe
 from train_jobs.config import LoopConfig, PretrainConfig, ShapeConfig
-from train_jobs.planning.forecast import STATE_BYTES, USABLE, Forecast, check_node, forecast, ranked
+from train_jobs.planning.forecast import EFFICIENCY, STATE_BYTES, USABLE, Forecast, check_node, forecast, ranked
 from train_jobs.planning.hardware import HARDWARE, Hardware
 
 PRETRAIN: Final = "train_jobs.pretrain"
@@ -34,7 +34,7 @@ class Plan:
     config: PretrainConfig
     model: ModelConfig
     hardware: Hardware
-    mfu: float
+    mfu: float | None  # of the whole step, where it is given instead of what a step is reckoned from
     chosen: Forecast
     others: list[Forecast]
     counted: bool = True  # whether the recipe says how many steps there are; fine-tuning counts its conversations
@@ -46,9 +46,19 @@ class Plan:
 
     @property
     def seconds_per_step(self) -> float:
-        """At the given share of the peak."""
-        products = self.model.flops_per_token(self.config.length) * self.config.global_batch * self.config.length
-        return products / (self.chosen.layout.ranks * self.hardware.peak_tflops * 1e12 * self.mfu)
+        """Products, the pipeline's idle share and traffic that nothing hides; or at the given MFU."""
+        return self._seconds_at_peak / self.mfu if self.mfu else self.chosen.seconds
+
+    @property
+    def reached(self) -> float:
+        """Model FLOPs utilization: the model's products in a step, as a share of what the processors could make."""
+        return self._seconds_at_peak / self.seconds_per_step
+
+    @property
+    def _seconds_at_peak(self) -> float:
+        tokens = self.config.global_batch * self.config.length
+        products = self.config.products_share * self.model.flops_per_token(self.config.length) * tokens
+        return products / (self.chosen.layout.ranks * self.hardware.peak_tflops * 1e12)
 
     @property
     def days(self) -> float:
@@ -69,6 +79,7 @@ def main(argv: Sequence[str]) -> int:
         recipe,
         _hardware(arguments),
         mfu=arguments.mfu,
+        efficiency=arguments.efficiency,
         vocabulary=arguments.vocabulary,
         model_folder=arguments.model_folder,
         step=arguments.step,
@@ -81,7 +92,8 @@ def make_plan(
     recipe: Recipe,
     hardware: Hardware,
     *,
-    mfu: float,
+    mfu: float | None = None,
+    efficiency: float = EFFICIENCY,
     vocabulary: int | None = None,
     model_folder: str = "",
     step: str = "",
@@ -96,8 +108,8 @@ def make_plan(
     name, config, model = _training(recipe, vocabulary, model_folder, step)
     config.layout.check(model, config.global_batch, config.micro_batch)
     check_node(config.layout, hardware)
-    chosen = forecast(config, model, hardware, config.layout)
-    others = ranked(config, model, hardware, config.layout.ranks)
+    chosen = forecast(config, model, hardware, config.layout, efficiency)
+    others = ranked(config, model, hardware, config.layout.ranks, efficiency)
     return Plan(recipe.name, config, model, hardware, mfu, chosen, others, counted=name == PRETRAIN)
 
 
@@ -116,6 +128,11 @@ def _training(
     where = f"recipe {recipe.name}, step {entry.name}"
     if entry.run == PRETRAIN:
         config = validate(PretrainConfig, entry.config, where=where)
+        if config.initial_model and "model" not in config.model_fields_set:
+            found = _shape_of(folder or config.initial_model)
+            own = ShapeConfig(**found.model_dump(exclude={"vocabulary", "norm_epsilon"}))
+            config = config.model_copy(update={"model": own.model_copy(update={"dropout": 0.0})})
+            return entry.run, config, config.shape(found.vocabulary)
         return entry.run, config, config.shape(vocabulary or _vocabulary(recipe))
     from train_jobs.finetuning.config import FinetuneConfig
 
@@ -181,13 +198,24 @@ def describe(plan: Plan) -> list[str]:
         *([f"  and {memory.host / 1e9:.2f} in the node's memory, for each rank"] if memory.host else []),
         f"checkpoint: {STATE_BYTES * model.parameters / 1e9:,.1f} GB",
         "",
-        f"a rank sends in a step: {chosen.traffic.tensor / 1e9:.2f} GB inside the node (tensor), "
-        f"{chosen.traffic.pipeline / 1e9:.2f} GB to the next stage, {chosen.traffic.data / 1e9:.2f} GB for gradients",
+        *_traffic(plan),
         f"pipeline idle: {chosen.bubble:.1%}",
-        f"at {plan.mfu:.1%} of the peak: {plan.seconds_per_step:.2f} s a step, {plan.days:.1f} days, "
+        f"{plan.seconds_per_step:.2f} s a step, {plan.reached:.1%} MFU, {plan.days:.1f} days, "
         f"${plan.dollars:,.0f} at ${plan.hardware.dollars_per_hour:.2f} an hour each",
     ]
     return [*lines, "", *_ranking(plan)]
+
+
+def _traffic(plan: Plan) -> list[str]:
+    traffic = plan.chosen.traffic
+    lines = [f"{'a rank sends in a step':<24} {'GB':>8}  {'link':<16} {'seconds':>8} {'hidden':>8} {'waiting':>8}"]
+    for axis, flow in (("tensor", traffic.tensor), ("pipeline", traffic.pipeline), ("data", traffic.data)):
+        link = "" if not flow.sent else "between nodes" if flow.outside else "inside the node"
+        lines.append(
+            f"  {axis:<22} {flow.sent / 1e9:>8.2f}  {link:<16} "
+            f"{flow.seconds:>8.3f} {flow.hidden:>8.3f} {flow.exposed:>8.3f}"
+        )
+    return lines
 
 
 def _ranking(plan: Plan) -> list[str]:
@@ -196,7 +224,7 @@ def _ranking(plan: Plan) -> list[str]:
     head = "layouts that fit, fastest first (time against the recipe's)"
     lines = [head, f"{'pipeline':>9} {'data':>5} {'tensor':>6} {'GB':>7} {'idle':>6} {'time':>6}"]
     for one in plan.others[:8]:
-        relative = one.relative_seconds / plan.chosen.relative_seconds
+        relative = one.seconds / plan.chosen.seconds
         mark = "  <- the recipe" if one.layout == plan.chosen.layout else ""
         layout = one.layout
         lines.append(
@@ -237,8 +265,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("recipe", help="a TOML file, a URL or a built-in recipe's name")
     parser.add_argument("--set", action="append", default=[], metavar="STEP.KEY=VALUE", help="override one setting")
     parser.add_argument("--hardware", choices=sorted(HARDWARE), default="a100-80g", help="(default %(default)s)")
-    parser.add_argument(
-        "--mfu", type=_share, default=0.37, help="share of the peak reached (default: StarCoder's 0.37)"
+    speed = parser.add_mutually_exclusive_group()
+    speed.add_argument(
+        "--efficiency",
+        type=_share,
+        default=EFFICIENCY,
+        help="share of the peak while products are made (default %(default)s, from StarCoder's own 24 days)",
+    )
+    speed.add_argument(
+        "--mfu", type=_share, help="of the whole step, instead of what traffic and idle time leave of it"
     )
     parser.add_argument("--price", type=float, help="dollars for one processor and hour")
     parser.add_argument("--memory-gb", type=float, help="10^9 bytes of each processor")

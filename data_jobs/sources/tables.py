@@ -12,7 +12,7 @@ from urllib.parse import unquote
 from data_jobs.sources.entries import UNIT_BYTES, Independent, Item, Limits, Listed, Refusal, Refused, Spill
 from data_jobs.sources.packed import json_records, line_record, packing_of, unpacked
 from starloom import storage
-from starloom.config import Config
+from starloom.config import Config, added
 from starloom.errors import UserError, one_line
 from starloom.schema import KINDS
 from starloom.storage import file_state, matching_files, printable
@@ -44,6 +44,7 @@ class TableSource(Config, Independent):
     repo_name: str | None = None  # for rows that name none
     licenses: tuple[str, ...] = ()
     use_language: bool = False  # trust the table's language names instead of the paths'
+    label: str | None = added(None)  # what `source` calls its rows, so that training can weigh them; None: the kind
     contents: str | None = None  # where the texts of rows with blob ids are, such as s3://softwareheritage/content
 
 
@@ -308,7 +309,7 @@ def record(row: Mapping[str, Any], source: TableSource, location: str, name: str
         licenses=source.licenses or _strings(found["licenses"]),
         stars=stars,
         commit=found["commit"] if isinstance(found["commit"], str) else None,
-        source=getattr(source, "kind", ""),
+        source=source.label or str(getattr(source, "kind", "")),
         kind=str(kind),
         language=found["language"] if source.use_language and isinstance(found["language"], str) else None,
         encoding=found["encoding"] if isinstance(found["encoding"], str) else None,

@@ -271,8 +271,14 @@ class Model(View):
         """How many; None where the step that made it did not say."""
         return self.artifact.manifest.details.get("parameters")
 
+    @property
+    def initial(self) -> Path | None:
+        """The model folder that training began from; None where it began from nothing."""
+        named = self.artifact.manifest.details.get("initial")
+        return Path(named) if named else None
+
     def folder(self) -> Path:
-        """The model folder on this machine."""
+        """The model folder on this machine, or that of an adapter."""
         return self.artifact.local(self.FOLDER)
 
     def checkpoints(self) -> Path:

@@ -166,16 +166,20 @@ def _training(view: Model) -> dict[str, Any]:
 
 def _evaluation(view: Evaluation) -> dict[str, Any]:
     results = view.results()
-    heldout = results.get("heldout")
+    heldout, before = results.get("heldout"), results.get("before")
     bars = []
     if heldout:
-        compared = [("this model", heldout["bits_per_byte"]), ("xz", heldout["xz"]), ("gzip", heldout["gzip"])]
+        compared = [("this model", heldout["bits_per_byte"])]
+        if before:
+            compared.append(("before this training", before["heldout"]["bits_per_byte"]))
+        compared += [("xz", heldout["xz"]), ("gzip", heldout["gzip"])]
         longest = max(value for _, value in compared) or 1
         bars = [Bar(name, f"{value:.3f}", value / longest) for name, value in compared]
     return {
         "heldout": heldout,
         "bars": bars,
         "humaneval": results.get("humaneval"),
+        "before": before["humaneval"]["pass_at_k"] if before else None,
         "completions": results["completions"],
     }
 

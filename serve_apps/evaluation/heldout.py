@@ -79,9 +79,9 @@ def bits(model_folder: str | Path, documents: Sequence[HeldoutDocument]) -> "np.
     import torch
     from torch.nn import functional as F
 
-    from starloom.model.folder import read_model
+    from starloom.model.adapter import read_adapted
 
-    model, tokenizer = read_model(model_folder), load_tokenizer(model_folder)
+    model, tokenizer = read_adapted(model_folder), load_tokenizer(model_folder)
     encoder = Encoder.of(tokenizer)
     end, context = tokenizer.special(END_OF_TEXT), model.config.context
     ids = [[end, *encoder.encode_pieces(render(one.kind, one.content)).tolist()] for one in documents]

@@ -10,6 +10,8 @@ import os
 import shutil
 import socket
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -17,15 +19,16 @@ from pathlib import Path
 import numpy as np
 import torch.multiprocessing as multiprocessing
 
-from starloom.artifact import ArtifactWriter
+from starloom.artifact import ArtifactWriter, newest
+from starloom.kinds import Evaluation
 from starloom.model.config import ModelConfig
 from starloom.tokens import FimConfig, TokenShardWriter
-from tests.benchmarks.harness import cores, finish, measured_matmul, table
+from tests.benchmarks.harness import best_seconds, cores, finish, measured_matmul, table
 from tests.benchmarks.layout_memory import compare
 from train_jobs.config import OptimizerConfig, PretrainConfig, ShapeConfig
 from train_jobs.layout import Layout
 
-VOCABULARY, BATCH, STEPS, WARM_STEPS = 16384, 8, 12, 3
+VOCABULARY, BATCH, STEPS, WARM_STEPS, TURNS = 16384, 8, 12, 3, 2
 SHAPE = ShapeConfig(layers=6, hidden=384, heads=6, context=512)
 MODEL = ModelConfig(vocabulary=VOCABULARY, **SHAPE.model_dump())
 OPTIMIZER = OptimizerConfig(rate=3e-4, final_rate=3e-5, warmup_steps=4)
@@ -38,14 +41,46 @@ def main() -> None:
         prepare(folder)
         threads = cores()
         matmul = measured_matmul()
-        ours = run(folder, "one", settings(threads=threads))
-        theirs = transformers_loop(folder, threads)
+        # in turn, so that other load falls on both
+        ours, theirs = [], []
+        for turn in range(TURNS):
+            ours.append(run(folder, f"one-{turn}", settings(threads=threads)))
+            theirs.append(transformers_loop(folder, threads))
         single = run(folder, "single", settings(threads=1))
         double = run(folder, "double", settings(threads=1, data=2))
         stall = checkpoint_stall(folder, threads)
         memory = compare(folder, _free_port())
+        eager, compiled = blocks(threads)
+        quickstart = quickstart_figures(folder)
     finally:
         shutil.rmtree(folder)
+    report(min(ours), min(theirs), single, double, stall, matmul)
+    sizes = [(name, measured / 1e6, predicted / 1e6, predicted / measured) for name, measured, predicted in memory]
+    print(table("Peak memory of the fullest rank", ("layout", "measured MB", "planned MB", "planned/measured"), sizes))
+    print(f"a block forward and backward: {eager * 1e3:.0f} ms as it is, {compiled * 1e3:.0f} ms compiled\n")
+    per_byte, gzip, xz, seconds = quickstart
+    print(f"quickstart, {seconds:.0f} s: {per_byte:.3f} bits per byte; gzip {gzip:.3f}, xz {xz:.3f}\n")
+    tokens = BATCH * SHAPE.context
+    finish(
+        "train",
+        {
+            "tokens_over_transformers": min(theirs) / min(ours),
+            "matmul_share": tokens / min(ours) * MODEL.flops_per_token(SHAPE.context) / matmul,
+            "two_process_speedup": single / double,
+            "checkpoint_stall_share": stall / 60,  # at one checkpoint a minute
+            "tokens_per_s": tokens / min(ours),
+            "planned_memory_error": max(abs(predicted / measured - 1) for _, measured, predicted in memory),
+            "compiled_over_eager": eager / compiled,
+            "quickstart_over_gzip": per_byte / gzip,
+            "quickstart_over_xz": per_byte / xz,
+            "quickstart_seconds": seconds,
+        },
+    )
+
+
+def report(ours: float, theirs: float, single: float, double: float, stall: float, matmul: float) -> None:
+    """Print the speeds."""
+    threads = cores()
     tokens = BATCH * SHAPE.context
     flops = MODEL.flops_per_token(SHAPE.context)
     rows = [
@@ -58,19 +93,36 @@ def main() -> None:
     print(table(title, ("run", "threads a process", "tokens/s", "GFLOP/s"), rows))
     print(f"matrix products of this machine: {matmul / 1e9:.0f} GFLOP/s")
     print(f"a checkpoint costs {stall:.2f} s of training\n")
-    sizes = [(name, measured / 1e6, predicted / 1e6, predicted / measured) for name, measured, predicted in memory]
-    print(table("Peak memory of the fullest rank", ("layout", "measured MB", "planned MB", "planned/measured"), sizes))
-    finish(
-        "train",
-        {
-            "tokens_over_transformers": theirs / ours,
-            "matmul_share": tokens / ours * flops / matmul,
-            "two_process_speedup": single / double,
-            "checkpoint_stall_share": stall / 60,  # at one checkpoint a minute
-            "tokens_per_s": tokens / ours,
-            "planned_memory_error": max(abs(predicted / measured - 1) for _, measured, predicted in memory),
-        },
-    )
+
+
+def blocks(threads: int) -> tuple[float, float]:
+    """Seconds of one block's forward and backward pass, as it is and compiled."""
+    import torch
+
+    from train_jobs.parallel.layers import ParallelBlock, TensorSlice
+
+    torch.set_num_threads(threads)
+    seconds = []
+    for compiled in (False, True):
+        block = ParallelBlock(MODEL, TensorSlice(0, 1, None), 0, compiled=compiled)
+        for held in block.parameters():
+            torch.nn.init.normal_(held, std=0.02)
+        x = torch.randn(BATCH, SHAPE.context, SHAPE.hidden, requires_grad=True)
+        block(x).sum().backward()  # compiles
+        seconds.append(best_seconds(lambda block=block, x=x: block(x).sum().backward(), repeats=5))
+    return seconds[0], seconds[1]
+
+
+def quickstart_figures(folder: Path) -> tuple[float, float, float, float]:
+    """Bits per byte of the quickstart's model, of gzip and of xz on the same files, and the whole recipe's seconds."""
+    started = time.perf_counter()
+    command = [str(Path(sys.executable).parent / "starloom"), "run", "quickstart", "--root", str(folder / "quickstart")]
+    subprocess.run(command, check=True, timeout=1800, stdout=sys.stderr)
+    seconds = time.perf_counter() - started
+    found = newest(str(folder / "quickstart"), Evaluation.kind)
+    assert found is not None
+    heldout = Evaluation(found).results()["heldout"]
+    return heldout["bits_per_byte"], heldout["gzip"], heldout["xz"], seconds
 
 
 def settings(*, threads: int, data: int = 1, checkpoint_every: int = 1000, steps: int = STEPS) -> PretrainConfig:

@@ -1,33 +1,41 @@
 """Training on one GPU: parity of every attention backend, MFU of the 1B shape at 2k and 8k tokens, the card's limits.
 
-Needs this repository and the wheels torch, numpy, pydantic and safetensors; flash-attn or flash-attn-4 where they are
-to be measured. Run it as
+Needs this repository and the wheels torch, deepspeed, numpy, pyarrow, pydantic and safetensors; flash-attn or flash-attn-4 where
+they are to be measured. Run it as
 
     PYTHONPATH=.:platform python -m tests.benchmarks.bench_train_gpu         # a table with the device's name
     PYTHONPATH=.:platform python -m tests.benchmarks.bench_train_gpu --dry   # the same code on a CPU at toy size
 
-The loop is plain PyTorch around our single-device model: bf16 products, fp32 weights and AdamW, torch.compile. MFU
-counts 6·N + 12·layers·width·length operations a token (full attention, as the peers' figures do) against the data
-sheet's dense bf16 peak; the measured peak stands beside it.
+What is timed is the trainer's own update (`train_jobs.loop.engine.train_step`) with its engine, in bf16 with compiled
+blocks. MFU counts 6·N + 12·layers·width·length operations a token (full attention, as the peers' figures do) against
+the data sheet's dense bf16 peak, and causal attention, half of it, beside that; the measured peak stands there too.
 """
 
 import argparse
+import gc
 import json
+import os
 import platform
+import statistics
+import tempfile
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from starloom.model.attention import Backend, attend, usable_backends
 from starloom.model.config import ModelConfig
-from starloom.model.model import Attention, CodeModel
-from train_jobs.parallel.output_loss import output_loss
+from starloom.tokens import ShardGroup, TokenDataset, TokenShard
+from train_jobs.config import OptimizerConfig, PretrainConfig, ShapeConfig
+from train_jobs.job import Job
+from train_jobs.loop.engine import build_engine, train_step
+from train_jobs.planning.forecast import forecast
 from train_jobs.planning.hardware import HARDWARE
 
 PEERS = "Megatron-Core 41 %, nanotron 44 %, llm-foundry 42 % at 2k and 38 % at 8k (their own figures, H100)"
@@ -39,7 +47,8 @@ class Size:
 
     model: ModelConfig
     lengths: tuple[int, ...]
-    batch_tokens: int
+    batch_tokens: int  # of an update
+    micro_tokens: int
     steps: int
     attention_length: int
     product: int
@@ -47,10 +56,12 @@ class Size:
 
 
 FULL = Size(
-    ModelConfig(layers=24, hidden=2048, heads=16, vocabulary=49152, context=8192), (2048, 8192), 16384, 12, 8192, 8192,
-    4 << 30,
+    ModelConfig(layers=24, hidden=2048, heads=16, vocabulary=49152, context=8192), (2048, 8192), 65536, 16384, 12, 8192,
+    8192,    4 << 30,
 )  # fmt: skip
-TOY = Size(ModelConfig(layers=2, hidden=64, heads=4, vocabulary=512, context=256), (64, 128), 256, 3, 128, 256, 1 << 22)
+TOY = Size(
+    ModelConfig(layers=2, hidden=64, heads=4, vocabulary=512, context=256), (64, 128), 512, 256, 3, 128, 256, 1 << 22
+)
 
 
 def main() -> None:
@@ -64,6 +75,8 @@ def main() -> None:
         parser.error("no GPU here; --dry runs a toy on the CPU")
     device = torch.device("cpu" if arguments.dry else "cuda")
     size = TOY if arguments.dry else FULL
+    folder = Path(tempfile.mkdtemp(prefix="bench-train-gpu-"))
+    prepared(folder, size)
     results: dict[str, Any] = {"device": name_of(device), "torch": torch.__version__, "parity": {}, "mfu": {}}
     results["product_tflops"] = product_rate(size, device) / 1e12
     results["copy_gb_per_s"] = copy_rate(size, device) / 1e9
@@ -76,19 +89,23 @@ def main() -> None:
         results["parity"][backend] = {"output": forward, "gradient": backward}
         print(f"  {backend:<14} {forward:.4f}  {backward:.4f}")
     print(
-        f"\n{'tokens':>7} {'backend':<14} {'tokens/s':>10} {'TFLOP/s':>8} {'MFU':>6} {'of measured':>12} {'peak GB':>8}"
+        f"\n{'tokens':>7} {'backend':<14} {'tokens/s':>10} {'TFLOP/s':>8} {'MFU':>6} {'causal':>6} {'of measured':>12} "
+        f"{'peak GB':>8} {'planned':>8}"
     )
     sheet = data_sheet(results["device"])
     for length in size.lengths:
         for backend in backends:
-            row = training(size, length, backend, device, compiled=not (arguments.dry or arguments.no_compile))
+            compiled = not (arguments.dry or arguments.no_compile)
+            row = training(size, length, backend, device, compiled=compiled, folder=folder)
             row["mfu"] = row["flops"] / sheet if sheet else None
+            row["causal_mfu"] = row["causal_flops"] / sheet if sheet else None
             row["of_measured"] = row["flops"] / (results["product_tflops"] * 1e12)
             results["mfu"][f"{backend}-{length}"] = row
-            mfu = f"{row['mfu']:.1%}" if row["mfu"] else "-"
+            mfu, causal = (f"{row[key]:.1%}" if row[key] else "-" for key in ("mfu", "causal_mfu"))
             print(
                 f"{length:>7} {backend:<14} {row['tokens_per_s']:>10,.0f} {row['flops'] / 1e12:>8.1f} {mfu:>6} "
-                f"{row['of_measured']:>12.1%} {row['peak_bytes'] / 1e9:>8.1f}"
+                f"{causal:>6} {row['of_measured']:>12.1%} {row['peak_bytes'] / 1e9:>8.1f} "
+                f"{row['planned_bytes'] / 1e9:>8.1f}"
             )
     print(f"\npeers: {PEERS}")
     if arguments.output:
@@ -96,55 +113,67 @@ def main() -> None:
     print(json.dumps({"benchmark": "train_gpu", **results}))
 
 
-def training(size: Size, length: int, backend: Backend, device: torch.device, *, compiled: bool) -> dict[str, Any]:
-    """Tokens per second of whole updates, the median step; peak memory from the model's making on."""
-    config = size.model
+def training(
+    size: Size, length: int, backend: Backend, device: torch.device, *, compiled: bool, folder: Path
+) -> dict[str, Any]:
+    """Tokens per second of the trainer's own updates, the median step; peak memory of it beside the plan's."""
     on_gpu = device.type == "cuda"
+    rows = size.batch_tokens // length
+    config = PretrainConfig(
+        model=ShapeConfig(**size.model.model_dump(exclude={"vocabulary", "norm_epsilon"})),
+        sequence=length,
+        steps=1000,
+        global_batch=rows,
+        micro_batch=max(1, min(rows, size.micro_tokens // length)),
+        optimizer=OptimizerConfig(rate=1e-4, final_rate=1e-5, warmup_steps=10),
+        precision="bf16" if on_gpu else "fp32",
+        use_gpu=on_gpu,
+        attention=backend,
+        compile=compiled,
+        hang_seconds=0,
+    )
+    job = Job(config, (), (), "uint16", size.model.vocabulary, "", str(folder))
+    data = TokenDataset([ShardGroup((TokenShard(folder / "tokens", "uint16"),))], context=length, seed=0)
     if on_gpu:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    torch.manual_seed(0)
-    with device:
-        model = CodeModel(config)
-    for held in model.parameters():
-        if held.dim() > 1:
-            torch.nn.init.normal_(held, std=config.init_std)
-    for part in model.modules():
-        if isinstance(part, Attention):
-            part.backend = backend
-    if compiled:
-        for block in model.transformer.h:
-            block.compile()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
-    rows = max(1, size.batch_tokens // length)
-    ids = torch.randint(config.vocabulary, (rows, length + 1), device=device)
-    shares = torch.full((rows, length), 1 / (rows * length), device=device)
-    rounded = torch.autocast(device.type, dtype=torch.bfloat16) if on_gpu else nullcontext()
-    times = []
-    for _ in range(size.steps):
+    engine, place = build_engine(job)
+    times, losses = [], []
+    for step in range(size.steps):
         finish(device)
         started = time.perf_counter()
-        with rounded:
-            states = model.transformer(ids[:, :-1])
-            weight = model.transformer.wte.weight
-            states, weight = (states.bfloat16(), weight.bfloat16()) if on_gpu else (states, weight)
-        loss = output_loss(states, weight, ids[:, 1:], shares, first=0, real=config.vocabulary, group=None)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        losses.append(train_step(job, engine, place, data, step))
         finish(device)
         times.append(time.perf_counter() - started)
-    step = sorted(times[len(times) // 3 :])[len(times[len(times) // 3 :]) // 2]
-    speed = rows * length / step
+    step_seconds = statistics.median(times[len(times) // 3 :])
+    speed = rows * length / step_seconds
+    peak = torch.cuda.max_memory_allocated() if on_gpu else 0
+    planned = forecast(config, size.model, HARDWARE["h100-80g"], config.layout).memory.total
+    engine.destroy()
+    del engine
+    gc.collect()
+    full = size.model.flops_per_token(length)
     return {
         "tokens_per_s": speed,
-        "flops": speed * config.flops_per_token(length),
-        "step_seconds": step,
+        "flops": speed * full,
+        "causal_flops": speed * (full - 6 * size.model.layers * size.model.hidden * length),
+        "step_seconds": step_seconds,
         "batch": rows,
-        "loss": float(loss.detach()),
-        "peak_bytes": torch.cuda.max_memory_allocated() if on_gpu else 0,
+        "loss": losses[-1],
+        "peak_bytes": peak,
+        "planned_bytes": planned,
     }
+
+
+def prepared(folder: Path, size: Size) -> None:
+    """A shard of random tokens, and a process group of one for the trainer."""
+    ids = np.random.default_rng(0).integers(0, size.model.vocabulary, 1 << 21, dtype="<u2")
+    ids.tofile(folder / "tokens.bin")
+    np.array([0, len(ids)], dtype="<i8").tofile(folder / "tokens.idx")
+    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", LOCAL_WORLD_SIZE="1", MASTER_ADDR="127.0.0.1")
+    on_gpu = torch.cuda.is_available()
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if on_gpu else "cpu")
+    dist.init_process_group("nccl" if on_gpu else "gloo", init_method=f"file://{folder}/meeting", rank=0, world_size=1)
 
 
 def parity(backend: Backend, size: Size, device: torch.device) -> tuple[float, float]:

@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from serve_apps.adapters import base_folder, read_adapted
 from serve_apps.deployment import Completions
 from serve_apps.hosting import model_folder
 from starloom.errors import UserError
+from starloom.model.adapter import base_folder, read_adapted
 from starloom.model.folder import read_model
 
 RANK, ALPHA = 4, 16

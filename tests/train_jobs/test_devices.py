@@ -105,7 +105,7 @@ def _train(rank: int, data: str, output: str, layout: tuple[int, int, int], zero
     guard = LossGuard(job, engine, 0)
     assert guard.check(1, train_step(job, engine, place, samples, 0))
     heldout_loss(job, engine, place, samples)
-    saver = Saver(job, Path(output) / "checkpoints", place.tensor, stage=place.stage, writes=place.writes_stage)
+    saver = Saver(job, Path(output) / "checkpoints", place)
     saver.save(engine, 1, 1, None)
     saver.wait()
     assert restore(job, engine, place) == 1

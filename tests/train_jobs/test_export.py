@@ -43,9 +43,9 @@ def train(_: Settings, context: StepContext) -> Outcome:
             stage = stages[".h.1." in name]
             stage.update({f"{part}.master": value.contiguous() for part, value in parts.items()})
         for number, tensors in enumerate(stages):
-            checkpoint.write_stage(folder / f"step-{step}", number, tensors)
+            checkpoint.write_share(folder / f"step-{step}", f"stage-{number}", tensors)
         assert checkpoint.write_manifest(
-            folder / f"step-{step}", 2, {"step": step, "updates": step, "heldout_loss": loss}
+            folder / f"step-{step}", ["stage-0", "stage-1"], {"step": step, "updates": step, "heldout_loss": loss}
         )
     model = context.output.local_folder("model")
     write_model(model, SHAPE, initial_state(SHAPE, 30), tokenizer=folder / "tokenizer.json", card="")

@@ -9,7 +9,7 @@ from starloom.model.attention import attend, check_backend, usable_backends
 from starloom.model.config import ModelConfig
 from train_jobs.layout import Recompute
 from train_jobs.parallel.draws import Draws
-from train_jobs.parallel.layers import ParallelBlock, TensorSlice
+from train_jobs.parallel.layers import MicroBatch, ParallelBlock, TensorSlice
 from train_jobs.planning.forecast import activation_bytes_per_token
 
 MODEL = ModelConfig(layers=2, hidden=64, heads=4, vocabulary=97, context=128, dropout=0.1)
@@ -21,7 +21,7 @@ def run(recompute: Recompute, dropout: float) -> tuple[Tensor, dict[str, Tensor]
     draws = Draws(rows=2)
     draws.begin(0)
     draws.advance()
-    block = ParallelBlock(config, TensorSlice(0, 1, None), 0, recompute, draws=draws)
+    block = ParallelBlock(config, TensorSlice(0, 1, None), 0, recompute, source=MicroBatch(draws))
     torch.manual_seed(0)
     for held in block.parameters():
         torch.nn.init.normal_(held, std=0.1)

@@ -205,8 +205,10 @@ def test_loss_that_is_not_finite_stops_the_run_and_its_samples_are_written_down(
 
 def made(folder: Path, step: int, loss: float | None = None) -> None:
     target = folder / f"step-{step}"
-    checkpoint.write_stage(target, 0, {"a.master": torch.full((3,), float(step))})
-    assert checkpoint.write_manifest(target, 1, {"step": step} | ({} if loss is None else {"heldout_loss": loss}))
+    checkpoint.write_share(target, "stage-0", {"a.master": torch.full((3,), float(step))})
+    assert checkpoint.write_manifest(
+        target, ["stage-0"], {"step": step} | ({} if loss is None else {"heldout_loss": loss})
+    )
 
 
 def test_policy_keeps_the_newest_each_nth_and_the_best(tmp_path) -> None:
@@ -219,11 +221,11 @@ def test_policy_keeps_the_newest_each_nth_and_the_best(tmp_path) -> None:
 
 
 def test_manifest_waits_for_every_stage(tmp_path) -> None:
-    checkpoint.write_stage(tmp_path / "step-1", 1, {"a.master": torch.zeros(1)})
-    assert not checkpoint.write_manifest(tmp_path / "step-1", 2, {"step": 1})
+    checkpoint.write_share(tmp_path / "step-1", "stage-1", {"a.master": torch.zeros(1)})
+    assert not checkpoint.write_manifest(tmp_path / "step-1", ["stage-0", "stage-1"], {"step": 1})
     assert checkpoint.latest(tmp_path) is None
-    checkpoint.write_stage(tmp_path / "step-1", 0, {"b.master": torch.zeros(1)})
-    assert checkpoint.write_manifest(tmp_path / "step-1", 2, {"step": 1})
+    checkpoint.write_share(tmp_path / "step-1", "stage-0", {"b.master": torch.zeros(1)})
+    assert checkpoint.write_manifest(tmp_path / "step-1", ["stage-0", "stage-1"], {"step": 1})
     assert sorted(path.name for path in (tmp_path / "step-1").iterdir()) == [
         "manifest.json",
         "stage-0.safetensors",
@@ -237,7 +239,7 @@ def test_disk_that_takes_no_more_is_told_in_one_line(tmp_path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
     try:
         with pytest.raises(RunError, match=r"stage-0.safetensors: cannot be written: [^\n]+$"):
-            checkpoint.write_stage(tmp_path / "step-1", 0, {"a.master": torch.zeros(100_000)})
+            checkpoint.write_share(tmp_path / "step-1", "stage-0", {"a.master": torch.zeros(100_000)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, before)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from starloom.kinds import Corpus, Evaluation, Model
@@ -11,13 +12,43 @@ from starloom.model.config import ModelConfig
 SETTINGS = ("global_batch", "sequence", "context", "optimizer", "fim", "weights", "seed", "precision", "layout", "zero")
 
 
-def model_card(shape: ModelConfig, steps: int, sections: Sequence[str] = ()) -> str:
+_COMPLETES = (
+    "The model completes code; it does not follow instructions, and what it writes can be wrong, insecure or a copy of "
+    "its\ntraining data.\n"
+)
+_CHATS = (
+    "The model answers in dialogues, with the chat template of its tokenizer; it was not aligned to refuse anything, "
+    "and\nwhat it writes can be wrong, insecure or a copy of its training data.\n"
+)
+
+
+def adapter_card(base: Path, steps: int, sections: Sequence[str] = ()) -> str:
+    """The README.md of an adapter's folder; `sections` are Markdown."""
+    return f"""---
+library_name: peft
+base_model: {base.name}
+tags: [code, gpt_bigcode, lora, starloom]
+---
+# A LoRA adapter of {base.name}, trained with Starloom
+
+{steps:,} steps. It changes the model in the folder that `adapter_config.json` names, and no other.
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("BASE"), "FOLDER")
+```
+
+{"".join(section + chr(10) * 2 for section in sections)}{_COMPLETES}"""
+
+
+def model_card(shape: ModelConfig, steps: int, sections: Sequence[str] = (), *, chats: bool = False) -> str:
     """The README.md of a model folder; `sections` are Markdown."""
     return f"""---
 library_name: transformers
-tags: [code, gpt_bigcode, starloom]
+tags: [code, gpt_bigcode, {"chat" if chats else "starloom"}]
 ---
-# A code model trained with Starloom
+# A {"chat" if chats else "code"} model trained with Starloom
 
 | | |
 |---|---|
@@ -36,10 +67,7 @@ model = AutoModelForCausalLM.from_pretrained("FOLDER")
 tokenizer = AutoTokenizer.from_pretrained("FOLDER")
 ```
 
-{"".join(section + chr(10) * 2 for section in sections)}\
-The model completes code; it does not follow instructions, and what it writes can be wrong, insecure or a copy of its
-training data.
-"""
+{"".join(section + chr(10) * 2 for section in sections)}{_CHATS if chats else _COMPLETES}"""
 
 
 def trained(model: Model, position: Mapping[str, Any]) -> list[str]:

@@ -3,14 +3,18 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
+from starloom.config import validate
 from starloom.errors import UserError
 from starloom.kinds import Corpus, Evaluation, Model, Tokenizer
+from starloom.model.adapter import write_adapter
 from starloom.model.config import ModelConfig
 from starloom.model.folder import write_model
 from starloom.step import Outcome, StepContext
 from train_jobs.checkpoints import card, store
 from train_jobs.checkpoints.complete import MANIFEST, complete
+from train_jobs.config import LoraConfig
 from train_jobs.parallel.pipeline import Exported
 
 # what a run's own export holds beside the weights, and another checkpoint's has too
@@ -27,8 +31,18 @@ def export(checkpoint: int | str, context: StepContext) -> Outcome:
     corpus = context.optional(Corpus.kind)
     data = card.data(Corpus(corpus) if corpus else None)
     scores = card.scores([Evaluation(one) for one in context.every(Evaluation.kind)])
-    text = card.model_card(shape, position["step"], [*card.trained(model, position), *data, *scores])
-    export_checkpoint(source, target, shape, str(own), text=text)
+    sections = [*card.trained(model, position), *data, *scores]
+    settings = model.artifact.manifest.config.get("lora")
+    if settings:
+        text = card.adapter_card(model.initial or own, position["step"], sections)
+        lora = validate(LoraConfig, settings, where=model.artifact.name)
+        export_adapter(
+            source, target, shape, lora, base=str(model.initial), tokenizer=str(own / Tokenizer.FILE), text=text
+        )
+    else:
+        chats = (own / "chat_template.jinja").is_file() or "chat_template" in _settings(own)
+        text = card.model_card(shape, position["step"], sections, chats=chats)
+        export_checkpoint(source, target, shape, str(own), text=text)
     for name in BESIDE:
         if (own / name).is_file():
             shutil.copyfile(own / name, target / name)
@@ -57,9 +71,46 @@ def chosen(folder: Path, wanted: int | str) -> Path:
     return kept[step].parent
 
 
-def export_checkpoint(source: Path, target: Path, shape: ModelConfig, tokenizer: str, text: str | None = None) -> None:
+def _settings(folder: Path) -> dict[str, Any]:
+    path = folder / Tokenizer.SETTINGS
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return found
+
+
+def export_adapter(
+    source: Path, target: Path, shape: ModelConfig, lora: LoraConfig, *, base: str, tokenizer: str, text: str = ""
+) -> None:
+    """Write the fp32 masters of a checkpoint as a LoRA adapter of the model in `base`, in peft's format."""
+    step = json.loads((source / MANIFEST).read_text())["step"]
+    names = [
+        f"transformer.h.{block}.{matrix}.lora_{part}.weight"
+        for block in range(shape.layers)
+        for matrix in lora.targets
+        for part in "AB"
+    ]
+    with store.opened(source) as masters:
+        state = {
+            name: masters.read(f"{name}.{store.MASTER}", 0, 0, masters.shape(f"{name}.{store.MASTER}")[0])
+            for name in names
+        }
+        write_adapter(
+            target,
+            state,
+            base=Path(base),
+            rank=lora.rank,
+            alpha=lora.alpha,
+            targets=lora.targets,
+            tokenizer=Path(tokenizer),
+            card=text or card.adapter_card(Path(base), step),
+        )
+
+
+def export_checkpoint(
+    source: Path, target: Path, shape: ModelConfig, tokenizer: str, *, text: str = "", chats: bool = False
+) -> None:
     """Write the fp32 masters of a checkpoint as a `GPTBigCodeForCausalLM` folder with its tokenizer and card."""
     position = json.loads((source / MANIFEST).read_text())
     with store.opened(source) as masters:
         state = Exported(masters, shape, suffix=f".{store.MASTER}")
-        write_model(target, shape, state, tokenizer=tokenizer, card=text or card.model_card(shape, position["step"]))
+        own = text or card.model_card(shape, position["step"], chats=chats)
+        write_model(target, shape, state, tokenizer=tokenizer, card=own)

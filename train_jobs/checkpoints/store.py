@@ -1,12 +1,15 @@
 """Checkpoints of logical tensors: any layout writes one, any other goes on from it.
 
-``step-N/`` holds one safetensors file per pipeline stage that wrote it, with every parameter's fp32 master and both
-Adam moments under logical names, and a manifest, written last, with the position and a checksum of each file.
+``step-N/`` holds safetensors files, each with some parameters' fp32 masters and moments under logical names, and a
+manifest, written last, with the position and a checksum of each file. Every data rank of a stage writes a share.
 """
 
 import hashlib
+import itertools
 import json
 import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,26 +27,46 @@ from torch import Tensor, nn
 
 from starloom.errors import RunError, StorageError, one_line
 from train_jobs.checkpoints.complete import MANIFEST, complete
-from train_jobs.parallel.deepspeed_internals import flat_masters, link_moments, set_parameter, set_state
+from train_jobs.parallel.deepspeed_internals import flat_masters, link_moments, set_state, set_whole
 from train_jobs.parallel.layers import TensorSlice
-from train_jobs.parallel.pipeline import own_parameters
+from train_jobs.parallel.pipeline import trained_parameters
 from train_jobs.parallel.weights import Files, Source, own_part
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 MASTER = "master"
 
 
-def snapshot(engine: Any, place: TensorSlice, *, vocabulary: int, keep: bool) -> dict[str, Tensor]:
-    """Copies, in the node's memory, of this stage's logical tensors; a collective call of all processes.
+def kinds(held: nn.Parameter) -> tuple[str, ...]:
+    """What is kept of a parameter: Muon has no second moment."""
+    return (MASTER, MOMENTS[0]) if held.orthogonal else (MASTER, *MOMENTS)  # type: ignore[attr-defined]
 
-    Only a process with `keep` gets them: one per stage writes.
+
+@dataclass(frozen=True)
+class Share:
+    """What one process keeps and writes of its stage's tensors: about one of `parts`, or nothing at all."""
+
+    part: int
+    parts: int
+    writes: bool
+
+    def file(self, stage: int, part: int) -> str:
+        """The name of a part's file, without its suffix."""
+        return f"stage-{stage}" if self.parts == 1 else f"stage-{stage}-part-{part}"
+
+
+def snapshot(engine: Any, place: TensorSlice, *, vocabulary: int, share: Share) -> dict[str, Tensor]:
+    """Copies, in the node's memory, of this process's share of its stage; a collective call of all processes.
+
     The tensors are fp32, whole along the tensor axis, of the model's own shapes [outputs, inputs] or [width].
     """
     stored = _stored(engine.optimizer)
     stored.prepare()
     tensors: dict[str, Tensor] = {}
-    for name, held in own_parameters(engine.module):
-        for kind in (MASTER, *MOMENTS):
+    sizes = [getattr(held, "ds_numel", held.numel()) for _, held in trained_parameters(engine.module)]
+    ends = list(itertools.accumulate(sizes))
+    for (name, held), end in zip(trained_parameters(engine.module), ends, strict=True):
+        keep = share.writes and (end - 1) * share.parts // ends[-1] == share.part
+        for kind in kinds(held):
             # joined where the process group works: NCCL knows no tensors of the node's memory
             whole = _joined(stored.read(held, kind).detach().to(engine.device, torch.float32), held, place)
             if keep:
@@ -53,24 +76,24 @@ def snapshot(engine: Any, place: TensorSlice, *, vocabulary: int, keep: bool) ->
     return tensors
 
 
-def write_stage(folder: Path, stage: int, tensors: dict[str, Tensor]) -> None:
-    """Write one stage's logical tensors (fp32, by name) and, when the file is whole, its checksum beside it.
+def write_share(folder: Path, stem: str, tensors: dict[str, Tensor]) -> None:
+    """Write logical tensors (fp32, by name) and, when the file is whole, its checksum beside it.
 
     Raises:
         StorageError: the disk does not take it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"stage-{stage}.safetensors"
+    file = folder / f"{stem}.safetensors"
     try:
         save_file(tensors, file)
     except (OSError, SafetensorError) as error:  # the latter where the disk is full
         raise StorageError(f"{file}: cannot be written: {one_line(error, 200)}") from error
-    _replace(folder / f"stage-{stage}.sha256", _checksum(file) + "\n")
+    _replace(folder / f"{stem}.sha256", _checksum(file) + "\n")
 
 
-def write_manifest(folder: Path, stages: int, position: dict[str, Any]) -> bool:
-    """Make the checkpoint complete once all stages are there; False while they are not."""
-    sums = {f"stage-{stage}.safetensors": folder / f"stage-{stage}.sha256" for stage in range(stages)}
+def write_manifest(folder: Path, stems: Sequence[str], position: dict[str, Any]) -> bool:
+    """Make the checkpoint complete once all files are there; False while they are not."""
+    sums = {f"{stem}.safetensors": folder / f"{stem}.sha256" for stem in stems}
     if not all(path.exists() for path in sums.values()):
         return False
     files = {name: path.read_text().strip() for name, path in sums.items()}
@@ -141,7 +164,7 @@ def opened(checkpoint: Path) -> Files:
 def put_masters(engine: Any, source: Source, place: TensorSlice) -> None:
     """Set the fp32 masters, and the parameters with them, to weights by their logical names alone."""
     stored = _stored(engine.optimizer)
-    for name, held in own_parameters(engine.module):
+    for name, held in trained_parameters(engine.module):
         stored.write(held, MASTER, own_part(source, name, held, place.rank, place.size).float().contiguous())
 
 
@@ -149,8 +172,8 @@ def put_into(engine: Any, source: Source, place: TensorSlice, *, updates: int) -
     """Put masters and moments into an engine of any layout; `updates` is Adam's own count."""
     stored = _stored(engine.optimizer)
     stored.begin(updates)
-    for name, held in own_parameters(engine.module):
-        for kind in (MASTER, *MOMENTS):
+    for name, held in trained_parameters(engine.module):
+        for kind in kinds(held):
             part = own_part(source, f"{name}.{kind}", held, place.rank, place.size)
             stored.write(held, kind, part.contiguous())
 
@@ -195,7 +218,7 @@ class _Whole:
         if kind == MASTER:
             held.data.copy_(value)
         else:
-            self._state[held].setdefault("step", self._updates.clone())
+            self._state[held].setdefault("step", self._updates.to(held.device, copy=True))
             self._state[held][kind] = value.to(held, copy=True)
 
 
@@ -209,8 +232,13 @@ class _Shared:
         link_moments(self._optimizer)
 
     def begin(self, updates: int) -> None:
+        groups = self._optimizer.param_groups
+        orthogonal = {id(flat) for group in groups if group["muon"] for flat in group["params"]}
         for flat in flat_masters(self._optimizer):
-            state = {"step": torch.tensor(float(updates)), **{key: torch.zeros_like(flat) for key in MOMENTS}}
+            # the fused update wants its count where the rest is
+            count = torch.tensor(float(updates), device=flat.device)
+            moments = MOMENTS[:1] if id(flat) in orthogonal else MOMENTS
+            state = {"step": count, **{key: torch.zeros_like(flat) for key in moments}}
             set_state(self._optimizer, flat, state)
         self.prepare()
 
@@ -226,7 +254,7 @@ class _Shared:
             safe_set_full_optimizer_state(held, value, kind)
             return
         safe_set_full_fp32_param(held, value)
-        set_parameter(self._optimizer, held, value)
+        set_whole(held, value)
 
 
 def _stored(optimizer: Any) -> _Stored:

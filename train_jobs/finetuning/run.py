@@ -9,8 +9,10 @@ import numpy as np
 
 from starloom.errors import UserError
 from starloom.kinds import Conversations, Corpus, Model, Tokenizer
+from starloom.model.adapter import is_adapter
 from starloom.model.folder import check_names, read_config
 from starloom.step import Outcome, StepContext
+from starloom.storage import local_copy
 from starloom.tokenizer import CodeTokenizer, load_tokenizer, smallest_dtype
 from starloom.tokens import FimConfig, TokenShardWriter
 from train_jobs.config import LoopConfig, PretrainConfig, ShapeConfig
@@ -52,6 +54,11 @@ def finetune(config: FinetuneConfig, context: StepContext) -> Outcome:
         **{name: getattr(config, name) for name in LoopConfig.model_fields},
     )
     vocabulary = max(shape.vocabulary, tokenizer.size)
+    if config.lora and vocabulary > shape.vocabulary:
+        raise UserError(
+            f"lora: {initial} has no rows for the tokens of a dialogue, and an adapter adds none; train all weights "
+            "once, then adapters of that model"
+        )
     settings.layout.check(settings.shape(vocabulary), config.global_batch, config.micro_batch)
     context.say(
         f"{tally.kept:,} conversations, {counts['train']:,} tokens; {steps:,} steps of "
@@ -77,7 +84,12 @@ def finetune(config: FinetuneConfig, context: StepContext) -> Outcome:
         rows_in=tally.kept + tally.dropped.total(),
         rows_out=tally.kept,
         dropped=dict(sorted(tally.dropped.items())),
-        details={"shape": job.shape.model_dump(mode="json"), "steps": steps, "tokens": counts},
+        details={
+            "shape": job.shape.model_dump(mode="json"),
+            "steps": steps,
+            "tokens": counts,
+            "initial": str(initial.resolve()),
+        },
     )
 
 
@@ -85,7 +97,9 @@ def _initial(config: FinetuneConfig, context: StepContext) -> Path:
     model = context.optional(Model.kind)
     if (model is None) == (not config.model_folder):
         raise UserError("model_folder: name either a folder here or a model among needs, not both")
-    folder = Model(model).folder() if model else Path(config.model_folder)
+    folder = Model(model).folder() if model else local_copy(config.model_folder)
+    if is_adapter(folder):
+        raise UserError(f"model_folder: {folder} is an adapter; name its base model, or merge the adapter first")
     check_names(folder, read_config(folder))
     return folder
 

@@ -45,8 +45,10 @@ def open_data(job: Job) -> tuple[TokenDataset, dict[str, TokenDataset]]:
     return data, heldout
 
 
-def batches(data: TokenDataset, first: int, job: Job, place: Place) -> Iterator[Batch]:
+def batches(data: TokenDataset, first: int, job: Job, place: Place, pieces: int = 1) -> Iterator[Batch]:
     """This data rank's micro batches of the global batch that begins with sample `first`.
+
+    With `pieces` each sample's place is taken by so many shorter ones.
 
     What a target counts is such that the mean over all micro batches of all ranks is the mean over the trained tokens
     of the global batch, however they are spread.
@@ -54,8 +56,10 @@ def batches(data: TokenDataset, first: int, job: Job, place: Place) -> Iterator[
     Raises:
         RunError: an id that the model does not have.
     """
-    config = job.config
-    rows = config.global_batch // config.layout.data
+    config, data = job.config, data.shorter(pieces)
+    everything = config.global_batch * pieces
+    rows = everything // config.layout.data
+    first *= pieces
     start = first + place.data * rows
     micro_batches = config.global_batch // config.micro_batch
     own = np.stack([data[start + n].tokens for n in range(rows)])
@@ -65,13 +69,13 @@ def batches(data: TokenDataset, first: int, job: Job, place: Place) -> Iterator[
     if job.turns is None:
         total = config.global_batch * config.length
     else:
-        others = (n for n in range(first, first + config.global_batch) if not start <= n < start + rows)
+        others = (n for n in range(first, first + everything) if not start <= n < start + rows)
         elsewhere = sum(int(trained_targets(data[n].tokens[None], job.turns).sum()) for n in others)
         total = max(1, int(trained.sum()) + elsewhere)
     shares = trained.astype(np.float32) * (micro_batches / total)
-    for at in range(0, rows, config.micro_batch):
-        tokens = torch.from_numpy(own[at : at + config.micro_batch])
-        counted = torch.from_numpy(shares[at : at + config.micro_batch])
+    size = config.micro_batch * pieces
+    for at in range(0, rows, size):
+        tokens, counted = torch.from_numpy(own[at : at + size]), torch.from_numpy(shares[at : at + size])
         yield tokens[:, :-1].contiguous(), (tokens[:, 1:].contiguous(), counted)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
 from torch import nn
@@ -14,6 +15,7 @@ from starloom.errors import RunError
 from starloom.kinds import Model
 from starloom.model.attention import check_backend
 from starloom.model.folder import weight_files
+from starloom.tokenizer import END_OF_TEXT, load_tokenizer
 from starloom.tokens import TokenDataset
 from starloom.tokens.permutation import mix
 from train_jobs.checkpoints import store
@@ -22,13 +24,22 @@ from train_jobs.loop.batches import batches
 from train_jobs.loop.place import Place
 from train_jobs.loop.schedule import learning_rate
 from train_jobs.parallel.clipping import clip_gradients
-from train_jobs.parallel.deepspeed_internals import before_forward, replace_clipping, without_inference_collectives
-from train_jobs.parallel.deepspeed_settings import deepspeed_settings
+from train_jobs.parallel.deepspeed_internals import (
+    before_forward,
+    built,
+    data_group,
+    forget_shapes,
+    replace_clipping,
+    without_inference_collectives,
+)
+from train_jobs.parallel.deepspeed_settings import adam_options, deepspeed_settings
+from train_jobs.parallel.documents import Documents
 from train_jobs.parallel.draws import Draws
-from train_jobs.parallel.layers import TensorSlice
-from train_jobs.parallel.pipeline import build_pipeline, fill, own_parameters, tensor_slice
-from train_jobs.parallel.stageless import Axes, StagelessEngine, StagelessModel
-from train_jobs.parallel.weights import Files, Fresh, Source, Weights
+from train_jobs.parallel.layers import MicroBatch, TensorSlice
+from train_jobs.parallel.muon import Muon, parameter_groups
+from train_jobs.parallel.pipeline import build_pipeline, fill, freeze, tensor_slice, trained_parameters
+from train_jobs.parallel.stageless import Axes, Batch, StagelessEngine, StagelessModel
+from train_jobs.parallel.weights import Adapters, Files, Fresh, Source, Weights
 
 
 def build_engine(job: Job) -> tuple[Any, Place]:
@@ -45,33 +56,51 @@ def build_engine(job: Job) -> tuple[Any, Place]:
         raise RunError("torch.distributed is not initialized; start workers through train_jobs.loop.launch")
     without_inference_collectives()
     deepspeed.init_distributed(dist_backend=dist.get_backend(), verbose=False)
-    draws = Draws(mix(config.seed), config.micro_batch)
+    source = _micro_batches(job)
     if config.zero >= 2:
-        return _stageless_engine(job, draws)
-    with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed prints the topology and every layer from every rank
-        module, output = build_pipeline(job.shape, layout, config.recompute, config.attention, draws)
+        return _stageless_engine(job, source)
+    # DeepSpeed prints the topology and every layer from every rank
+    with contextlib.redirect_stdout(io.StringIO()), built(deepspeed_settings(config), None):
+        module, output = build_pipeline(
+            job.shape,
+            layout,
+            config.recompute,
+            config.attention,
+            source,
+            config.lora,
+            config.compile,
+            config.sequence_parallel,
+        )
     grid = module.mpu()
     tensor = tensor_slice(module.topology(), layout)
     engine = _initialize(job, module, tensor, None)
-    before_forward(engine, draws.advance, output.take)
-    return engine, Place(grid.get_stage_id(), grid.get_data_parallel_id(), tensor, layout, draws)
+    before_forward(engine, source.advance, output.take)
+    return engine, Place(grid.get_stage_id(), grid.get_data_parallel_id(), tensor, layout, source)
 
 
-def _stageless_engine(job: Job, draws: Draws) -> tuple[StagelessEngine, Place]:
+def _micro_batches(job: Job) -> MicroBatch:
+    draws = Draws(mix(job.config.seed), job.config.micro_batch)
+    end = load_tokenizer(job.tokenizer).special(END_OF_TEXT) if job.config.document_masking else None
+    return MicroBatch(draws, Documents(end))
+
+
+def _stageless_engine(job: Job, source: MicroBatch) -> tuple[StagelessEngine, Place]:
     config, layout = job.config, job.config.layout
     topology = PipeModelDataParallelTopology(num_pp=1, num_mp=layout.tensor, num_dp=layout.data)
-    tensor = tensor_slice(topology, layout)
+    tensor = tensor_slice(topology, layout, sequence=config.sequence_parallel)
     axes = Axes(topology, layout)
-    module = StagelessModel(job.shape, tensor, config.recompute, config.attention, draws)
+    module = StagelessModel(job.shape, tensor, config.recompute, config.attention, source, config.lora, config.compile)
     engine = _initialize(job, module, tensor, axes)
-    place = Place(0, axes.get_data_parallel_rank(), tensor, layout, draws)
-    return StagelessEngine(engine, axes.get_data_parallel_group(), draws), place
+    place = Place(0, axes.get_data_parallel_rank(), tensor, layout, source)
+    return StagelessEngine(engine, axes.get_data_parallel_group(), source), place
 
 
 def _initialize(job: Job, module: nn.Module, tensor: TensorSlice, axes: Axes | None) -> Any:
+    if job.config.lora:
+        freeze(module)
     with first_weights(job) as weights:
         fill(module, weights, tensor)
-        engine = _wrapped(job, module, axes)
+        engine = _wrapped(job, module, tensor, axes)
         if job.config.precision == "bf16":  # DeepSpeed makes the masters of what is rounded already
             store.put_masters(engine, weights, tensor)
     if job.config.zero == 0:
@@ -79,14 +108,23 @@ def _initialize(job: Job, module: nn.Module, tensor: TensorSlice, axes: Axes | N
     return engine
 
 
-def _wrapped(job: Job, module: nn.Module, axes: Axes | None) -> Any:
+def _wrapped(job: Job, module: nn.Module, tensor: TensorSlice, axes: Axes | None) -> Any:
     import deepspeed
 
-    decayed = [held for name, held in own_parameters(module) if held.dim() > 1]
-    plain = [held for name, held in own_parameters(module) if held.dim() == 1]
-    groups = [{"params": held, **extra} for held, extra in ((decayed, {}), (plain, {"weight_decay": 0.0})) if held]
-    settings = deepspeed_settings(job.config)
-    return deepspeed.initialize(model=module, model_parameters=groups, config=settings, mpu=axes)[0]
+    settings, groups = (
+        deepspeed_settings(job.config),
+        parameter_groups(trained_parameters(module), job.config.optimizer),
+    )
+    if job.config.offload:
+        return deepspeed.initialize(model=module, model_parameters=groups, config=settings, mpu=axes)[0]
+    options = adam_options(job.config)
+    if job.config.optimizer.name == "adamw":
+        optimizer = torch.optim.AdamW(groups, fused=True, **options)
+        return deepspeed.initialize(model=module, optimizer=optimizer, config=settings, mpu=axes)[0]
+    muon = Muon(groups, momentum=job.config.optimizer.momentum, fused=True, **options)
+    engine = deepspeed.initialize(model=module, optimizer=muon, config=settings, mpu=axes)[0]
+    muon.spread(data_group(engine), tensor)
+    return engine
 
 
 @contextlib.contextmanager
@@ -96,7 +134,9 @@ def first_weights(job: Job) -> Iterator[Source]:
         yield Weights(Fresh(job.shape, job.config.seed), job.shape)
         return
     with Files(weight_files(job.initial)) as files:
-        yield Weights(files, job.shape)
+        weights = Weights(files, job.shape)
+        lora = job.config.lora
+        yield Adapters(weights, job.shape, lora, job.config.seed) if lora else weights
 
 
 def restore(job: Job, engine: Any, place: Place) -> int:
@@ -124,10 +164,23 @@ def train_step(job: Job, engine: Any, place: Place, data: TokenDataset, step: in
     config = job.config
     rate = learning_rate(config.optimizer, step, config.steps)
     for group in engine.optimizer.param_groups:
-        group["lr"] = rate
-    place.draws.begin(step * config.global_batch + place.data * (config.global_batch // config.layout.data))
-    iterator = batches(data, step * config.global_batch, job, place) if place.holds_data else None
+        group["lr"] = rate * group["scale"]
+    pieces = config.pieces(step)
+    own = step * config.global_batch + place.data * (config.global_batch // config.layout.data)
+    place.source.draws.begin(own, pieces)
+    iterator = _announced(job, engine, place, data, step * config.global_batch, pieces)
     return float(engine.train_batch(data_iter=iterator))
+
+
+def _announced(
+    job: Job, engine: Any, place: Place, data: TokenDataset, first: int, pieces: int = 1
+) -> Iterator[Batch] | None:
+    """The micro batches of a global batch, for the ranks that are handed them; what layers want of them is told."""
+    if job.config.length_warmup:
+        forget_shapes(engine)
+    if place.source.documents.end is not None:
+        place.source.documents.begin(tokens.to(engine.device) for tokens, _ in batches(data, first, job, place, pieces))
+    return batches(data, first, job, place, pieces) if place.holds_data else None
 
 
 def heldout_loss(job: Job, engine: Any, place: Place, data: TokenDataset) -> float:
@@ -135,7 +188,7 @@ def heldout_loss(job: Job, engine: Any, place: Place, data: TokenDataset) -> flo
     rounds = max(1, job.config.heldout_sequences // job.config.global_batch)
     total = 0.0
     for number in range(rounds):
-        iterator = batches(data, number * job.config.global_batch, job, place) if place.holds_data else None
+        iterator = _announced(job, engine, place, data, number * job.config.global_batch)
         total += float(engine.eval_batch(data_iter=iterator))
     engine.train()
     return total / rounds

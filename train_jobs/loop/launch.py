@@ -1,18 +1,24 @@
 """Ray at the edge of training: start the workers, restart them from the last checkpoint when one is lost."""
 
 import shutil
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from starloom import cluster
+from starloom.config import validate
 from starloom.errors import RunError, StarloomError, StorageError, UserError, one_line
 from starloom.kinds import Model, Tokenizer, Tokens
 from starloom.step import Outcome, StepContext
+from starloom.storage import local_copy
 from starloom.tokens import TokenShard
 from starloom.tokens.mixture import mixture, mixture_lines
 from train_jobs.checkpoints.complete import complete
 from train_jobs.config import PretrainConfig
 from train_jobs.job import Job
+from train_jobs.layout import Layout
+from train_jobs.loop.elastic import PATIENCE_SECONDS, POLL_SECONDS, fitting, places, watching
 from train_jobs.loop.schedule import oddities
 from train_jobs.planning.preflight import preflight
 
@@ -20,6 +26,7 @@ from train_jobs.planning.preflight import preflight
 def pretrain(config: PretrainConfig, context: StepContext) -> Outcome:
     """Run the step; see `train_jobs.pretrain`."""
     job = job_of(config, context)
+    config = job.config
     config.layout.check(job.shape, config.global_batch, config.micro_batch)
     shape = job.shape
     layout = config.layout
@@ -32,6 +39,8 @@ def pretrain(config: PretrainConfig, context: StepContext) -> Outcome:
     context.output.publish(Model.FOLDER)
     context.output.publish(Model.CHECKPOINTS)
     details = {"parameters": shape.parameters, "shape": shape.model_dump(mode="json"), "steps": config.steps}
+    if job.initial:
+        details["initial"] = str(Path(job.initial).resolve())
     tokens = config.steps * config.global_batch * config.length
     return Outcome(
         rows_in=config.steps * config.global_batch, rows_out=config.steps, details={**details, "tokens": tokens}
@@ -45,6 +54,10 @@ def job_of(config: PretrainConfig, context: StepContext) -> Job:
         UserError: the inputs do not go together, or no shard is as long as a sample.
     """
     tokens, tokenizer = Tokens(context.only(Tokens.kind)), Tokenizer(context.only(Tokenizer.kind))
+    initial = _initial(config, context)
+    if config.lora and not initial:
+        raise UserError("lora: an adapter changes a model; set initial_model, or name a model among needs")
+    config = _with_shape(config, initial, tokens.vocabulary)
     if tokens.tokenizer != tokenizer.artifact.fingerprint:
         raise UserError(
             f"needs: {tokens.artifact.name} was packed with another tokenizer than {tokenizer.artifact.name}; "
@@ -61,7 +74,7 @@ def job_of(config: PretrainConfig, context: StepContext) -> Job:
         vocabulary=tokens.vocabulary,
         tokenizer=str(tokenizer.path()),
         output=str(context.output.local_folder("")),
-        initial=_initial(config, context, tokens.vocabulary),
+        initial=initial,
     )
 
 
@@ -84,24 +97,38 @@ def announce(job: Job, context: StepContext) -> None:
         context.say(line)
 
 
-def _initial(config: PretrainConfig, context: StepContext, vocabulary: int) -> str:
-    """The model folder that training starts from, or nothing; its shape must be the configuration's."""
-    from starloom.model.folder import check_names, read_config  # brings torch
-
+def _initial(config: PretrainConfig, context: StepContext) -> str:
+    """The model folder that training starts from, on this machine, or nothing."""
     model = context.optional(Model.kind)
     if model and config.initial_model:
         raise UserError("initial_model: a folder is named here and a model among needs; name one of them")
-    initial = str(Model(model).folder()) if model else config.initial_model
-    if initial:
-        found, wanted = read_config(initial), config.shape(vocabulary)
-        check_names(initial, found)
-        for field in ("layers", "hidden", "heads", "context", "vocabulary", "activation"):
-            if getattr(found, field) != getattr(wanted, field):
-                raise UserError(
-                    f"initial_model: {initial} has {field} = {getattr(found, field)}, this run has "
-                    f"{getattr(wanted, field)}; set model.{field} to that, and pack with its tokenizer"
-                )
-    return initial
+    if model:
+        return str(Model(model).folder())
+    return str(local_copy(config.initial_model)) if config.initial_model else ""
+
+
+def _with_shape(config: PretrainConfig, initial: str, vocabulary: int) -> PretrainConfig:
+    """The configuration with the shape of what it starts from, where it names none; else both must be the same."""
+    from starloom.model.adapter import is_adapter
+    from starloom.model.folder import check_names, read_config  # brings torch
+
+    if not initial:
+        return validate(PretrainConfig, {**config.model_dump(), "model": config.model.model_dump()}, where="config")
+    if is_adapter(initial):
+        raise UserError(f"initial_model: {initial} is an adapter; name its base model, or merge the adapter first")
+    found = read_config(initial)
+    check_names(initial, found)
+    if "model" not in config.model_fields_set:
+        shape = {**found.model_dump(exclude={"vocabulary", "norm_epsilon"}), "dropout": 0.0}
+        config = validate(PretrainConfig, {**config.model_dump(), "model": shape}, where=f"initial_model {initial}")
+    wanted = config.shape(vocabulary)
+    for field in ("layers", "hidden", "heads", "context", "vocabulary", "activation"):
+        if getattr(found, field) != getattr(wanted, field):
+            raise UserError(
+                f"initial_model: {initial} has {field} = {getattr(found, field)}, this run has "
+                f"{getattr(wanted, field)}; set model.{field} to that, and pack with its tokenizer"
+            )
+    return config
 
 
 def launch(job: Job, name: str) -> None:
@@ -121,10 +148,16 @@ def launch(job: Job, name: str) -> None:
     _check_size(job)
     preflight(job)
     failures, reached = 0, _last_step(job)
+    layout = job.config.layout
     while True:
+        sized = _sized(job, layout, name)
+        layout = sized.config.layout
         try:
-            _attempt(job, name)
-            break
+            with watching(job, layout):
+                _attempt(sized, name)
+            if _last_step(job) == job.config.steps:
+                break
+            reached = _last_step(job)
         except TrainingFailedError as error:
             told = _told(error)
             if told is not None and not isinstance(told, StorageError):
@@ -139,6 +172,26 @@ def launch(job: Job, name: str) -> None:
                 ) from error
             print(f"{name}: {cause}; on from step {reached:,}, attempt {failures + 1}", flush=True)
     shutil.rmtree(Path(job.output) / ".ray", ignore_errors=True)
+
+
+def _sized(job: Job, before: Layout, name: str) -> Job:
+    """The job with as many data ranks as the nodes that are alive have places for, where `min_data` allows fewer."""
+    config = job.config
+    if not config.min_data:
+        return job
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while (layout := fitting(job, places(config))) is None:
+        if time.monotonic() > deadline:
+            raise RunError(
+                f"the cluster has {places(config)} places for workers for {PATIENCE_SECONDS:.0f} s, min_data = "
+                f"{config.min_data} needs more; add nodes and run again"
+            )
+        time.sleep(POLL_SECONDS)
+    if layout.data < config.layout.data:
+        print(f"{name}: {layout.data} of {config.layout.data} data ranks, until nodes come", flush=True)
+    elif before.data < layout.data:
+        print(f"{name}: all {layout.data} data ranks again", flush=True)
+    return replace(job, config=config.model_copy(update={"layout": layout}))
 
 
 def _last_step(job: Job) -> int:

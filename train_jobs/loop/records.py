@@ -61,7 +61,7 @@ class Records:
         if self.files is None:
             return
         speed = tokens / seconds
-        share = self.job.shape.flops_per_token(config.length) * speed / self.peak
+        share = config.products_share * self.job.shape.flops_per_token(config.length) * speed / self.peak
         left = (config.steps - row["step"]) * seconds
         for name in ("step", "loss", "gradient_norm", "learning_rate"):
             if name in row:
@@ -107,7 +107,7 @@ class Records:
         config = self.job.config
         tokens = config.global_batch * config.length
         speed = len(self.window) * tokens / sum(self.window)
-        share = self.job.shape.flops_per_token(config.length) * speed / self.peak
+        share = config.products_share * self.job.shape.flops_per_token(config.length) * speed / self.peak
         done = row["step"] / config.steps
         bar = "█" * round(20 * done) + "·" * (20 - round(20 * done))
         result = f"loss {row['loss']:.3f}  norm {row['gradient_norm']:.2f}" if "loss" in row else "left out"

@@ -1,6 +1,6 @@
 """Checkpoints in the background: training stands still for a copy in memory, files are written while it goes on.
 
-The writers of the stages meet in the file system, not in a collective call, which would mix with training's own: each
+The writers meet in the file system, not in a collective call, which would mix with training's own: each
 leaves a checksum when its file is whole, and the first process makes the checkpoint complete when it sees all of them.
 """
 
@@ -14,7 +14,7 @@ import torch.distributed as dist
 from starloom.errors import StorageError, one_line
 from train_jobs.checkpoints import store
 from train_jobs.job import Job
-from train_jobs.parallel.layers import TensorSlice
+from train_jobs.loop.place import Place
 
 POLL_SECONDS = 0.05
 PATIENCE_SECONDS = 1800.0  # for the slowest stage's file
@@ -23,17 +23,17 @@ PATIENCE_SECONDS = 1800.0  # for the slowest stage's file
 class Saver:
     """One process's part of a run's checkpoints; at most one is being written at a time."""
 
-    def __init__(self, job: Job, folder: Path, place: TensorSlice, *, stage: int, writes: bool) -> None:
+    def __init__(self, job: Job, folder: Path, place: Place) -> None:
         self._job, self._folder, self._place = job, folder, place
-        self._stage, self._writes = stage, writes
+        self._share = store.Share(place.data, job.config.layout.data, place.tensor.rank == 0)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
 
     def save(self, engine: Any, step: int, updates: int, heldout_loss: float | None) -> None:
         """Copy the state and start writing ``step-N``; a collective call. Waits for the one before, if need be."""
         self.wait()
-        tensors = store.snapshot(engine, self._place, vocabulary=self._job.vocabulary, keep=self._writes)
-        if not (self._writes or dist.get_rank() == 0):
+        tensors = store.snapshot(engine, self._place.tensor, vocabulary=self._job.vocabulary, share=self._share)
+        if not (self._share.writes or dist.get_rank() == 0):
             return
         config = self._job.config
         position: dict[str, Any] = {
@@ -61,16 +61,18 @@ class Saver:
                 raise StorageError(f"checkpoint: {one_line(error)}") from error
 
     def _write(self, target: Path, tensors: dict[str, Any], position: dict[str, Any], completes: bool) -> None:
-        if self._writes:
-            store.write_stage(target, self._stage, tensors)
+        if self._share.writes:
+            store.write_share(target, self._share.file(self._place.stage, self._place.data), tensors)
         if completes:
             self._complete(target, position)
 
     def _complete(self, target: Path, position: dict[str, Any]) -> None:
         config = self._job.config
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while not store.write_manifest(target, config.layout.pipeline, position):
+        layout = config.layout
+        stems = [self._share.file(stage, part) for stage in range(layout.pipeline) for part in range(layout.data)]
+        while not store.write_manifest(target, stems, position):
             if time.monotonic() > deadline:
-                raise StorageError(f"{target}: not all stages were written within {PATIENCE_SECONDS:.0f} s")
+                raise StorageError(f"{target}: not all files were written within {PATIENCE_SECONDS:.0f} s")
             time.sleep(POLL_SECONDS)
         store.prune(self._folder, last=config.keep_checkpoints, every=config.keep_every, best=config.keep_best)

@@ -10,11 +10,12 @@ FEWEST_STEPS = 10
 
 
 def learning_rate(optimizer: OptimizerConfig, step: int, steps: int) -> float:
-    """The rate of update `step` (from 0): linear warm-up, then half a cosine down to the final rate."""
+    """The rate of update `step` (from 0): linear warm-up, perhaps a plateau, then down to the final rate."""
     if step < optimizer.warmup_steps:
         return optimizer.rate * (step + 1) / optimizer.warmup_steps
-    progress = (step - optimizer.warmup_steps) / max(1, steps - optimizer.warmup_steps)
-    scale = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    first = max(optimizer.warmup_steps, optimizer.decay_from * steps)
+    progress = min(1.0, max(0.0, step - first) / max(1, steps - first))
+    scale = 1 - progress if optimizer.decay == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
     return optimizer.final_rate + (optimizer.rate - optimizer.final_rate) * scale
 
 

@@ -11,9 +11,10 @@ import torch.distributed as dist
 
 from starloom.kinds import Model
 from train_jobs.checkpoints import store
-from train_jobs.checkpoints.export import export_checkpoint
+from train_jobs.checkpoints.export import export_adapter, export_checkpoint
 from train_jobs.job import Job
 from train_jobs.loop.batches import open_data
+from train_jobs.loop.elastic import wants_more
 from train_jobs.loop.engine import build_engine, heldout_loss, restore, train_step
 from train_jobs.loop.guard import BadLossError, LossGuard
 from train_jobs.loop.records import Records, say
@@ -26,22 +27,25 @@ from train_jobs.loop.watchdog import Watchdog
 def work(job: Job, after_step: Callable[[int], None] = lambda step: None) -> None:
     """Train from the last checkpoint, or from the start, to the last step, and export the model."""
     torch.set_num_threads(job.config.threads_per_worker)
-    while not _attempt(job, after_step):
+    while (reached := _attempt(job, after_step)) is None:
         gc.collect()  # the engine that is left behind
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-    if dist.get_rank() == 0:
+    if dist.get_rank() == 0 and reached == job.config.steps:
         export_last(job)
     dist.barrier()
 
 
-def _attempt(job: Job, after_step: Callable[[int], None]) -> bool:
-    """Train on from the last checkpoint; False when a bad loss asks to go back there."""
+def _attempt(job: Job, after_step: Callable[[int], None]) -> int | None:
+    """Train on from the last checkpoint; the last step that was made. None when a bad loss asks to go back there.
+
+    That step is not the run's last one where more ranks are to go on.
+    """
     config = job.config
     engine, place = build_engine(job)
     data, heldout = open_data(job)
     step = restore(job, engine, place)
-    saver = Saver(job, Path(job.output) / Model.CHECKPOINTS, place.tensor, stage=place.stage, writes=place.writes_stage)
+    saver = Saver(job, Path(job.output) / Model.CHECKPOINTS, place)
     guard = LossGuard(job, engine, step)
     timer = PartTimer(engine)
     rank, ranks = dist.get_rank(), dist.get_world_size()
@@ -71,21 +75,34 @@ def _attempt(job: Job, after_step: Callable[[int], None]) -> bool:
                     with watchdog.pause():
                         saver.save(engine, step, guard.updates(step), measured)
                     records.checkpoint(step, time.perf_counter() - started)
+                    if step < config.steps and _together(engine, rank == 0 and wants_more(job)):
+                        break
                 after_step(step)
         except BadLossError as bad:
             if rank == 0:
                 say(f"{bad}: its loss is bad; back to the last checkpoint, and without these samples")
-            return False
+            return None
         finally:
             with watchdog.pause():
                 saver.wait()
             records.close()
     dist.barrier()
-    return True
+    return step
+
+
+def _together(engine: Any, said: bool) -> bool:
+    """Whether any process says so; a collective call."""
+    flag = torch.tensor(float(said), device=engine.device)
+    dist.all_reduce(flag)
+    return bool(flag)
 
 
 def export_last(job: Job) -> None:
-    """Write the model folder from the last checkpoint."""
+    """Write the model folder, or the adapter's, from the last checkpoint."""
     found = store.latest(Path(job.output) / Model.CHECKPOINTS)
     assert found is not None
-    export_checkpoint(found, Path(job.output) / Model.FOLDER, job.shape, job.tokenizer)
+    target = Path(job.output) / Model.FOLDER
+    if job.config.lora:
+        export_adapter(found, target, job.shape, job.config.lora, base=job.initial, tokenizer=job.tokenizer)
+    else:
+        export_checkpoint(found, target, job.shape, job.tokenizer, chats=job.turns is not None)

@@ -3,8 +3,9 @@
 Written against 0.19; `pyproject.toml` bounds the version. What each function rests on is said at the function.
 """
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import deepspeed
@@ -37,6 +38,32 @@ def last_loss(engine: Any) -> float | None:
     return float(engine.total_loss) / int(engine.gradient_accumulation_steps())
 
 
+@contextlib.contextmanager
+def built(settings: Mapping[str, Any], axes: Any) -> Iterator[None]:
+    """Build a module within this: its weights have the precision that training has, and with ZeRO-3 are cut at once.
+
+    A model of 15 billion parameters in fp32 is 62 GB, which the 8 processes of a node cannot each hold.
+    """
+    dtype = torch.bfloat16 if settings.get("bf16") else torch.float32
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        if settings["zero_optimization"]["stage"] < 3:
+            yield
+        else:
+            group = axes.get_data_parallel_group()
+            with deepspeed.zero.Init(data_parallel_group=group, config_dict_or_path=dict(settings), dtype=dtype):
+                yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def set_whole(held: nn.Parameter, value: Tensor) -> None:
+    """Set a parameter of the module, whole or cut by ZeRO-3, to a value of its own [shape]."""
+    with GatheredParameters([held], modifier_rank=0, enabled=hasattr(held, "ds_id")):
+        held.data.copy_(value)
+
+
 def before_forward(engine: Any, advance: Callable[[], None], take: Callable[[Any], None]) -> None:
     """Call `advance` before each micro batch's forward pass, and `take` with its labels before the last stage's.
 
@@ -53,6 +80,17 @@ def before_forward(engine: Any, advance: Callable[[], None], take: Callable[[Any
         return forward(engine, buffer_id)
 
     engine._INSTRUCTION_MAP = {**engine._INSTRUCTION_MAP, ForwardPass: prepared}
+
+
+def data_group(engine: Any) -> Any:
+    """The processes of the data axis, between which ZeRO cuts what it cuts."""
+    return engine.seq_data_parallel_group
+
+
+def forget_shapes(engine: Any) -> None:
+    """Let the next batch have another shape: stages tell each other the shape of what they send once only."""
+    if hasattr(engine, "reset_activation_shape"):
+        engine.reset_activation_shape()
 
 
 def mark_cut(parameter: nn.Parameter) -> None:
@@ -148,12 +186,3 @@ def link_moments(optimizer: Any) -> None:
     if not cuts_parameters(optimizer):
         optimizer._hp_optimizer_states_linked = False
         optimizer._lazy_init_hp_params_optimizer_state()
-
-
-def set_parameter(optimizer: Any, held: nn.Parameter, value: Tensor) -> None:
-    """Set what the forward pass reads to a value of the parameter's own [shape].
-
-    A collective call of the data axis under ZeRO-3.
-    """
-    with GatheredParameters([held], modifier_rank=0, enabled=cuts_parameters(optimizer)):
-        held.data.copy_(value)

@@ -25,6 +25,7 @@ class Draws:
 
     seed: int = 0
     rows: int = 1  # samples of a micro batch
+    _pieces: int = 1
     _samples: Samples = ()
     _next: int = 0
 
@@ -39,14 +40,15 @@ class Draws:
             raise RunError("dropout has no samples to draw masks for; begin a step and advance first")
         return self._samples
 
-    def begin(self, first: int) -> None:
-        """A step whose first sample of this data rank has the number `first`."""
-        self._next = first
+    def begin(self, first: int, pieces: int = 1) -> None:
+        """A step whose first sample of this data rank has the number `first`; with that many short ones for each."""
+        self._next, self._pieces = first * pieces, pieces
 
     def advance(self) -> None:
         """The next micro batch comes: each stage sees them in the same order."""
-        self._samples = tuple(mix(self.seed ^ mix(self._next + row)) for row in range(self.rows))
-        self._next += self.rows
+        rows = self.rows * self._pieces
+        self._samples = tuple(mix(self.seed ^ mix(self._next + row)) for row in range(rows))
+        self._next += rows
 
 
 def mask_key(sample: int, layer: int, site: Site, rank: int = 0) -> int:
@@ -54,11 +56,15 @@ def mask_key(sample: int, layer: int, site: Site, rank: int = 0) -> int:
     return mix(sample ^ mix(layer * 8 + _SITES[site] + (rank << 32))) >> 1
 
 
-def drop(x: Tensor, rate: float, samples: Samples, layer: int, site: Site) -> Tensor:
-    """Dropout of [batch, ...]: every row has a mask of its own sample's."""
+def drop(x: Tensor, rate: float, samples: Samples, layer: int, site: Site, *, parts: int = 1, part: int = 0) -> Tensor:
+    """Dropout of [batch, sequence, ...]: every row has a mask of its own sample's.
+
+    Where x is one of several `parts` of the sequence, the mask is that `part` of the whole sequence's.
+    """
     masks = []
     for sample in samples:
         generator = torch.Generator(device=x.device)
         generator.manual_seed(mask_key(sample, layer, site))
-        masks.append(torch.rand(x.shape[1:], generator=generator, device=x.device) < rate)
+        whole = torch.rand((parts * x.shape[1], *x.shape[2:]), generator=generator, device=x.device)
+        masks.append(whole.chunk(parts)[part] < rate)
     return x.masked_fill(torch.stack(masks), 0.0) / (1 - rate)

@@ -6,7 +6,7 @@ tensor-parallel copy, and their results pass through it, so that their gradients
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,11 +17,32 @@ from torch.utils.checkpoint import checkpoint
 from starloom.errors import RunError
 from starloom.model.attention import Backend, attend
 from starloom.model.config import ModelConfig
+from train_jobs.config import LoraConfig
 from train_jobs.layout import Recompute, padded_vocabulary
-from train_jobs.parallel.collectives import Group, copy_to_group, reduce_from_group
+from train_jobs.parallel.collectives import (
+    Group,
+    copy_to_group,
+    gather_from_sequence,
+    reduce_from_group,
+    scatter_to_sequence,
+)
 from train_jobs.parallel.deepspeed_internals import mark_cut
-from train_jobs.parallel.draws import Draws, Samples, drop, mask_key
+from train_jobs.parallel.documents import Documents
+from train_jobs.parallel.draws import Draws, Samples, Site, drop, mask_key
 from train_jobs.parallel.output_loss import output_loss
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What layers ask about the micro batch that is in the forward pass, beside their input."""
+
+    draws: Draws = field(default_factory=Draws)
+    documents: Documents = field(default_factory=lambda: Documents(None))
+
+    def advance(self) -> None:
+        """The next one comes."""
+        self.draws.advance()
+        self.documents.advance()
 
 
 @dataclass(frozen=True)
@@ -31,6 +52,23 @@ class TensorSlice:
     rank: int
     size: int
     group: Group
+    sequence: bool = False  # states between the tensor-parallel regions are cut along the sequence
+
+    def enter(self, x: Tensor) -> Tensor:
+        """[batch, own part of the sequence, width] to the whole sequence, for products with cut weights."""
+        return (gather_from_sequence if self.sequence else copy_to_group)(x, self.group)
+
+    def leave(self, x: Tensor) -> Tensor:
+        """Partial results [batch, sequence, width], summed, to this rank's part of the sequence."""
+        return (scatter_to_sequence if self.sequence else reduce_from_group)(x, self.group)
+
+    def shared(self, held: Tensor) -> Tensor:
+        """A whole parameter that is used on a part of the sequence: the ranks' gradients are summed."""
+        return copy_to_group(held, self.group) if self.sequence else held
+
+    def part(self, whole: Tensor, axis: int) -> Tensor:
+        """This rank's part of what is made for the whole sequence, along an axis."""
+        return whole.chunk(self.size, dim=axis)[self.rank] if self.sequence else whole
 
 
 def parameter(logical: str, shape: tuple[int, ...], cut: int | None, place: TensorSlice) -> nn.Parameter:
@@ -54,11 +92,11 @@ class TokenEmbedding(nn.Module):
         self.weight = parameter("transformer.wte.weight", (rows, config.hidden), 0, place)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """[batch, sequence] ids to [batch, sequence, hidden]."""
+        """[batch, sequence] ids to [batch, own part of the sequence, hidden]."""
         local = ids - self.first
         outside = (local < 0) | (local >= self.width)
         found = F.embedding(local.masked_fill(outside, 0), self.weight).masked_fill(outside.unsqueeze(-1), 0.0)
-        return reduce_from_group(found, self.place.group)
+        return self.place.leave(found)
 
 
 class Output:
@@ -87,7 +125,7 @@ class Output:
         (targets, shares), self.labels = self.labels, None
         place = embedding.place
         return output_loss(
-            copy_to_group(x, place.group),
+            place.enter(x),
             embedding.weight,
             targets,
             shares,
@@ -100,15 +138,25 @@ class Output:
 class PositionEmbedding(nn.Module):
     """Adds learned positions."""
 
-    def __init__(self, config: ModelConfig, place: TensorSlice, draws: Draws | None = None) -> None:
+    def __init__(self, config: ModelConfig, place: TensorSlice, source: MicroBatch | None = None) -> None:
         super().__init__()
         self.weight = parameter("transformer.wpe.weight", (config.context, config.hidden), None, place)
-        self.dropout, self.draws = config.dropout, draws or Draws()
+        self.place, self.dropout, self.source = place, config.dropout, source or MicroBatch()
 
     def forward(self, x: Tensor) -> Tensor:
         """[batch, sequence, hidden] to the same shape."""
-        x = x + self.weight[: x.shape[1]]
-        return drop(x, self.dropout, self.draws.samples, 0, "embedding") if self.training and self.dropout else x
+        segments = self.source.documents.current
+        weight = self.place.shared(self.weight)
+        length = x.shape[1] * (self.place.size if self.place.sequence else 1)
+        added = weight[:length].unsqueeze(0) if segments is None else F.embedding(segments.positions, weight)
+        x = x + self.place.part(added, 1)
+        samples = self.source.draws.samples if self.training and self.dropout else ()
+        return dropped(x, self.dropout, samples, 0, "embedding", self.place) if samples else x
+
+
+def dropped(x: Tensor, rate: float, samples: Samples, layer: int, site: Site, place: TensorSlice) -> Tensor:
+    """Dropout of [batch, own part of the sequence, hidden]: the masks are those of the whole sequence."""
+    return drop(x, rate, samples, layer, site, parts=place.size if place.sequence else 1, part=place.rank)
 
 
 class Norm(nn.Module):
@@ -118,11 +166,40 @@ class Norm(nn.Module):
         super().__init__()
         self.weight = parameter(f"{name}.weight", (config.hidden,), None, place)
         self.bias = parameter(f"{name}.bias", (config.hidden,), None, place)
-        self.epsilon = config.norm_epsilon
+        self.place, self.epsilon = place, config.norm_epsilon
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., hidden] to the same shape."""
-        return F.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.epsilon)
+        weight, bias = self.place.shared(self.weight), self.place.shared(self.bias)
+        return F.layer_norm(x, x.shape[-1:], weight, bias, self.epsilon)
+
+
+class LowRank(nn.Module):
+    """A change of a matrix [outputs, inputs] by the product of two thin ones, named as peft names them."""
+
+    def __init__(self, name: str, outputs: int, inputs: int, lora: LoraConfig, place: TensorSlice) -> None:
+        super().__init__()
+        self.scale = lora.alpha / lora.rank
+        self.down = parameter(f"{name}.lora_A.weight", (lora.rank, inputs), None, place)
+        self.up = parameter(f"{name}.lora_B.weight", (outputs, lora.rank), None, place)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., inputs] to [..., outputs]: what is added to the matrix's product."""
+        return F.linear(F.linear(x, self.down), self.up) * self.scale
+
+
+def _changes(config: ModelConfig, name: str, lora: LoraConfig, place: TensorSlice) -> dict[str, nn.Module]:
+    """The adapters of a block's matrices, by what a module may be called."""
+    h = config.hidden
+    widths = {
+        "attn.c_attn": (h + 2 * config.head_dim, h),
+        "attn.c_proj": (h, h),
+        "mlp.c_fc": (config.inner, h),
+        "mlp.c_proj": (h, config.inner),
+    }
+    return {
+        target.replace(".", "_"): LowRank(f"{name}.{target}", *widths[target], lora, place) for target in lora.targets
+    }
 
 
 class ParallelBlock(nn.Module):
@@ -139,11 +216,16 @@ class ParallelBlock(nn.Module):
         number: int,
         recompute: Recompute = "none",
         backend: Backend = "sdpa",
-        draws: Draws | None = None,
+        source: MicroBatch | None = None,
+        lora: LoraConfig | None = None,
+        *,
+        compiled: bool = False,
     ) -> None:
         super().__init__()
         self.recompute, self.backend = recompute, backend
-        self.number, self.draws = number, draws or Draws()
+        if compiled:  # one graph for the block's own shapes; a second one where the samples are cut
+            self._whole = torch.compile(self._whole, fullgraph=True, dynamic=False)  # type: ignore[method-assign]
+        self.number, self.source = number, source or MicroBatch()
         name, h, d = f"transformer.h.{number}", config.hidden, config.head_dim
         self.place, self.dropout, self.gelu_form = place, config.dropout, config.gelu_form
         self.heads, self.head_dim = config.heads // place.size, d
@@ -159,15 +241,20 @@ class ParallelBlock(nn.Module):
         self.up_bias = parameter(f"{name}.mlp.c_fc.bias", (config.inner,), 0, place)
         self.down_weight = parameter(f"{name}.mlp.c_proj.weight", (h, config.inner), 1, place)
         self.down_bias = parameter(f"{name}.mlp.c_proj.bias", (h,), None, place)
+        self.changes = nn.ModuleDict(_changes(config, name, lora, place) if lora else {})
 
     def forward(self, x: Tensor) -> Tensor:
         """[batch, sequence, hidden] to the same shape."""
         # handed down, so that the backward pass of this micro batch draws for it and not for the one of that moment
-        samples = self.draws.samples if self.training and self.dropout else ()
-        return self._again(self._whole, x, samples) if self.recompute == "block" else self._whole(x, samples)
+        samples = self.source.draws.samples if self.training and self.dropout else ()
+        segments = self.source.documents.current
+        mask = None if segments is None else segments.mask
+        if self.recompute == "block":
+            return self._again(self._whole, x, samples, mask)
+        return self._whole(x, samples, mask)
 
-    def _whole(self, x: Tensor, samples: Samples) -> Tensor:
-        x = x + self._attention(self.ln_1(x), samples)
+    def _whole(self, x: Tensor, samples: Samples, mask: Tensor | None) -> Tensor:
+        x = x + self._attention(self.ln_1(x), samples, mask)
         return x + self._feed_forward(self.ln_2(x), samples)
 
     def _again(self, function: Callable[..., Tensor], x: Tensor, *others: Any) -> Tensor:
@@ -175,34 +262,44 @@ class ParallelBlock(nn.Module):
         made: Tensor = checkpoint(function, x, *others, use_reentrant=False, preserve_rng_state=False)
         return made
 
-    def _attention(self, x: Tensor, samples: Samples) -> Tensor:
-        batch, length, _ = x.shape
-        group = self.place.group
-        key, value = copy_to_group(F.linear(x, self.kv_weight, self.kv_bias), group).split(self.head_dim, dim=2)
-        query = F.linear(copy_to_group(x, group), self.q_weight, self.q_bias)
+    def _attention(self, x: Tensor, samples: Samples, mask: Tensor | None) -> Tensor:
+        place = self.place
+        shared = F.linear(x, place.shared(self.kv_weight), place.shared(self.kv_bias))
+        query = F.linear(place.enter(x), self.q_weight, self.q_bias)
+        if "attn_c_attn" in self.changes:
+            changes = self.changes["attn_c_attn"](x)
+            query, shared = query + changes[..., : query.shape[-1]], shared + changes[..., query.shape[-1] :]
+        key, value = place.enter(shared).split(self.head_dim, dim=2)
+        batch, length, _ = query.shape
         query = query.view(batch, length, self.heads, self.head_dim).transpose(1, 2)
-        mixed = self._mixed(query, key.unsqueeze(1), value.unsqueeze(1), samples)
+        mixed = self._mixed(query, key.unsqueeze(1), value.unsqueeze(1), samples, mask)
         joined = mixed.transpose(1, 2).reshape(batch, length, self.heads * self.head_dim)
-        out = reduce_from_group(F.linear(joined, self.out_weight), group) + self.out_bias
-        return drop(out, self.dropout, samples, self.number, "projection") if samples else out
+        out = place.leave(F.linear(joined, self.out_weight)) + place.shared(self.out_bias)
+        out = self._changed("attn_c_proj", joined, out)
+        return dropped(out, self.dropout, samples, self.number, "projection", place) if samples else out
 
-    def _mixed(self, query: Tensor, key: Tensor, value: Tensor, samples: Samples) -> Tensor:
+    def _mixed(self, query: Tensor, key: Tensor, value: Tensor, samples: Samples, mask: Tensor | None) -> Tensor:
         if not samples:
-            return attend(query, key, value, 0.0, self.backend)
+            return attend(query, key, value, 0.0, self.backend, mask)
         parts = []
         for row, sample in enumerate(samples):
             # the kernels draw by themselves, from the generator of the process
             torch.manual_seed(mask_key(sample, self.number, "attention", self.place.rank))
             part = (query[row : row + 1], key[row : row + 1], value[row : row + 1])
-            parts.append(attend(*part, self.dropout, self.backend))
+            parts.append(attend(*part, self.dropout, self.backend, None if mask is None else mask[row : row + 1]))
         return torch.cat(parts)
 
     def _feed_forward(self, x: Tensor, samples: Samples) -> Tensor:
-        group = self.place.group
-        inner = F.linear(copy_to_group(x, group), self.up_weight, self.up_bias)
+        place = self.place
+        inner = F.linear(place.enter(x), self.up_weight, self.up_bias)
+        inner = self._changed("mlp_c_fc", x, inner)
         down = self._again(self._down, inner) if self.recompute == "selective" else self._down(inner)
-        out = reduce_from_group(down, group) + self.down_bias
-        return drop(out, self.dropout, samples, self.number, "feed-forward") if samples else out
+        out = place.leave(down) + place.shared(self.down_bias)
+        return dropped(out, self.dropout, samples, self.number, "feed-forward", place) if samples else out
 
     def _down(self, inner: Tensor) -> Tensor:
-        return F.linear(F.gelu(inner, approximate=self.gelu_form), self.down_weight)
+        active = F.gelu(inner, approximate=self.gelu_form)
+        return self._changed("mlp_c_proj", active, F.linear(active, self.down_weight))
+
+    def _changed(self, target: str, x: Tensor, y: Tensor) -> Tensor:
+        return y + self.changes[target](x) if target in self.changes else y

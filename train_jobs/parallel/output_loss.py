@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from train_jobs.layout import ROWS
 from train_jobs.parallel.collectives import Group
 
 # of fp32 logits: what a CPU's cache keeps; what keeps a GPU's multiprocessors busy
@@ -49,9 +50,11 @@ class _OutputLoss(torch.autograd.Function):
     ) -> Tensor:
         count, width = x.shape[0], weight.shape[0]
         exists = max(0, min(width, real - first))
-        step = max(1, CHUNK_BYTES[x.device.type] // (4 * width))
+        # whole tiles of a GPU's products
+        step = max(ROWS, CHUNK_BYTES[x.device.type] // (4 * width) // ROWS * ROWS)
         d_x = torch.empty_like(x) if wanted else None
-        d_weight = torch.zeros_like(weight, dtype=torch.float32) if wanted else None
+        # a frozen model's adapters want the gradient of the states alone
+        d_weight = torch.zeros_like(weight, dtype=torch.float32) if wanted and weight.requires_grad else None
         total_loss = torch.zeros((), dtype=torch.float32, device=x.device)
         for start in range(0, count, step):
             part = x[start : start + step]
@@ -68,12 +71,14 @@ class _OutputLoss(torch.autograd.Function):
             total = _joined(z.sum(dim=-1), dist.ReduceOp.SUM, group)
             share = shares[start : start + step]
             total_loss += (share * (total.log() - chosen)).sum()
-            if d_x is None or d_weight is None:
+            if d_x is None:
                 continue
             z.mul_((share / total).unsqueeze(-1))
             z.scatter_add_(-1, index, torch.where(inside, -share, 0.0).unsqueeze(-1).to(z.dtype))
             gradient = z.to(x.dtype)
             torch.matmul(gradient, weight, out=d_x[start : start + step])
+            if d_weight is None:
+                continue
             if weight.dtype == torch.float32:
                 d_weight.addmm_(gradient.t(), part)
             else:
@@ -87,7 +92,8 @@ class _OutputLoss(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         d_x, d_weight = ctx.saved_tensors
         scale = gradients[0]
-        return d_x * scale, (d_weight * scale).to(ctx.weight_dtype), None, None, None, None, None, None
+        of_weight = None if d_weight is None else (d_weight * scale).to(ctx.weight_dtype)
+        return d_x * scale, of_weight, None, None, None, None, None, None
 
 
 def _joined(value: Tensor, operation: Any, group: Group) -> Tensor:

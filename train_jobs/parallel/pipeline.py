@@ -12,25 +12,41 @@ from torch import Tensor, nn
 from starloom.model.attention import Backend
 from starloom.model.config import ModelConfig
 from starloom.model.model import initial_shapes
+from train_jobs.config import LoraConfig
 from train_jobs.layout import Layout, Recompute
-from train_jobs.parallel.draws import Draws
-from train_jobs.parallel.layers import Norm, Output, ParallelBlock, PositionEmbedding, TensorSlice, TokenEmbedding
-from train_jobs.parallel.weights import Source, own_part
+from train_jobs.parallel.deepspeed_internals import set_whole
+from train_jobs.parallel.layers import (
+    MicroBatch,
+    Norm,
+    Output,
+    ParallelBlock,
+    PositionEmbedding,
+    TensorSlice,
+    TokenEmbedding,
+)
+from train_jobs.parallel.weights import Source, is_low_rank, own_part
 
 
 def build_pipeline(
-    config: ModelConfig, layout: Layout, recompute: Recompute, backend: Backend, draws: Draws
+    config: ModelConfig,
+    layout: Layout,
+    recompute: Recompute,
+    backend: Backend,
+    source: MicroBatch,
+    lora: LoraConfig | None = None,
+    compiled: bool = False,
+    sequence: bool = False,
 ) -> tuple[PipelineModule, Output]:
     """This process's stage, whose weights are empty until `fill` is called, and the end, which wants the labels."""
     topology = PipeModelDataParallelTopology(num_pp=layout.pipeline, num_mp=layout.tensor, num_dp=layout.data)
-    place = tensor_slice(topology, layout)
+    place = tensor_slice(topology, layout, sequence=sequence)
 
     output = Output(config)
     layers: list[Any] = [
         TiedLayerSpec("embedding", TokenEmbedding, config, place, tied_weight_attr="weight"),
-        LayerSpec(PositionEmbedding, config, place, draws),
+        LayerSpec(PositionEmbedding, config, place, source),
         *(
-            LayerSpec(ParallelBlock, config, place, number, recompute, backend, draws)
+            LayerSpec(ParallelBlock, config, place, number, recompute, backend, source, lora, compiled=compiled)
             for number in range(config.layers)
         ),
         LayerSpec(Norm, config, place, "transformer.ln_f"),
@@ -45,7 +61,7 @@ def build_pipeline(
     return stage, output
 
 
-def tensor_slice(topology: PipeModelDataParallelTopology, layout: Layout) -> TensorSlice:
+def tensor_slice(topology: PipeModelDataParallelTopology, layout: Layout, *, sequence: bool = False) -> TensorSlice:
     """This process's place on the tensor axis; a collective call: every process makes every group."""
     mine = TensorSlice(0, 1, None)
     if layout.tensor == 1:
@@ -53,7 +69,7 @@ def tensor_slice(topology: PipeModelDataParallelTopology, layout: Layout) -> Ten
     for ranks in topology.get_axis_comm_lists("model"):
         group = dist.new_group(ranks)
         if dist.get_rank() in ranks:
-            mine = TensorSlice(ranks.index(dist.get_rank()), layout.tensor, group)
+            mine = TensorSlice(ranks.index(dist.get_rank()), layout.tensor, group, sequence)
     return mine
 
 
@@ -66,10 +82,21 @@ def own_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
             yield held.logical, held  # type: ignore[attr-defined]
 
 
+def trained_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Those of `own_parameters` that training changes."""
+    return ((name, held) for name, held in own_parameters(module) if held.requires_grad)
+
+
+def freeze(module: nn.Module) -> None:
+    """Leave everything as it is but adapters."""
+    for name, held in own_parameters(module):
+        held.requires_grad = is_low_rank(name)
+
+
 def fill(module: nn.Module, source: Source, place: TensorSlice) -> None:
     """Copy this process's parts of logical weights into its parameters."""
     for name, held in own_parameters(module):
-        held.data.copy_(own_part(source, name, held, place.rank, place.size))
+        set_whole(held, own_part(source, name, held, place.rank, place.size))
 
 
 class Exported(Mapping[str, Tensor]):

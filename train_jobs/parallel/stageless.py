@@ -11,9 +11,17 @@ from torch import Tensor, nn
 
 from starloom.model.attention import Backend
 from starloom.model.config import ModelConfig
+from train_jobs.config import LoraConfig
 from train_jobs.layout import Layout, Recompute
-from train_jobs.parallel.draws import Draws
-from train_jobs.parallel.layers import Norm, Output, ParallelBlock, PositionEmbedding, TensorSlice, TokenEmbedding
+from train_jobs.parallel.layers import (
+    MicroBatch,
+    Norm,
+    Output,
+    ParallelBlock,
+    PositionEmbedding,
+    TensorSlice,
+    TokenEmbedding,
+)
 
 Batch = tuple[Tensor, tuple[Tensor, Tensor]]  # tokens, (targets, what each target counts)
 
@@ -22,13 +30,21 @@ class StagelessModel(nn.Module):
     """The whole model of one tensor rank; its parameters have the pipeline's logical names."""
 
     def __init__(
-        self, config: ModelConfig, place: TensorSlice, recompute: Recompute, backend: Backend, draws: Draws
+        self,
+        config: ModelConfig,
+        place: TensorSlice,
+        recompute: Recompute,
+        backend: Backend,
+        source: MicroBatch,
+        lora: LoraConfig | None = None,
+        compiled: bool = False,
     ) -> None:
         super().__init__()
         self.embedding = TokenEmbedding(config, place)
-        self.positions = PositionEmbedding(config, place, draws)
+        self.positions = PositionEmbedding(config, place, source)
         self.blocks = nn.ModuleList(
-            ParallelBlock(config, place, number, recompute, backend, draws) for number in range(config.layers)
+            ParallelBlock(config, place, number, recompute, backend, source, lora, compiled=compiled)
+            for number in range(config.layers)
         )
         self.norm = Norm(config, place, "transformer.ln_f")
         self._output = Output(config)
@@ -47,8 +63,8 @@ class StagelessModel(nn.Module):
 class StagelessEngine:
     """DeepSpeed's engine around a `StagelessModel`, with the pipeline engine's way of taking whole batches."""
 
-    def __init__(self, engine: Any, data_group: Any, draws: Draws) -> None:
-        self.inner, self._group, self._draws = engine, data_group, draws
+    def __init__(self, engine: Any, data_group: Any, source: MicroBatch) -> None:
+        self.inner, self._group, self._source = engine, data_group, source
         self.module, self.optimizer, self.device = engine.module, engine.optimizer, engine.device
         self.losses: list[Tensor] = []  # of the step's micro batches so far
 
@@ -57,7 +73,6 @@ class StagelessEngine:
         self.module.train()
         self.losses.clear()
         for _ in range(self.inner.gradient_accumulation_steps()):
-            self._draws.advance()
             loss = self._loss(next(data_iter))
             self.losses.append(loss.detach())
             self.inner.backward(loss)
@@ -81,6 +96,7 @@ class StagelessEngine:
 
     def _loss(self, batch: Batch) -> Tensor:
         tokens, (targets, shares) = batch
+        self._source.advance()
         loss: Tensor = self.inner(tokens.to(self.device), (targets.to(self.device), shares.to(self.device)))
         return loss
 

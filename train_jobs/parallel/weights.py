@@ -5,6 +5,7 @@ are mapped into memory, and the pages of other ranges are never touched. Weights
 62 GB, which 8 processes of a node cannot each hold.
 """
 
+import re
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,10 +17,19 @@ from torch import Tensor
 
 from starloom.errors import RunError
 from starloom.model.config import ModelConfig
-from starloom.model.model import initial_shapes, initial_tensor
+from starloom.model.model import initial_shapes, initial_tensor, named_generator
+from train_jobs.config import LoraConfig
 
 EMBEDDING = "transformer.wte.weight"
 MEAN_ROWS = 8192  # of an embedding, at a time
+
+
+_LOW_RANK = re.compile(r"\.lora_[AB]\.weight$")
+
+
+def is_low_rank(name: str) -> bool:
+    """Whether a weight is an adapter's, by its logical name."""
+    return bool(_LOW_RANK.search(name))
 
 
 class Source(Protocol):
@@ -85,6 +95,31 @@ class Fresh:
     def read(self, name: str, axis: int, start: int, stop: int) -> Tensor:
         """[stop - start, ...] or [..., stop - start]; see `Source`."""
         return initial_tensor(self._config, self._seed, name).narrow(axis, start, stop - start)
+
+
+class Adapters:
+    """Fresh low-rank changes beside a source of the weights: as in peft, they change nothing at first."""
+
+    def __init__(self, source: Source, config: ModelConfig, lora: LoraConfig, seed: int) -> None:
+        self._source, self._config, self._lora, self._seed = source, config, lora, seed
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """See `Source`."""
+        if not is_low_rank(name):
+            return self._source.shape(name)
+        outputs, inputs = initial_shapes(self._config)[_LOW_RANK.sub(".weight", name)]
+        return (self._lora.rank, inputs) if ".lora_A." in name else (outputs, self._lora.rank)
+
+    def read(self, name: str, axis: int, start: int, stop: int) -> Tensor:
+        """[stop - start, ...] or [..., stop - start]; see `Source`."""
+        if not is_low_rank(name):
+            return self._source.read(name, axis, start, stop)
+        whole = torch.zeros(self.shape(name))
+        if ".lora_A." in name:
+            bound = whole.shape[1] ** -0.5  # Kaiming's uniform draw with a = √5
+            place = list(initial_shapes(self._config)).index(_LOW_RANK.sub(".weight", name))
+            whole.uniform_(-bound, bound, generator=named_generator(self._seed, name, place))
+        return whole.narrow(axis, start, stop - start)
 
 
 class Weights:

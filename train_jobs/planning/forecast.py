@@ -11,13 +11,23 @@ from starloom.errors import UserError
 from starloom.model.config import ModelConfig
 from train_jobs.config import PretrainConfig
 from train_jobs.layout import Layout, Recompute, padded_vocabulary
+from train_jobs.planning.counts import (
+    adapter_parameters,
+    block_parameters,
+    element_bytes,
+    embedding_parameters,
+    stage_parameters,
+)
 from train_jobs.planning.hardware import Hardware
+from train_jobs.planning.traffic import LIVE, Traffic, data_flow, pipeline_flow, tensor_flow
 
 STATE_BYTES = 12  # of a parameter in checkpoints: fp32 master and two moments
 # logits of some rows in fp32, which become their gradient; on a GPU both in bf16 too, on a CPU a row-wise term or two
 LOSS_BYTES = {2: 2 * (256 << 20), 4: 2 * (16 << 20)}
 BUCKET = 50_000_000  # gradients that ZeRO sums at a time: the settings of DeepSpeed take it from here
 PREFETCH = 50_000_000  # parameters that ZeRO-3 gathers ahead, DeepSpeed's own default
+# share of the peak that products reach while they are made: StarCoder's 24 days, less the idle share and the traffic
+EFFICIENCY = 0.48
 USABLE = 0.92  # of a processor's memory: the rest is the driver's, the libraries' and fragments
 
 
@@ -39,15 +49,6 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Traffic:
-    """Bytes that one processor sends in one step."""
-
-    tensor: int
-    pipeline: int
-    data: int
-
-
-@dataclass(frozen=True)
 class Forecast:
     """One layout's needs. Memory is that of the stage that needs most."""
 
@@ -58,46 +59,37 @@ class Forecast:
     fullest_stage: int
     bubble: float  # share of a step in which a stage waits
     traffic: Traffic
-    relative_seconds: float  # a step, if products ran at the peak; only ratios between layouts mean anything
+    seconds: float  # a step: products, the pipeline's idle share, and what traffic nothing hides
     fits: bool
 
 
-def stage_parameters(model: ModelConfig, layout: Layout) -> tuple[int, ...]:
-    """Parameters that one rank of each stage holds; the tied embedding is on the first and on the last."""
-    blocks = model.layers // layout.pipeline * _rank_block_parameters(model, layout.tensor)
-    token_rows = padded_vocabulary(model.vocabulary, layout.tensor) // layout.tensor * model.hidden
-    positions, last_norm = model.context * model.hidden, 2 * model.hidden
-    if layout.pipeline == 1:
-        return (blocks + token_rows + positions + last_norm,)
-    between = (blocks,) * (layout.pipeline - 2)
-    return (blocks + token_rows + positions, *between, blocks + last_norm + token_rows)
+def activation_bytes_per_token(
+    model: ModelConfig, tensor: int, width: int, recompute: Recompute = "none", *, sequence: bool = False
+) -> int:
+    """What one block keeps for its backward pass, for one token; `width` is the bytes of an element.
 
-
-def _rank_block_parameters(model: ModelConfig, tensor: int) -> int:
+    With `sequence`, what is between the products of tensor ranks is cut along the sequence.
+    """
     h, d = model.hidden, model.head_dim
-    cut = h * h + h + h * h + 2 * h * model.inner + model.inner  # queries, projection, feed-forward
-    whole = 2 * d * (h + 1) + h + h + 4 * h  # K and V, the biases after the sums, two norms
-    return cut // tensor + whole
-
-
-def activation_bytes_per_token(model: ModelConfig, tensor: int, width: int, recompute: Recompute = "none") -> int:
-    """What one block keeps for its backward pass, for one token; `width` is the bytes of an element."""
-    h, d = model.hidden, model.head_dim
+    parts = tensor if sequence else 1
     if recompute == "block":
-        return h * width
+        return h * width // parts
     whole = 4 * h * width + 2 * d * width  # both norms' inputs and outputs, K and V
     cut = 2 * h * width + 4 * h * width + 4 * model.heads  # queries and what attention mixes; before GELU; log sums
     if recompute == "none":
         cut += 4 * h * width  # after GELU
     masks = 2 * h if model.dropout else 0
     statistics = 2 * 2 * 4  # mean and deviation of both norms
-    return whole + cut // tensor + masks + statistics
+    # both norms' outputs are whole again where products take them in
+    gathered = 2 * h * width if sequence else 0
+    return gathered + (whole + masks + statistics) // parts + cut // tensor
 
 
-def forecast(config: PretrainConfig, model: ModelConfig, hardware: Hardware, layout: Layout) -> Forecast:
-    """The needs of one layout that divides the model and the batch."""
-    width = 2 if config.precision == "bf16" else 4
-    tokens = config.micro_batch * config.length
+def forecast(
+    config: PretrainConfig, model: ModelConfig, hardware: Hardware, layout: Layout, efficiency: float = EFFICIENCY
+) -> Forecast:
+    """The needs of one layout that divides the model and the batch; products run at that share of the peak."""
+    width = element_bytes(config)
     micro_batches = config.global_batch // (layout.data * config.micro_batch)
     held = stage_parameters(model, layout)
     memories = [
@@ -106,31 +98,16 @@ def forecast(config: PretrainConfig, model: ModelConfig, hardware: Hardware, lay
     ]
     fullest = max(range(layout.pipeline), key=lambda stage: memories[stage].total)
     bubble = (layout.pipeline - 1) / (micro_batches + layout.pipeline - 1)
-    state = model.hidden * width * tokens  # one micro batch between two blocks
-    ring = 2 * (layout.tensor - 1) / layout.tensor
-    blocks = model.layers // layout.pipeline
+    products = config.products_share * model.flops_per_token(config.length) * config.global_batch * config.length
+    compute = products / (layout.ranks * hardware.peak_tflops * 1e12 * efficiency)
     traffic = Traffic(
-        # two sums forward, two backward, and K and V's gradient
-        tensor=int(ring * micro_batches * blocks * (4 * state + 2 * model.head_dim * width * tokens)),
-        pipeline=state * micro_batches if layout.pipeline > 1 else 0,
-        data=int((layout.data - 1) / layout.data * max(held) * _data_bytes(config, width, micro_batches)),
+        tensor=tensor_flow(config, model, layout, hardware),
+        pipeline=pipeline_flow(config, model, layout, hardware),
+        data=data_flow(config, model, layout, hardware, max(held), compute),
     )
-    products = model.flops_per_token(config.length) * config.global_batch * config.length
-    compute = products / (layout.ranks * hardware.peak_tflops * 1e12)
-    across = hardware.outside_gb_per_s if layout.ranks > hardware.node_size else hardware.inside_gb_per_s
-    seconds = compute / (1 - bubble) + traffic.tensor / (hardware.inside_gb_per_s * 1e9)
-    seconds += (traffic.data + traffic.pipeline) / (across * 1e9)
+    seconds = compute / (1 - bubble) + traffic.exposed
     fits = memories[fullest].total <= USABLE * hardware.memory_gb * 1e9
     return Forecast(layout, config.micro_batch, held, memories[fullest], fullest, bubble, traffic, seconds, fits)
-
-
-def _data_bytes(config: PretrainConfig, width: int, micro_batches: int) -> int:
-    """What the data axis costs for each parameter in a step, but for a rank's own share."""
-    if config.zero <= 1:  # gradients are summed in fp32 once, and with ZeRO-1 new weights gathered
-        return 2 * 4 + (width if config.zero else 0)
-    if config.zero == 2:  # each micro batch's gradients go to their owners
-        return width * micro_batches + width
-    return 3 * width * micro_batches  # and weights are gathered for both passes of each
 
 
 def _memory(
@@ -138,10 +115,16 @@ def _memory(
 ) -> Memory:
     tokens = config.micro_batch * config.length
     blocks = model.layers // layout.pipeline
-    kept = blocks * activation_bytes_per_token(model, layout.tensor, width, config.recompute) + model.hidden * width
+    kept = (
+        blocks
+        * activation_bytes_per_token(model, layout.tensor, width, config.recompute, sequence=config.sequence_parallel)
+        + model.hidden * width
+    )
     widest = 3 * 4 * model.hidden // layout.tensor * width  # the feed-forward while its gradient is made
     if config.recompute == "block":
-        widest += activation_bytes_per_token(model, layout.tensor, width)  # of the block that is made again
+        widest += activation_bytes_per_token(
+            model, layout.tensor, width, sequence=config.sequence_parallel
+        )  # of the block that is made again
     last = stage == layout.pipeline - 1
     output_gradient = 4 * padded_vocabulary(model.vocabulary, layout.tensor) // layout.tensor * model.hidden
     activations = in_flight * tokens * kept
@@ -173,10 +156,13 @@ class _State:
 def _state(config: PretrainConfig, model: ModelConfig, layout: Layout, parameters: int, width: int) -> _State:
     """What ZeRO cuts along the data axis (Rajbhandari et al. 2020): nothing, the optimizer, gradients, weights."""
     share = -(-parameters // layout.data)
+    if config.lora:
+        return _adapter_state(config, model, layout, parameters, width)
     if config.zero == 0:
         # masters are the parameters themselves; Adam's two terms while it works
-        return _State(4 * parameters, 4 * parameters, 8 * parameters, 0, 2 * 4 * parameters)
-    optimizer, terms = STATE_BYTES * share, 2 * 4 * share
+        moments = 8 * parameters - layout.data * _saved_by_muon(config, model, layout)
+        return _State(4 * parameters, 4 * parameters, moments, 0, 2 * 4 * parameters)
+    optimizer, terms = STATE_BYTES * share - _saved_by_muon(config, model, layout), 2 * 4 * share
     if config.zero == 1:
         # bf16 gradients of a micro batch are added to fp32 ones, whose share is used as it is; in fp32 it is copied
         gradients = (width + 4) * parameters if width == 2 else 4 * parameters
@@ -184,15 +170,28 @@ def _state(config: PretrainConfig, model: ModelConfig, layout: Layout, parameter
     bucket = width * min(parameters, 2 * BUCKET)  # one that is filled while another is summed
     weights, gathered = width * parameters, bucket
     if config.zero == 3:
-        largest = max(_rank_block_parameters(model, layout.tensor), _embedding(model, layout.tensor))
-        weights, gathered = width * share, bucket + width * min(parameters, largest + PREFETCH)
+        largest = max(block_parameters(model, layout.tensor), embedding_parameters(model, layout.tensor))
+        weights, gathered = width * share, bucket + width * min(parameters, LIVE + largest + PREFETCH)
     if config.offload:
         return _State(weights, 0, 0, gathered, bucket, host=optimizer + 4 * share)
     return _State(weights, 4 * share, optimizer, gathered, terms + 4 * share)
 
 
-def _embedding(model: ModelConfig, tensor: int) -> int:
-    return padded_vocabulary(model.vocabulary, tensor) // tensor * model.hidden
+def _adapter_state(config: PretrainConfig, model: ModelConfig, layout: Layout, parameters: int, width: int) -> _State:
+    """A frozen model, whole or cut by ZeRO-3, and all that training needs of a change of low rank."""
+    trained = adapter_parameters(config, model)
+    weights, gathered = width * (parameters + trained), 0
+    if config.zero == 3:
+        weights, gathered = weights // layout.data, min(weights, width * (LIVE + PREFETCH))
+    share = trained // layout.data if config.zero else trained
+    return _State(weights, (width + 4) * trained, STATE_BYTES * share, gathered, 2 * 4 * share)
+
+
+def _saved_by_muon(config: PretrainConfig, model: ModelConfig, layout: Layout) -> int:
+    """Second moments that Muon does not keep, bytes of a data rank's share."""
+    if config.optimizer.name == "adamw":
+        return 0
+    return 4 * model.layers // layout.pipeline * block_parameters(model, layout.tensor) // layout.data
 
 
 def check_node(layout: Layout, hardware: Hardware) -> None:
@@ -224,10 +223,14 @@ def layouts(config: PretrainConfig, model: ModelConfig, hardware: Hardware, rank
             yield layout
 
 
-def ranked(config: PretrainConfig, model: ModelConfig, hardware: Hardware, ranks: int) -> list[Forecast]:
+def ranked(
+    config: PretrainConfig, model: ModelConfig, hardware: Hardware, ranks: int, efficiency: float = EFFICIENCY
+) -> list[Forecast]:
     """Forecasts of all layouts of that many ranks that fit, the fastest first."""
-    found = [forecast(config, model, hardware, layout) for layout in layouts(config, model, hardware, ranks)]
-    return sorted((one for one in found if one.fits), key=lambda one: one.relative_seconds)
+    found = [
+        forecast(config, model, hardware, layout, efficiency) for layout in layouts(config, model, hardware, ranks)
+    ]
+    return sorted((one for one in found if one.fits), key=lambda one: one.seconds)
 
 
 def _divisors(number: int) -> list[int]:

@@ -1,7 +1,6 @@
 """Causal multi-query attention by the backend that a configuration names. K and V are never expanded in memory."""
 
 import importlib
-from functools import cache
 from typing import Any, Literal, get_args
 
 import torch
@@ -11,25 +10,37 @@ from torch import Tensor
 from starloom.errors import UserError
 
 Backend = Literal["sdpa", "flash_attn", "flash_attn_4"]
+_FUNCTIONS: dict[Backend, Any] = {}
 PACKAGES = {"flash_attn": ("flash_attn", "flash-attn"), "flash_attn_4": ("flash_attn.cute", "flash-attn-4")}
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, dropout: float, backend: Backend = "sdpa") -> Tensor:
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    dropout: float,
+    backend: Backend = "sdpa",
+    mask: Tensor | None = None,
+) -> Tensor:
     """Causal attention of [batch, heads, sequence, dim] queries with one [batch, 1, sequence, dim] K and V head.
 
     `sdpa` is PyTorch's own; `flash_attn` is Dao's FlashAttention 2, `flash_attn_4` its CuTe version for Hopper and
-    newer. The result has the shape of the queries.
+    newer. The result has the shape of the queries. A `mask`, bool [batch, 1, sequence, sequence] with what each
+    position may attend to, takes the place of the causal one; only `sdpa` knows it.
     """
     if backend == "sdpa":
+        masking: dict[str, Any] = {"is_causal": True} if mask is None else {"attn_mask": mask}
         if query.is_cuda:
             return F.scaled_dot_product_attention(
-                query, key, value, dropout_p=dropout, is_causal=True, enable_gqa=query.shape[1] > 1
+                query, key, value, dropout_p=dropout, enable_gqa=query.shape[1] > 1, **masking
             )
         expanded = (-1, query.shape[1], -1, -1)
         # expand is a view with stride 0: the shared head is not copied
         return F.scaled_dot_product_attention(
-            query, key.expand(expanded), value.expand(expanded), dropout_p=dropout, is_causal=True
+            query, key.expand(expanded), value.expand(expanded), dropout_p=dropout, **masking
         )
+    if mask is not None:
+        raise UserError(f"attention: {backend} takes no mask; use 'sdpa' for masking by document")
     # these packages take [batch, sequence, heads, dim], and one K and V head as it is
     arguments = [part.transpose(1, 2) for part in (query, key, value)]
     options: dict[str, Any] = {"causal": True, **({"dropout_p": dropout} if backend == "flash_attn" else {})}
@@ -73,6 +84,7 @@ def _has_function(backend: Backend) -> bool:
     return True
 
 
-@cache
 def _function(backend: Backend) -> Any:
-    return importlib.import_module(PACKAGES[backend][0]).flash_attn_func
+    if backend not in _FUNCTIONS:  # once: a compiled block sees the function, and no import
+        _FUNCTIONS[backend] = importlib.import_module(PACKAGES[backend][0]).flash_attn_func
+    return _FUNCTIONS[backend]

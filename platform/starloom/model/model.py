@@ -123,9 +123,13 @@ def initial_tensor(config: ModelConfig, seed: int, name: str) -> Tensor:
     if ".ln_" in name:
         return torch.ones(shapes[name])
     scale = 1 / math.sqrt(2 * config.layers) if name.endswith("c_proj.weight") else 1.0
-    place = list(shapes).index(name)
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + sum(name.encode()) * 7919 + place)
+    generator = named_generator(seed, name, list(shapes).index(name))
     return torch.empty(shapes[name]).normal_(0.0, config.init_std * scale, generator=generator)
+
+
+def named_generator(seed: int, name: str, place: int) -> torch.Generator:
+    """Random numbers of one tensor, from (seed, its name, its place among all)."""
+    return torch.Generator().manual_seed(seed * 1_000_003 + sum(name.encode()) * 7919 + place)
 
 
 def initial_state(config: ModelConfig, seed: int) -> dict[str, Tensor]:

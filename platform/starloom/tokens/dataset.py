@@ -53,6 +53,8 @@ class TokenDataset:
         """
         assert fim is None or tokenizer is not None
         self.context, self.seed, self.fim = context, seed, fim
+        self._given, self._tokenizer = tuple(groups), tokenizer
+        self._shorter: dict[int, TokenDataset] = {}
         self._encoder = Encoder.of(tokenizer) if tokenizer is not None else None
         self.groups = [_Windows(group.shards, context) for group in groups if group.weight > 0]
         weights = [group.weight for group in groups if group.weight > 0]
@@ -65,6 +67,20 @@ class TokenDataset:
                     "add data"
                 )
         self.blend = Blend(weights, seed)
+
+    def shorter(self, parts: int) -> "TokenDataset":
+        """The same tokens in windows of context / parts, in an order of their own.
+
+        Raises:
+            UserError: as when it is made.
+        """
+        if parts == 1:
+            return self
+        if parts not in self._shorter:
+            self._shorter[parts] = TokenDataset(
+                self._given, context=self.context // parts, seed=self.seed, tokenizer=self._tokenizer, fim=self.fim
+            )
+        return self._shorter[parts]
 
     def __getitem__(self, index: int) -> Sample:
         """Sample `index`: context + 1 ids as int64."""

@@ -1,15 +1,24 @@
-"""LoRA adapters as peft writes them: added into a copy of the base model's weights when they are served.
+"""LoRA adapters in peft's format: written by training, added into a copy of the base model's weights by readers.
 
 (E. Hu et al., LoRA, 2021.) Merged, an adapter costs the memory of one more model and no time at all.
 """
 
 import json
 import math
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
 from starloom.errors import UserError
+from starloom.model.folder import read_model
 from starloom.model.model import CodeModel
+from starloom.tokenizer import TOKENIZER_FILE, TOKENIZER_SETTINGS
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -22,13 +31,19 @@ UNDERSTOOD = {
 }
 
 
-def base_folder(folder: Path) -> Path:
+def is_adapter(folder: str | Path) -> bool:
+    """Whether the folder holds an adapter and no model."""
+    return (Path(folder) / CONFIG).is_file()
+
+
+def base_folder(folder: str | Path) -> Path:
     """The folder of an adapter's base model; `folder` itself when it holds no adapter.
 
     Raises:
         UserError: the adapter does not name a folder that is here.
     """
-    if not (folder / CONFIG).is_file():
+    folder = Path(folder)
+    if not is_adapter(folder):
         return folder
     named = str(_config(folder).get("base_model_name_or_path") or "")
     found = folder / named  # an absolute path stays what it is
@@ -37,18 +52,57 @@ def base_folder(folder: Path) -> Path:
     return found
 
 
-def read_adapted(folder: Path) -> CodeModel:
+def read_adapted(folder: str | Path) -> CodeModel:
     """The model of a folder; an adapter's is its base model with the adapter added.
 
     Raises:
         UserError: the base or the adapter is damaged, or the adapter is none that can be added.
     """
-    from starloom.model.folder import read_model
-
     model = read_model(base_folder(folder))
-    if (folder / CONFIG).is_file():
-        _add(model, folder)
+    if is_adapter(folder):
+        _add(model, Path(folder))
     return model
+
+
+def write_adapter(
+    folder: Path,
+    state: Mapping[str, Tensor],
+    *,
+    base: Path,
+    rank: int,
+    alpha: float,
+    targets: Sequence[str],
+    tokenizer: Path,
+    card: str,
+) -> None:
+    """Write a folder that peft and our server load; `tokenizer` is a tokenizer.json, perhaps with settings beside it.
+
+    `state` has, for each target of each block, ``...lora_A.weight`` [rank, inputs] and ``...lora_B.weight``
+    [outputs, rank], named after the weight of the model that they change.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": str(base.resolve()),
+        "r": rank,
+        "lora_alpha": alpha,
+        "lora_dropout": 0.0,
+        "target_modules": list(targets),
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "use_dora": False,
+        "use_rslora": False,
+        "inference_mode": True,
+    }
+    (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    shutil.copyfile(tokenizer, folder / TOKENIZER_FILE)
+    for beside in (tokenizer.parent / TOKENIZER_SETTINGS, base / "generation_config.json"):
+        if beside.is_file():
+            shutil.copyfile(beside, folder / beside.name)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    whole = {f"{PREFIX}{name}": tensor.contiguous() for name, tensor in state.items()}
+    save_file(whole, folder / WEIGHTS, metadata={"format": "pt"})
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -62,10 +116,6 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _add(model: CodeModel, folder: Path) -> None:
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     config = _config(folder)
     rank = int(config["r"])
     scale = config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank)
