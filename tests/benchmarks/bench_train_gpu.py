@@ -1,7 +1,7 @@
 """Training on one GPU: parity of every attention backend, MFU of the 1B shape at 2k and 8k tokens, the card's limits.
 
-Needs this repository and the wheels torch, deepspeed, numpy, pyarrow, pydantic and safetensors; flash-attn or flash-attn-4 where
-they are to be measured. Run it as
+Needs this repository and the wheels torch, deepspeed, numpy, pyarrow, pydantic and safetensors; flash-attn or
+flash-attn-4 where they are to be measured. Run it as
 
     PYTHONPATH=.:platform python -m tests.benchmarks.bench_train_gpu         # a table with the device's name
     PYTHONPATH=.:platform python -m tests.benchmarks.bench_train_gpu --dry   # the same code on a CPU at toy size

@@ -20,11 +20,12 @@ from train_jobs.planning.hardware import HARDWARE
 pytestmark = pytest.mark.slow
 
 VOCABULARY = 2048
-# pipeline, tensor, data, zero, precision, recompute
+# pipeline, tensor, data, zero, precision, recompute; sequence: along the tensor axis too
 CASES = [
     (1, 2, 1, 1, "fp32", "none"), (1, 2, 1, 1, "fp32", "block"), (2, 1, 1, 1, "fp32", "none"),
     (1, 1, 2, 0, "fp32", "none"), (1, 1, 2, 1, "fp32", "none"), (1, 1, 2, 2, "fp32", "none"),
     (1, 1, 2, 3, "fp32", "none"), (1, 1, 2, 1, "bf16", "none"),
+    (1, 2, 1, 1, "fp32", "sequence"), (2, 2, 1, 1, "fp32", "none"),
 ]  # fmt: skip
 
 
@@ -40,7 +41,8 @@ def config_of(case: tuple[Any, ...]) -> PretrainConfig:
         layout=Layout(pipeline=pipeline, tensor=tensor, data=data),
         zero=zero,
         precision=precision,
-        recompute=recompute,
+        recompute="none" if recompute == "sequence" else recompute,
+        sequence_parallel=recompute == "sequence",
     )
 
 
@@ -80,11 +82,15 @@ def size(tensor: Any) -> int:
 
 def _work(rank: int, data: str, output: str) -> None:
     counter = Counter()
+    import torch.distributed as dist
+
     from train_jobs.job import Job
     from train_jobs.loop.batches import open_data
     from train_jobs.loop.engine import build_engine, train_step
 
     for number, case in enumerate(CASES):
+        if config_of(case).layout.ranks != dist.get_world_size():
+            continue
         job = Job(
             config_of(case),
             (f"{data}/train",),
@@ -109,9 +115,10 @@ def sent(tmp_path_factory: pytest.TempPathFactory) -> dict[int, float]:
     (data / "tokenizer.json").write_text(train_bpe(iter(["def add(a, b): return a + b\n"] * 9), 280).json_text)
     documents = [np.random.default_rng(0).integers(300, VOCABULARY, 5000, dtype="uint16")]
     TokenShardWriter("uint16").write(ArtifactWriter(str(data)), "train", documents)
-    gloo.run(2, _work, str(data), str(output))
+    for ranks in (2, 4):
+        gloo.run(ranks, _work, str(data), str(output))
     return {
-        number: max(json.loads((output / f"{number}-{rank}.json").read_text()) for rank in (0, 1))
+        number: max(json.loads(path.read_text()) for path in output.glob(f"{number}-*.json"))
         for number in range(len(CASES))
     }
 

@@ -48,13 +48,20 @@ def tensor_flow(config: PretrainConfig, model: ModelConfig, layout: Layout, hard
     rows = config.global_batch // layout.data * config.length
     # two sums forward, two backward, and K and V's gradient; a block that is made again wants its first sum again
     states = (5 if config.recompute == "block" else 4) * model.hidden + 2 * model.head_dim
-    blocks = model.layers // layout.pipeline * states * element_bytes(config)
-    # a stage with the embedding sums it once forward, one with the output layer its input's gradient once backward,
-    # and three numbers a row for the loss
-    ends = model.hidden * element_bytes(config) + (model.hidden * element_bytes(config) + 3 * 4) * (
-        layout.pipeline == 1
-    )
-    sent = int(2 * (layout.tensor - 1) / layout.tensor * rows * (blocks + ends))
+    numbers = model.layers // layout.pipeline * states + model.hidden  # the embedding is summed too
+    if layout.pipeline == 1:
+        numbers += model.hidden  # the gradient of the output layer's input
+    elif not config.sequence_parallel:
+        # a rank sends its part of what all hold. Gathering, half of a sum each: what comes in, and of what goes out the
+        # states again for the backward pass, and their gradient
+        numbers += (3 if layout.pipeline > 2 else 2) * model.hidden // 2
+    loss = 3 * 4 * (layout.pipeline == 1)  # a row's maximum, sum and chosen logit, in fp32
+    total = rows * (numbers * element_bytes(config) + loss)
+    if config.sequence_parallel:  # gradients of what is whole on each rank and used on its part of the sequence
+        whole = model.layers // layout.pipeline * (2 * model.head_dim * (model.hidden + 1) + 6 * model.hidden)
+        whole += (model.context + 2) * model.hidden
+        total += rows // (config.micro_batch * config.length) * whole * element_bytes(config)
+    sent = int(2 * (layout.tensor - 1) / layout.tensor * total)
     return Flow(sent, False, sent / (hardware.inside_gb_per_s * 1e9))
 
 
@@ -62,13 +69,10 @@ def pipeline_flow(config: PretrainConfig, model: ModelConfig, layout: Layout, ha
     """States forward, their gradients back, and once the tied embedding's, between the first and the last stage."""
     if layout.pipeline == 1:
         return Flow(0, False, 0.0)
-    rows = config.global_batch // layout.data * config.length
-    directions = min(2, layout.pipeline - 1)  # of the first and the last stage, with the embedding; or of one between
-    tied = embedding_parameters(model, layout.tensor) * (2 if config.precision == "bf16" else 4)
-    sent = max(
-        directions * rows * model.hidden * element_bytes(config), rows * model.hidden * element_bytes(config) + tied
-    )
-    outside = layout.data * layout.tensor * layout.pipeline > hardware.node_size
+    states = config.global_batch // layout.data * config.length * model.hidden * element_bytes(config) // layout.tensor
+    tied = embedding_parameters(model, layout.tensor) * element_bytes(config)
+    sent = max(min(2, layout.pipeline - 1) * states, states + tied)  # of a stage between; of the first and the last one
+    outside = layout.ranks > hardware.node_size
     return Flow(sent, outside, sent / (1e9 * (hardware.outside_gb_per_s if outside else hardware.inside_gb_per_s)))
 
 
