@@ -19,12 +19,15 @@ from serve_apps.api.gate import GateConfig
 from serve_apps.api.keys import KEYS_VARIABLE, keys_of
 from serve_apps.api.prompts import FimOrder
 from serve_apps.api.service import Served, Service
+from serve_apps.attributor import Attributor
 from serve_apps.autoscaling import CACHE_USE, OCCUPANCY
 from serve_apps.engine.engine import EngineConfig, LocalEngine
 from serve_apps.engine.request import Engine
 from serve_apps.engine.vllm_engine import VllmConfig, start_vllm
+from starloom.artifact import Artifact
 from starloom.config import Config, validate
 from starloom.errors import UserError
+from starloom.kinds import Attribution
 from starloom.tokenizer import TOKENIZER_FILE, TOKENIZER_SETTINGS
 
 ONGOING = 256  # beyond what engines queue, so that they refuse and not the proxy
@@ -77,12 +80,20 @@ class Replicas(Config):
         }
 
 
+class AttributionConfig(Config):
+    """The index that completions are looked up in, and whose files are no answer."""
+
+    index: str  # the folder of an artifact of kind attribution
+    ignore: tuple[str, ...] = ()  # owners and repositories, such as the team's own
+
+
 class ServingConfig(Config):
     """What a replica serves and to whom. Keys may come from STARLOOM_API_KEYS too: ``name:key,name:key``."""
 
     models: tuple[ModelSettings, ...] = Field(min_length=1)
     gate: GateConfig = GateConfig()
     deadline_seconds: float | None = Field(None, gt=0)
+    attribution: AttributionConfig | None = None
     replicas: Replicas = Replicas()
 
 
@@ -100,7 +111,7 @@ class Completions:
             raise UserError("serving.models: two models have one name; give each a name of its own")
         keys = config.gate.keys | keys_of(os.environ.get(KEYS_VARIABLE, ""))
         self._gate = config.gate.model_copy(update={"keys": keys})
-        self._service = Service(models, config.deadline_seconds)
+        self._service = Service(models, config.deadline_seconds, _attributor(config.attribution))
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """What `replicas_for_load` counts on: the busiest model's."""
@@ -112,8 +123,10 @@ class Completions:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         from serve_apps.api.app import create_app
+        from serve_apps.api.overlap import router
 
-        return create_app(self._service, self._gate)
+        attributor = self._service.attributor
+        return create_app(self._service, self._gate, [router(attributor)] if attributor else [])
 
 
 Replica = serve.deployment(
@@ -133,6 +146,12 @@ def application(arguments: dict[str, Any]) -> serve.Application:
     values = config.model_dump(mode="json", exclude={"replicas"})  # more replicas are no other replicas
     scaled = Replica.options(name="Completions", autoscaling_config=config.replicas.autoscaling())
     return scaled.bind(values)
+
+
+def _attributor(config: AttributionConfig | None) -> Attributor | None:
+    if config is None:
+        return None
+    return Attributor(Attribution(Artifact.open(config.index)), config.ignore)
 
 
 def _served(settings: ModelSettings) -> Served:

@@ -25,7 +25,7 @@ from serve_apps.evaluation.endpoint import Endpoint, Generation
 from serve_apps.evaluation.heldout import measure, within_budget
 from serve_apps.evaluation.judging import Measured
 from serve_apps.evaluation.proof import check
-from serve_apps.evaluation.samples import finished, places
+from serve_apps.evaluation.samples import finished, spots
 from serve_apps.evaluation.store import DONE, RUNNING, EvaluationRequest, StoredRun
 from serve_apps.hosting import model_folder, serving
 from serve_apps.sandbox.jobs import Job, run_jobs
@@ -175,18 +175,18 @@ def sample_completions(
                 break
             if document.kind != "file":
                 continue  # issues, commits and notebooks do not begin with code to go on from
-            chosen = places(
+            chosen = spots(
                 document.content,
                 middle=len(found) % 2 == 1,
                 fits=lambda text: room(text) >= least + INFILLING,
             )
-            place = next(chosen, None)
-            if place is None:
+            spot = next(chosen, None)
+            if spot is None:
                 continue
-            space = min(config.max_tokens, room(place.prompt + place.suffix) - INFILLING)
+            space = min(config.max_tokens, room(spot.prompt + spot.suffix) - INFILLING)
             generation = Generation(0.7, 0.95, space, config.seed)
-            text = endpoint.complete(place.prompt, generation, (), place.suffix or None)
-            sample = {"prompt": place.prompt, "completion": finished(text, place), "suffix": place.suffix}
+            text = endpoint.complete(spot.prompt, generation, (), spot.suffix or None)
+            sample = {"prompt": spot.prompt, "completion": finished(text, spot), "suffix": spot.suffix}
             found.append({**sample, "path": f"{document.repo_name}/{document.path}"})
     finally:
         endpoint.close()

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from starloom import storage
-from starloom.artifact import newest
+from starloom.artifact import Artifact, newest
 from starloom.errors import UserError
-from starloom.kinds import Model
+from starloom.kinds import Attribution, Model, corpora_of
 from starloom.ports import free_port, usable_port
 
 
@@ -24,6 +24,28 @@ def model_folder(location: str) -> Path:
     if found is None:
         raise UserError(f"{location}: is no model folder and holds no finished model; run the recipe first")
     return Model(found).folder()
+
+
+def index_of(location: str, model: str) -> Attribution | None:
+    """The index of a run, or an index itself; None where a run has none of the corpus that the model learnt from.
+
+    Raises:
+        UserError: the location is an index of another corpus than the model's.
+    """
+    if storage.exists(storage.join(location, "manifest.json")):
+        found: Artifact | None = Artifact.open(location)
+    else:
+        found = newest(location, Attribution.kind)
+    if found is None:
+        return None
+    view, learnt = Attribution(found), newest(model, Model.kind)
+    corpora = corpora_of(learnt) if learnt else set()
+    if corpora and view.corpus not in corpora:
+        raise UserError(
+            f"{location}: indexes the corpus {view.corpus}, the model in {model} learnt from "
+            f"{', '.join(sorted(corpora))}; run the index step again"
+        )
+    return view
 
 
 @contextmanager

@@ -11,15 +11,59 @@ from pathlib import Path
 from typing import Any
 
 from serve_apps.api.keys import KEYS_VARIABLE, keys_of, read_keys
-from serve_apps.hosting import model_folder, serving_config
+from serve_apps.hosting import index_of, model_folder, serving_config
 from starloom import storage
 from starloom.config import validate
+from starloom.errors import UserError
 
 EVALUATIONS = "evaluations"  # the user that the evaluations are to the model beside them
 
 
 def main(argv: Sequence[str]) -> int:
-    """Serve until interrupted."""
+    """Serve until interrupted.
+
+    Raises:
+        UserError: the index that is named is none, or another corpus's than the model's.
+    """
+    arguments = _parser().parse_args(list(argv))
+    named = [_named(location) for location in arguments.model]
+    folders = [folder for _, folder in named]
+    values: dict[str, Any] = {
+        "models": [
+            {"name": name, "folder": str(folder.resolve()), "engine": {"weights": arguments.weights}}
+            for name, folder in named
+        ],
+        "gate": {"requests_per_minute": arguments.requests_per_minute, "keys": read_keys(arguments.api_keys)},
+    }
+    location = _split(arguments.model[0])[1]
+    index = index_of(arguments.index or location, location)
+    if arguments.index and index is None:
+        raise UserError(f"--index {arguments.index}: holds no index; run the recipe with a step data_jobs.index")
+    if index is not None:
+        values["attribution"] = {"index": index.artifact.folder, "ignore": arguments.ignore}
+    # where keys are asked for, the evaluations have one of their own for the model beside them
+    own = secrets.token_urlsafe(32) if arguments.evaluations and _keys_are_asked_for(values) else None
+    people = dict(values["gate"])
+    if own is not None:
+        values["gate"] = {**people, "keys": {**people["keys"], own: EVALUATIONS}}
+    with serving_config(values, host=arguments.host, port=arguments.port) as url:
+        body = json.dumps({"model": named[0][0], "prompt": "def fibonacci(n):", "max_tokens": 32})
+        print(f"serving {', '.join(map(str, folders))} at {url} (a page to try it: {url}/)")
+        if index is not None:
+            print(f"look code and people up at {url}/search, or POST {url}/overlap")
+        if arguments.evaluations:
+            _deploy_evaluations(arguments, url, own, people)
+            print(f"evaluations at {url}/v1/evaluations, leaderboard at {url}/leaderboard")
+        print(f"curl {url}/v1/completions -H 'Content-Type: application/json' -d '{body}'", flush=True)
+        # Ray's own handler of SIGTERM aborts the process: ours replaces it once Ray has started
+        asked = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: asked.set())
+        asked.wait()
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="starloom serve", description="Serve a model over HTTP.")
     parser.add_argument(
         "model", metavar="RUN_OR_MODEL", nargs="+", help="run roots or model folders; NAME=... names one"
@@ -31,38 +75,15 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--weights", choices=("float32", "int8"), default="float32", help="int8 is faster and less exact"
     )
+    parser.add_argument("--index", metavar="RUN_OR_INDEX", help="look completions up in it (default: the run's own)")
+    parser.add_argument(
+        "--ignore", action="append", default=[], metavar="NAME", help="an owner or owner/repo that is no answer"
+    )
     parser.add_argument("--allow", metavar="TOML", help="endpoints, data and corpora that evaluations may name")
     parser.add_argument(
         "--evaluations", metavar="FOLDER", help="serve /v1/evaluations and /leaderboard, kept in FOLDER"
     )
-    arguments = parser.parse_args(list(argv))
-    named = [_named(location) for location in arguments.model]
-    folders = [folder for _, folder in named]
-    values: dict[str, Any] = {
-        "models": [
-            {"name": name, "folder": str(folder.resolve()), "engine": {"weights": arguments.weights}}
-            for name, folder in named
-        ],
-        "gate": {"requests_per_minute": arguments.requests_per_minute, "keys": read_keys(arguments.api_keys)},
-    }
-    # where keys are asked for, the evaluations have one of their own for the model beside them
-    own = secrets.token_urlsafe(32) if arguments.evaluations and _keys_are_asked_for(values) else None
-    people = dict(values["gate"])
-    if own is not None:
-        values["gate"] = {**people, "keys": {**people["keys"], own: EVALUATIONS}}
-    with serving_config(values, host=arguments.host, port=arguments.port) as url:
-        body = json.dumps({"model": named[0][0], "prompt": "def fibonacci(n):", "max_tokens": 32})
-        print(f"serving {', '.join(map(str, folders))} at {url} (a page to try it: {url}/)")
-        if arguments.evaluations:
-            _deploy_evaluations(arguments, url, own, people)
-            print(f"evaluations at {url}/v1/evaluations, leaderboard at {url}/leaderboard")
-        print(f"curl {url}/v1/completions -H 'Content-Type: application/json' -d '{body}'", flush=True)
-        # Ray's own handler of SIGTERM aborts the process: ours replaces it once Ray has started
-        asked = threading.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: asked.set())
-        asked.wait()
-    return 0
+    return parser
 
 
 def _keys_are_asked_for(values: dict[str, Any]) -> bool:
@@ -84,7 +105,13 @@ def _named(text: str) -> tuple[str, Path]:
 
     What is there by its whole text is meant as it is: ``runs/lr=3e-4`` is a folder, not a name.
     """
+    name, location = _split(text)
+    return name or Path(location.rstrip("/")).name, model_folder(location)
+
+
+def _split(text: str) -> tuple[str, str]:
+    """The name that is given, if one is, and the location."""
     name, equals, location = text.partition("=")
     if equals and "/" not in name and not storage.exists(text):
-        return name, model_folder(location)
-    return Path(text.rstrip("/")).name, model_folder(text)
+        return name, location
+    return "", text

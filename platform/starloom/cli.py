@@ -1,4 +1,4 @@
-"""The command line: ``starloom run | status | explain | verify | submit | plan | serve | evaluate | prune``."""
+"""The command line: ``starloom run | status | explain | verify | submit | plan | serve | evaluate | ...``."""
 
 import argparse
 import importlib
@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from starloom import __version__, storage
 from starloom.errors import guarded
 
-# Commands of the three packages, which this package must not import: module and function by name.
+# Commands of the three packages, which this package must not import, and of libraries that take long to load.
 DELEGATED = {
     "serve": ("serve_apps.serve", "main", "serve a model over HTTP"),
     "evaluate": ("serve_apps.evaluate", "command", "evaluate a model folder, a run, or an OpenAI-compatible URL"),
+    "attribute": ("starloom.attribution.command", "attribute", "what of a text stands in a run's corpus, and where"),
+    "lookup": ("starloom.attribution.command", "lookup", "what a run's corpus has of an owner, a repository or a file"),
     "plan": ("train_jobs.plan", "main", "memory, time and cost of a training step, before anything is started"),
 }
 

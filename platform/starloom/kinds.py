@@ -14,6 +14,7 @@ from starloom import storage
 from starloom.artifact import Artifact
 from starloom.errors import UserError
 from starloom.records import kind_of
+from starloom.segmentfiles import SegmentInfo
 from starloom.tokenizer import TOKENIZER_FILE, TOKENIZER_SETTINGS
 
 Split = Literal["train", "heldout"]
@@ -286,6 +287,53 @@ class Model(View):
         return self.artifact.local(self.CHECKPOINTS)
 
 
+class Attribution(View):
+    """An index of a corpus: which file holds this piece of code."""
+
+    kind = "attribution"
+    SEGMENTS: ClassVar = "segments"
+    REPOSITORIES: ClassVar = "repositories.parquet"
+    REPOSITORIES_SCHEMA: ClassVar = pa.schema(
+        [
+            pa.field("owner", pa.string()),
+            pa.field("repo_name", pa.string()),
+            pa.field("files", pa.int64()),
+            pa.field("bytes", pa.int64()),
+            pa.field("licenses", pa.list_(pa.string())),
+            pa.field("languages", pa.list_(pa.string())),
+            pa.field("kinds", pa.list_(pa.string())),
+        ]
+    )
+
+    @staticmethod
+    def segment(number: int) -> str:
+        """The folder of a segment."""
+        return f"{Attribution.SEGMENTS}/seg-{number:05d}"
+
+    @staticmethod
+    def details(*, corpus: str, segments: Mapping[str, Mapping[str, Any]], index_bytes: int) -> dict[str, Any]:
+        """What the manifest tells: the corpus's fingerprint, each segment's ``segment.json``, bytes without text."""
+        return {"corpus": corpus, "segments": dict(segments), "index_bytes": index_bytes}
+
+    @property
+    def corpus(self) -> str:
+        """The fingerprint of the corpus that was indexed."""
+        return str(self.artifact.manifest.details["corpus"])
+
+    def segments(self) -> dict[str, SegmentInfo]:
+        """``segment.json`` of each segment, by its folder, in order."""
+        found = self.artifact.manifest.details["segments"]
+        return {name: SegmentInfo(**found[name]) for name in sorted(found)}
+
+    def folders(self) -> list[Path]:
+        """The segments' folders on this machine, in order."""
+        return [self.artifact.local(name) for name in self.segments()]
+
+    def repositories(self) -> pa.Table:
+        """What the corpus has of each repository, sorted by lower case of the name."""
+        return self.artifact.read_table(self.REPOSITORIES)
+
+
 class Conversations(View):
     """Dialogues to fine-tune on."""
 
@@ -303,6 +351,19 @@ class Evaluation(View):
         """By measure: benchmarks by name, ``heldout``, ``completions``."""
         found: dict[str, Any] = self.artifact.read_json(self.RESULTS)
         return found
+
+
+def corpora_of(artifact: Artifact) -> set[str]:
+    """The fingerprints of the corpora that an artifact was made from, over all steps whose traces are left."""
+    found, root = set(), artifact.folder.rsplit("/", 2)[0]
+    for entry in artifact.manifest.inputs:
+        if entry.kind == Corpus.kind:
+            found.add(entry.fingerprint)
+            continue
+        place = entry.location if entry.location.count("/") > 1 else storage.join(root, entry.location)
+        if storage.exists(storage.join(place, "manifest.json")):
+            found |= corpora_of(Artifact.open(place))
+    return found
 
 
 class Report(View):

@@ -44,7 +44,7 @@ def create_app(service: Service, gate: GateConfig, more: Sequence[APIRouter] = (
     @app.get("/metrics")
     async def metrics() -> Response:
         """Prometheus' text format."""
-        return Response(service.meters.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(service.metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     _tell_errors(app, service)
     app.add_middleware(

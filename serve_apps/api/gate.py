@@ -6,6 +6,8 @@ import hmac
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
+from urllib.parse import parse_qs
 
 from pydantic import Field
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -20,6 +22,8 @@ class GateConfig(Config):
     keys: dict[str, str] = {}
     largest_request_bytes: int = Field(4 << 20, gt=0)
     requests_per_minute: int | None = Field(None, gt=0)
+    # of those that clients ask without a key they could send: llm-vscode sends none with /overlap
+    open_paths: tuple[Literal["/overlap", "/corpus", "/search"], ...] = ()
 
 
 @dataclass
@@ -62,7 +66,7 @@ class Gate:
         refused: Callable[[str, int], None] = lambda user, status: None,
     ) -> None:
         self._app, self._config, self._answer, self._refused = app, config, answer, refused
-        self._open, self._pages = open_paths, open_pages
+        self._open, self._pages = open_paths | set(config.open_paths), open_pages
         self._digests = {hashlib.sha256(key.encode()).digest(): name for key, name in config.keys.items()}
         self._buckets: dict[str, Bucket] = {}
 
@@ -76,7 +80,7 @@ class Gate:
             headers = {name.lower(): value for name, value in scope["headers"]}
             page = scope["method"] == "GET" and path in self._pages
             if path not in self._open and not page:
-                user = self._user(headers)
+                user = self._user(headers, scope.get("query_string", b"") if path == "/overlap" else b"")
                 self._rate(user)
             self._announced_size(headers)
             scope.setdefault("state", {})["user"] = user
@@ -85,10 +89,12 @@ class Gate:
             self._refused(user, problem.status)
             await self._answer(path, problem)(scope, receive, send)
 
-    def _user(self, headers: Mapping[bytes, bytes]) -> str:
+    def _user(self, headers: Mapping[bytes, bytes], query: bytes = b"") -> str:
         if not self._digests:
             return ""
-        digest = hashlib.sha256(_key(headers)).digest()
+        # a client that can send no header may name its key in the URL
+        named = parse_qs(query.decode("latin-1")).get("key", [""])[0].encode("latin-1")
+        digest = hashlib.sha256(_key(headers) or named).digest()
         # all are compared, each in constant time: the time tells nothing about any key
         found = [name for known, name in self._digests.items() if hmac.compare_digest(known, digest)]
         if not found:

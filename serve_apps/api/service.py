@@ -13,6 +13,7 @@ from serve_apps.api.errors import Problem
 from serve_apps.api.mailbox import Mailbox
 from serve_apps.api.metrics import AnswerMeters, Meters
 from serve_apps.api.prompts import FimOrder
+from serve_apps.attributor import Attributor, Wish
 from serve_apps.engine.request import Engine, Event, Request, Sampling, Scored
 from starloom.tokenizer import CodeTokenizer
 
@@ -60,6 +61,7 @@ class Service:
 
     models: Mapping[str, Served]
     deadline_seconds: float | None = None
+    attributor: Attributor | None = None
     meters: Meters = field(init=False)
 
     def __post_init__(self) -> None:
@@ -73,6 +75,16 @@ class Service:
         if found is None:
             raise Problem(404, f"model: {name[:200]!r} is not served; use one of {', '.join(self.models)}")
         return found
+
+    def attribution(self, wish: Wish | None) -> Attributor | None:
+        """What looks completions up, where a request wishes it; `Problem` 400 when there is no index."""
+        if wish and self.attributor is None:
+            raise Problem(400, "attribution: this server has no index; start it with --index RUN")
+        return self.attributor if wish else None
+
+    def metrics(self) -> bytes:
+        """Prometheus' text format."""
+        return self.meters.text() + (self.attributor.metrics() if self.attributor else b"")
 
     def caller(self, request: HttpRequest) -> Caller:
         """Who sent a request; its deadline is the header's or the service's.

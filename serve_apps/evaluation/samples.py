@@ -16,7 +16,7 @@ _CLOSERS = ("}", "end", ")")
 
 
 @dataclass(frozen=True)
-class Place:
+class Spot:
     """What a model is asked: what follows the prompt, or what stands before the suffix."""
 
     prompt: str
@@ -35,8 +35,8 @@ class _Function:
     indentation: int
 
 
-def places(content: str, *, middle: bool, fits: Callable[[str], bool]) -> Iterator[Place]:
-    """The best places of a file first: documented functions before others, and those that begin early.
+def spots(content: str, *, middle: bool, fits: Callable[[str], bool]) -> Iterator[Spot]:
+    """The best spots of a file first: documented functions before others, and those that begin early.
 
     `fits` says whether a text leaves room enough for an answer.
     """
@@ -51,20 +51,20 @@ def places(content: str, *, middle: bool, fits: Callable[[str], bool]) -> Iterat
             else:
                 prompt, suffix = "".join(lines[first : function.body]), ""
             if fits(prompt + suffix):
-                yield Place(prompt, suffix, function.indentation)
+                yield Spot(prompt, suffix, function.indentation)
                 break
 
 
-def finished(completion: str, place: Place) -> str:
+def finished(completion: str, spot: Spot) -> str:
     """A completion up to the end of the function that its prompt opens; of a gap all of it."""
-    if place.suffix:
+    if spot.suffix:
         return completion
     kept = []
     lines = completion.splitlines(keepends=True)
     for number, line in enumerate(lines):
         text = line.strip()
         # the first line may end the prompt's last one
-        if number and text and len(line) - len(line.lstrip()) <= place.indentation:
+        if number and text and len(line) - len(line.lstrip()) <= spot.indentation:
             if text.startswith(_CLOSERS):
                 kept.append(line)
             break

@@ -19,7 +19,7 @@ from train_jobs.job import Job
 from train_jobs.layout import Layout
 from train_jobs.loop.elastic import fitting
 
-STEPS = 100
+STEPS = 240
 # a process of its own: the test session's Ray must not be taken down
 PROGRAM = """
 import json, logging, sys, threading, time
@@ -78,6 +78,7 @@ def test_losses_are_those_of_a_run_that_nothing_disturbed(tmp_path: Path) -> Non
     here = Path(__file__).resolve().parents[2]
     environment = {**os.environ, "PYTHONPATH": f"{here}:{here / 'platform'}", "OMP_NUM_THREADS": "1"}
     environment.pop("RAY_ADDRESS", None)
+    environment["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "15"  # for workers on a node that is gone
     command = [sys.executable, "-c", PROGRAM, str(tmp_path), str(STEPS)]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, check=False)
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]

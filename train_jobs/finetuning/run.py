@@ -10,6 +10,7 @@ import numpy as np
 from starloom.errors import UserError
 from starloom.kinds import Conversations, Corpus, Model, Tokenizer
 from starloom.model.adapter import is_adapter
+from starloom.model.config import ModelConfig
 from starloom.model.folder import check_names, read_config
 from starloom.step import Outcome, StepContext
 from starloom.storage import local_copy
@@ -44,15 +45,7 @@ def finetune(config: FinetuneConfig, context: StepContext) -> Outcome:
     windows = max(0, counts["train"] - 1) // config.context
     if windows == 0:
         raise UserError(f"context = {config.context}: the conversations have only {counts['train']} tokens; lower it")
-    steps = math.ceil(config.epochs * windows / config.global_batch)
-    settings = PretrainConfig(
-        model=ShapeConfig(**{**shape.model_dump(exclude={"vocabulary", "norm_epsilon"}), "dropout": config.dropout}),
-        sequence=config.context,
-        steps=steps,
-        heldout_sequences=config.global_batch,
-        fim=FimConfig(rate=0.0),
-        **{name: getattr(config, name) for name in LoopConfig.model_fields},
-    )
+    settings = _settings(config, shape, windows)
     vocabulary = max(shape.vocabulary, tokenizer.size)
     if config.lora and vocabulary > shape.vocabulary:
         raise UserError(
@@ -61,7 +54,7 @@ def finetune(config: FinetuneConfig, context: StepContext) -> Outcome:
         )
     settings.layout.check(settings.shape(vocabulary), config.global_batch, config.micro_batch)
     context.say(
-        f"{tally.kept:,} conversations, {counts['train']:,} tokens; {steps:,} steps of "
+        f"{tally.kept:,} conversations, {counts['train']:,} tokens; {settings.steps:,} steps of "
         f"{config.global_batch * config.context:,} tokens"
     )
     job = Job(
@@ -80,16 +73,25 @@ def finetune(config: FinetuneConfig, context: StepContext) -> Outcome:
     _end_turns(Path(job.output) / Model.FOLDER, tokenizer)
     for part in (Model.FOLDER, Model.CHECKPOINTS, DATA):
         context.output.publish(part)
+    details = {"shape": job.shape.model_dump(mode="json"), "steps": settings.steps, "tokens": counts}
     return Outcome(
         rows_in=tally.kept + tally.dropped.total(),
         rows_out=tally.kept,
         dropped=dict(sorted(tally.dropped.items())),
-        details={
-            "shape": job.shape.model_dump(mode="json"),
-            "steps": steps,
-            "tokens": counts,
-            "initial": str(initial.resolve()),
-        },
+        details={**details, "initial": str(initial.resolve())},
+    )
+
+
+def _settings(config: FinetuneConfig, shape: ModelConfig, windows: int) -> PretrainConfig:
+    """The training loop's own settings, for so many windows of the conversations."""
+    steps = math.ceil(config.epochs * windows / config.global_batch)
+    return PretrainConfig(
+        model=ShapeConfig(**{**shape.model_dump(exclude={"vocabulary", "norm_epsilon"}), "dropout": config.dropout}),
+        sequence=config.context,
+        steps=steps,
+        heldout_sequences=config.global_batch,
+        fim=FimConfig(rate=0.0),
+        **{name: getattr(config, name) for name in LoopConfig.model_fields},
     )
 
 

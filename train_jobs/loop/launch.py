@@ -142,7 +142,7 @@ def launch(job: Job, name: str) -> None:
         UserError: the cluster is too small.
         RunError: `max_failures` attempts came no further.
     """
-    from ray.train.v2.api.exceptions import TrainingFailedError
+    from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
 
     cluster.connect()
     _check_size(job)
@@ -159,6 +159,10 @@ def launch(job: Job, name: str) -> None:
                 break
             reached = _last_step(job)
         except TrainingFailedError as error:
+            if job.config.min_data and isinstance(error, ControllerError):
+                # the workers could not start: a node was gone, and Ray did not know it yet
+                print(f"{name}: {one_line(_last_line(error))}", flush=True)
+                continue
             told = _told(error)
             if told is not None and not isinstance(told, StorageError):
                 raise told from None
@@ -245,8 +249,11 @@ def _attempt(job: Job, name: str) -> None:
         run_config=RunConfig(
             name=f"{name}-{Path(job.output).name}",
             storage_path=str(ray_state),
-            failure_config=FailureConfig(max_failures=0),  # `launch` counts
-            worker_runtime_env={"env_vars": environment},  # type: ignore[call-arg]  # in Train v2, which Ray 2.60 runs
+            # `launch` counts; and with `min_data` it asks anew how many workers there can be
+            failure_config=FailureConfig(  # type: ignore[call-arg]  # in Train v2
+                max_failures=0, controller_failure_limit=0 if config.min_data else -1
+            ),
+            worker_runtime_env={"env_vars": environment},
         ),
     )
     trainer.fit()

@@ -63,11 +63,11 @@ class TensorSlice:
         return (scatter_to_sequence if self.sequence else reduce_from_group)(x, self.group)
 
     def shared(self, held: Tensor) -> Tensor:
-        """A whole parameter that is used on a part of the sequence: the ranks' gradients are summed."""
+        """A whole parameter, of its own [shape], used on a part of the sequence: the ranks' gradients are summed."""
         return copy_to_group(held, self.group) if self.sequence else held
 
     def part(self, whole: Tensor, axis: int) -> Tensor:
-        """This rank's part of what is made for the whole sequence, along an axis."""
+        """[..., own part, ...] of what is made for the whole sequence, [..., sequence, ...], along an axis."""
         return whole.chunk(self.size, dim=axis)[self.rank] if self.sequence else whole
 
 
@@ -156,7 +156,8 @@ class PositionEmbedding(nn.Module):
 
 def dropped(x: Tensor, rate: float, samples: Samples, layer: int, site: Site, place: TensorSlice) -> Tensor:
     """Dropout of [batch, own part of the sequence, hidden]: the masks are those of the whole sequence."""
-    return drop(x, rate, samples, layer, site, parts=place.size if place.sequence else 1, part=place.rank)
+    parts, part = (place.size, place.rank) if place.sequence else (1, 0)
+    return drop(x, rate, samples, layer, site, parts=parts, part=part)
 
 
 class Norm(nn.Module):

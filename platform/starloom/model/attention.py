@@ -26,7 +26,10 @@ def attend(
 
     `sdpa` is PyTorch's own; `flash_attn` is Dao's FlashAttention 2, `flash_attn_4` its CuTe version for Hopper and
     newer. The result has the shape of the queries. A `mask`, bool [batch, 1, sequence, sequence] with what each
-    position may attend to, takes the place of the causal one; only `sdpa` knows it.
+    position may attend to, takes the place of the causal one.
+
+    Raises:
+        UserError: there is a mask, and the backend is not `sdpa`.
     """
     if backend == "sdpa":
         masking: dict[str, Any] = {"is_causal": True} if mask is None else {"attn_mask": mask}

@@ -20,6 +20,7 @@ from serve_apps.api.fields import Message, Stop, StopText
 from serve_apps.api.prompts import infilling_prompt, prompt_ids
 from serve_apps.api.service import Caller, Completion, Served, Service, merged, started, while_connected
 from serve_apps.api.streaming import streamed
+from serve_apps.attributor import TAIL, Attributor, Wish
 from serve_apps.engine.request import Event, Sampling, Scored
 from starloom.tokenizer import END_OF_TEXT
 
@@ -50,6 +51,7 @@ class SamplingBody(BaseModel):
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     repetition_penalty: float | None = Field(None, ge=0.01, le=10)
     ignore_eos: bool = False
+    attribution: Wish | None = None  # look answers up in the corpus: tell, or keep back what stands there
 
     def sampled(self, max_tokens: int, **more: Any) -> Sampling:
         """How to sample; without a seed, a fresh one."""
@@ -164,12 +166,17 @@ async def _completions(
     if body.stream:
         if tried > n or echo:
             raise Problem(400, "stream: goes with neither echo nor best_of; ask for the whole answer")
-        return await _stream(service, served, prompts, n, sampling, caller, _CompletionChunks(served, head, body))
+        attributed = _Attributed(
+            service.attribution(body.attribution), body.attribution, _texts(served, body.prompts()), choices=n
+        )
+        chunks = _CompletionChunks(served, head, body)
+        return await _stream(service, served, prompts, n, sampling, caller, chunks, attributed)
     work = asyncio.gather(
         *(service.complete(served, prompt, s, caller) for prompt in prompts for s in _seeds(sampling, tried))
     )
     answers = await while_connected(request, work)
     choices: list[dict[str, Any]] = []
+    attributed = _Attributed(service.attribution(body.attribution), body.attribution, _texts(served, body.prompts()))
     for number, prompt in enumerate(prompts):
         group = answers[number * tried : (number + 1) * tried]
         if tried > n:
@@ -177,8 +184,46 @@ async def _completions(
         for answer in group[:n]:
             shown = answer if wanted else Completion("", [], "length", answer.prompt)
             choices.append(_choice(served, len(choices), prompt, shown, body))
+            kept = await attributed.of(number, shown.text)
+            if kept.blocks:
+                choices[-1] |= {"text": "", "logprobs": None, "finish_reason": "content_filter"}
+            choices[-1] |= kept.told
     made = sum(len(answer.scored) for answer in answers) if wanted else 0
     return {**head, "choices": choices, "usage": _usage(sum(map(len, prompts)), made)}
+
+
+def _texts(served: Served, prompts: Sequence[str | list[int]]) -> list[str]:
+    return [one if isinstance(one, str) else served.tokenizer.decode(one[-TAIL:]) for one in prompts]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Kept:
+    """What a finished choice is told with, and whether its text is kept back."""
+
+    told: dict[str, Any]
+    blocks: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class _Attributed:
+    """Looks finished choices up, where the request wishes it."""
+
+    attributor: Attributor | None
+    wish: Wish | None
+    prompts: Sequence[str]  # by number; a chat's answer stands alone
+    choices: int = 1  # of each prompt
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing may be sent before it was looked up."""
+        return self.attributor is not None and self.wish == "block"
+
+    async def of(self, number: int, text: str) -> _Kept:
+        """What is told of a choice of the prompt of that number."""
+        if self.attributor is None:
+            return _Kept({})
+        found = await self.attributor.of_completion(self.prompts[number] if self.prompts else "", text)
+        return _Kept({"attribution": found}, blocks=self.wish == "block" and bool(found["matches"]))
 
 
 def _ids(served: Served, prompt: str | list[int], body: CompletionBody, wanted: int) -> list[int]:
@@ -248,6 +293,10 @@ class _CompletionChunks:
         """Nothing comes before the first token."""
         return []
 
+    def blocked(self, index: int) -> dict[str, Any]:
+        """The choice in the place of one that is kept back."""
+        return {"index": index, "text": "", "logprobs": None, "finish_reason": "content_filter"}
+
     def choice(self, index: int, event: Event) -> dict[str, Any] | None:
         """The choice of one event; None when it tells nothing yet."""
         logprobs = None
@@ -272,6 +321,10 @@ class _ChatChunks:
         delta = {"role": "assistant", "content": ""}
         return [{"index": n, "delta": delta, "logprobs": None, "finish_reason": None} for n in range(choices)]
 
+    def blocked(self, index: int) -> dict[str, Any]:
+        """The choice in the place of one that is kept back."""
+        return {"index": index, "delta": {}, "logprobs": None, "finish_reason": "content_filter"}
+
     def choice(self, index: int, event: Event) -> dict[str, Any] | None:
         """The choice of one event; None when it tells nothing yet."""
         logprobs = None
@@ -291,6 +344,7 @@ async def _stream(
     sampling: Sampling,
     caller: Caller,
     chunks: _CompletionChunks | _ChatChunks,
+    attributed: _Attributed,
 ) -> Response:
     jobs = [(prompt, one) for prompt in prompts for one in _seeds(sampling, n)]
     # all are queued, and each one's first token awaited, before the answer's head is sent
@@ -301,9 +355,19 @@ async def _stream(
         made = 0
         held = "".join(sse({**chunks.head, "choices": [choice]}) for choice in chunks.opening(len(jobs)))
         unfinished = len(jobs)
+        texts, waiting = [""] * len(jobs), [[] for _ in jobs]  # type: list[str], list[list[dict[str, Any]]]
         async for index, batch in merged(streams):
             made += sum(event.scored is not None for event in batch)
+            texts[index] += "".join(event.text for event in batch)
             told = [choice for choice in (chunks.choice(index, event) for event in batch) if choice]
+            if attributed.holds:
+                waiting[index] += told
+                told = []
+            if batch[-1].finish:
+                kept = await attributed.of(index // attributed.choices, texts[index])
+                told = [*waiting[index], *told]
+                told = [chunks.blocked(index)] if kept.blocks else told
+                told[-1] |= kept.told
             held += "".join(sse({**chunks.head, "choices": [choice]}) for choice in told)
             unfinished -= batch[-1].finish is not None
             if held and unfinished:
@@ -326,9 +390,11 @@ async def _chat(
     sampling = body.sampled(wanted, top_logprobs=top)
     sampling = dataclasses.replace(sampling, stop=(*sampling.stop, *stops))
     n = body.n or 1
+    attributed = _Attributed(service.attribution(body.attribution), body.attribution, ())
     if body.stream:
         head = _head("chatcmpl", "chat.completion.chunk", served)
-        return await _stream(service, served, [prompt], n, sampling, caller, _ChatChunks(served, head, body))
+        chunks = _ChatChunks(served, head, body)
+        return await _stream(service, served, [prompt], n, sampling, caller, chunks, attributed)
     work = asyncio.gather(*(service.complete(served, prompt, one, caller) for one in _seeds(sampling, n)))
     answers = await while_connected(request, work)
     choices = [
@@ -340,6 +406,12 @@ async def _chat(
         }
         for number, answer in enumerate(answers)
     ]
+    for choice, answer in zip(choices, answers, strict=True):
+        kept = await attributed.of(0, answer.text)
+        if kept.blocks:
+            message = {"role": "assistant", "content": ""}
+            choice |= {"message": message, "logprobs": None, "finish_reason": "content_filter"}
+        choice |= kept.told
     made = sum(len(answer.scored) for answer in answers)
     return {**_head("chatcmpl", "chat.completion", served), "choices": choices, "usage": _usage(len(prompt), made)}
 

@@ -1,0 +1,1 @@
+"""Where a piece of code stands in the corpus: an index of sampled windows, and look-ups that verify each hit."""

@@ -1,0 +1,157 @@
+"""An opened index, and what it answers about a document: spans with their files, lines and licences, ready for JSON."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Final, Literal, get_args
+
+import numpy as np
+
+from starloom.attribution import kernel
+from starloom.attribution.lexing import known_language
+from starloom.attribution.lookup import KINDS, MINIMUM_CHARACTERS, Budget, Kind, Passage, Place, look_up
+from starloom.attribution.segment import Segment
+from starloom.errors import UserError
+from starloom.kinds import Attribution
+
+Offsets = Literal["utf-16", "utf-8", "code-points"]
+MOST_CHARACTERS: Final = 100_000
+NO_LICENSE: Final = "none"
+BUDGET: Final = Budget()
+
+
+@dataclass(frozen=True)
+class Query:
+    """What is asked about a document."""
+
+    document: str
+    language: str | None = None
+    minimum_characters: int = MINIMUM_CHARACTERS
+    kinds: tuple[Kind, ...] = KINDS
+    files_per_match: int = 10
+    offsets: Offsets = "utf-16"
+    ignore: tuple[str, ...] = ()  # owners and repositories whose files are no answer
+
+    @classmethod
+    def of(cls, values: Any) -> "Query":
+        """The query of a request's body; half of a surrogate pair, which an editor's window may end in, is text.
+
+        Raises:
+            UserError: the body is no object, holds a key that is not known, or a value that cannot be.
+        """
+        if not isinstance(values, Mapping) or not isinstance(values.get("document"), str):
+            raise UserError("document: give the text to look up")
+        unknown = [key for key in values if key not in cls.__dataclass_fields__]
+        if unknown:
+            raise UserError(f"{unknown[0]!r} is not known; known keys: {', '.join(cls.__dataclass_fields__)}")
+        given = {key: value for key, value in values.items() if value is not None}
+        query = cls(**{**given, **{key: _texts(given, key) for key in ("kinds", "ignore") if key in given}})
+        if len(query.document) > MOST_CHARACTERS:
+            raise UserError(f"document: {len(query.document):,} characters are more than {MOST_CHARACTERS:,}")
+        for key, least, most in (("minimum_characters", 24, MOST_CHARACTERS), ("files_per_match", 0, 100)):
+            value = getattr(query, key)
+            if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+                raise UserError(f"{key}: {value!r} is not a number from {least:,} to {most:,}")
+        if query.offsets not in get_args(Offsets):
+            raise UserError(f"offsets: {query.offsets!r} is not one of {', '.join(get_args(Offsets))}")
+        if not query.kinds or set(query.kinds) - set(KINDS):
+            raise UserError(f"kinds: {list(query.kinds)} are not of {', '.join(KINDS)}")
+        if query.language is not None and not (isinstance(query.language, str) and known_language(query.language)):
+            raise UserError(f"language: it is not known how {query.language!r} writes comments; leave it out")
+        return query
+
+
+def _texts(values: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    value = values[key]
+    if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
+        raise UserError(f"{key}: give a list of texts")
+    return tuple(value)
+
+
+@dataclass
+class Index:
+    """Segments opened for look-ups."""
+
+    fingerprint: str
+    corpus: str  # the fingerprint of what was indexed
+    segments: tuple[Segment, ...]
+    hidden: set[str] = field(default_factory=set)  # owners and repositories that are in no answer, in lower case
+
+    @classmethod
+    def open(cls, view: Attribution) -> "Index":
+        """Raises `RunError` where a file is not what was written."""
+        return cls(view.artifact.fingerprint, view.corpus, tuple(Segment(folder) for folder in view.folders()))
+
+    def hide(self, names: Iterable[str]) -> int:
+        """Leave owners or repositories out of every answer from now on; returns how many files that are."""
+        self.hidden |= {name.lower() for name in names}
+        return sum(int(_named(segment, frozenset(self.hidden)).sum()) for segment in self.segments)
+
+    def ask(self, query: Query, budget: Budget = BUDGET) -> dict[str, Any]:
+        """The answer as JSON-able values; offsets are in the units that the query names."""
+        document = query.document.encode("utf-8", "surrogatepass")
+        left_out = frozenset(self.hidden | {name.lower() for name in query.ignore})
+        found = look_up(
+            self.segments,
+            document,
+            language=query.language,
+            minimum_characters=query.minimum_characters,
+            kinds=query.kinds,
+            budget=budget,
+            hidden=[_named(segment, left_out) for segment in self.segments],
+        )
+        at = _offsets(document, query.offsets)
+        return {
+            "spans": [[at(start), at(end)] for start, end in found.spans()],
+            "offsets": query.offsets,
+            "complete": found.complete,
+            "index": self.fingerprint,
+            "matches": [self._match(match, at, query.files_per_match) for match in found.matches],
+        }
+
+    def _match(self, match: Passage, at: Callable[[int], int], most: int) -> dict[str, Any]:
+        licenses: Counter[str] = Counter()
+        for place in match.places:
+            named = self.segments[place.segment].licenses[place.file]
+            licenses.update(named or [NO_LICENSE])
+        return {
+            "span": [at(match.start), at(match.end)],
+            "kind": match.kind,
+            "count": len(match.places),
+            "licenses": dict(sorted(licenses.items(), key=lambda entry: (-entry[1], entry[0]))),
+            "files": [self._file(place) for place in match.places[:most]],
+        }
+
+    def _file(self, place: Place) -> dict[str, Any]:
+        segment = self.segments[place.segment]
+        row = segment.files.slice(place.file, 1).to_pylist()[0]
+        return {
+            "repository": row["repo_name"],
+            "path": row["path"],
+            "lines": list(segment.lines(place.file, place.first, place.stop)),
+            "commit": row["commit"],
+            "language": row["language"],
+            "licenses": row["licenses"] or [],
+            "kind": row["kind"],
+            "id": row["id"],
+        }
+
+
+@lru_cache(maxsize=256)
+def _named(segment: Segment, names: frozenset[str]) -> np.ndarray:
+    """Files of owners or repositories: uint8 [files]."""
+    if not names:
+        return segment.hidden
+    repositories = [name.lower() for name in segment.files["repo_name"].to_pylist()]
+    inside = [name in names or any(name.startswith(f"{one}/") for one in names) for name in repositories]
+    return np.maximum(np.array(inside, np.uint8), segment.hidden)
+
+
+def _offsets(document: bytes, unit: Offsets) -> Callable[[int], int]:
+    if unit == "utf-8":
+        return int
+    out = np.zeros(len(document) + 1, np.int64)
+    if document:
+        kernel.unit_offsets(np.frombuffer(document, np.uint8), out, 2 if unit == "utf-16" else 1)
+    return lambda at: int(out[at])

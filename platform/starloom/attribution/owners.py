@@ -1,0 +1,107 @@
+"""What an index has of an owner, a repository or a file, and what kept the rest out of the corpus."""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from starloom import storage
+from starloom.artifact import Artifact
+from starloom.attribution.answer import Index
+from starloom.errors import UserError
+from starloom.kinds import Attribution, Corpus
+
+MOST_ROWS: Final = 1000  # of an answer
+
+
+class Owners:
+    """Look-ups by name over an index and, where it is still there, the corpus that it was made of."""
+
+    def __init__(self, view: Attribution, index: Index) -> None:
+        self._view, self._index = view, index
+        self._repositories = view.repositories()
+        self._dropped: pa.Table | None = None
+
+    def ask(self, *, owner: str = "", repository: str = "", path: str = "", identity: str = "") -> dict[str, Any]:
+        """Repositories of an owner, or files of a repository, a path or an id; names are compared in lower case.
+
+        Raises:
+            UserError: nothing is asked.
+        """
+        if owner and not (repository or path or identity):
+            found = [row for row in self._of_owner(owner.lower()) if not self._is_hidden(row["repo_name"])]
+            return {"repositories": found[:MOST_ROWS], "count": len(found), "in_corpus": bool(found)}
+        if not (repository or path or identity):
+            raise UserError("owner, repository, path or id: name what to look up")
+        wanted = {"repo_name": repository.lower(), "path": path, "id": identity.lower()}
+        files = [row for row in self._files(wanted) if not self._is_hidden(row["repository"])]
+        dropped = [row for row in self._kept_out(wanted) if not self._is_hidden(row["repository"])]
+        return {
+            "files": [*files, *dropped][:MOST_ROWS],
+            "count": len(files),
+            "dropped": len(dropped),
+            "in_corpus": bool(files),
+        }
+
+    def _is_hidden(self, name: str) -> bool:
+        lower = name.lower()
+        return any(lower == one or lower.startswith(f"{one}/") for one in self._index.hidden)
+
+    def _of_owner(self, owner: str) -> list[dict[str, Any]]:
+        mine = pc.or_(
+            pc.equal(pc.utf8_lower(self._repositories["owner"]), owner),
+            pc.equal(pc.utf8_lower(self._repositories["repo_name"]), owner),
+        )
+        rows: list[dict[str, Any]] = self._repositories.filter(mine).to_pylist()
+        return rows
+
+    def _files(self, wanted: dict[str, str]) -> Iterator[dict[str, Any]]:
+        for segment in self._index.segments:
+            for row in _matching(segment.files, wanted).to_pylist():
+                yield {
+                    "repository": row["repo_name"],
+                    "path": row["path"],
+                    "id": row["id"],
+                    "language": row["language"],
+                    "licenses": row["licenses"] or [],
+                    "kind": row["kind"],
+                    "in_corpus": True,
+                }
+
+    def _kept_out(self, wanted: dict[str, str]) -> Iterator[dict[str, Any]]:
+        for row in _matching(self._dropped_rows(), wanted).to_pylist():
+            yield {
+                "repository": row["repo_name"],
+                "path": row["path"],
+                "id": row["id"],
+                "in_corpus": False,
+                "stage": row["stage"],
+                "reason": row["reason"],
+            }
+
+    def _dropped_rows(self) -> pa.Table:
+        if self._dropped is None:
+            corpus = corpus_of(self._view.artifact)
+            columns = ["id", "repo_name", "path", "stage", "reason"]
+            empty = pa.table({name: pa.array([], pa.string()) for name in columns})
+            self._dropped = corpus.dropped(columns) if corpus else empty
+        return self._dropped
+
+
+def corpus_of(artifact: Artifact) -> Corpus | None:
+    """The corpus among an artifact's inputs; None where it is gone."""
+    root = artifact.folder.rsplit("/", 2)[0]
+    for entry in artifact.manifest.inputs:
+        if entry.kind == Corpus.kind:
+            place = entry.location if entry.location.count("/") > 1 else storage.join(root, entry.location)
+            return Corpus(Artifact.open(place)) if storage.exists(storage.join(place, "manifest.json")) else None
+    return None
+
+
+def _matching(table: pa.Table, wanted: dict[str, str]) -> pa.Table:
+    for name, value in wanted.items():
+        if value:
+            column = table[name] if name == "path" else pc.utf8_lower(table[name])
+            table = table.filter(pc.equal(column, value))
+    return table

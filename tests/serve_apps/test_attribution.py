@@ -1,0 +1,172 @@
+"""Attribution over HTTP: the request of llm-vscode as it sends it, completions that tell, the page in a browser."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import openai
+import pyarrow as pa
+import pytest
+
+from serve_apps.api.dialects import openai as dialect
+from serve_apps.hosting import serving_config
+from starloom.artifact import ArtifactWriter, Counts, Manifest
+from starloom.attribution.segment import build
+from starloom.kinds import Attribution
+from starloom.segmentfiles import FILES
+from tests.models import tiny_tokenizer, write_tiny_model
+
+pytestmark = pytest.mark.slow
+
+CODE = """\
+def blend(first, second, share):
+    mixed = []
+    for one, other in zip(first, second):
+        mixed.append(one * share + other * (1 - share))
+    return mixed
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("attributed")
+    return write_tiny_model(path / "tiny", tiny_tokenizer())
+
+
+@pytest.fixture(scope="module")
+def without(ray_cluster: str, folder: Path) -> tuple[str, httpx.Response, httpx.Response]:
+    """Of a server without an index: what the model writes after "def f", greedily, and two answers."""
+    with serving_config({"models": [{"folder": str(folder)}]}) as base:
+        client = openai.OpenAI(base_url=f"{base}/v1", api_key="none")
+        answer = client.completions.create(model="tiny", prompt="def f", max_tokens=90, temperature=0)
+        refused = httpx.post(f"{base}/v1/completions", json={"prompt": "x", "attribution": "report"})
+        return answer.choices[0].text, refused, httpx.post(f"{base}/overlap", json={"document": "x"})
+
+
+@pytest.fixture(scope="module")
+def copied(without: tuple[str, httpx.Response, httpx.Response]) -> str:
+    """What the model writes: it stands in the corpus too."""
+    return without[0]
+
+
+@pytest.fixture(scope="module")
+def index(copied: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An artifact of two files, one of which has what the model writes."""
+    root = tmp_path_factory.mktemp("index")
+    writer = ArtifactWriter(str(root / "index" / "0123456789abcdef"))
+    rows = [
+        {"shard": "part-00000.parquet", "row": n, "id": f"{n}" * 64, "repo_name": repo, "path": path, "kind": "file",
+         "language": "Python", "licenses": licenses, "commit": "c0ffee"}
+        for n, (repo, path, licenses) in enumerate([("ann/mix", "blend.py", ["MIT"]), ("bob/own", "f.py", [])])
+    ]  # fmt: skip
+    name = Attribution.segment(0)
+    texts = [CODE, f"# made by bob\ndef f{copied}\n"]
+    info = build(writer.local_folder(name), texts, pa.Table.from_pylist(rows, schema=FILES))
+    repositories = pa.Table.from_pylist(
+        [
+            {"owner": row["repo_name"].split("/")[0], "repo_name": row["repo_name"], "files": 1, "bytes": 9,
+             "licenses": row["licenses"], "languages": ["Python"], "kinds": ["file"]}
+            for row in rows
+        ],
+        schema=Attribution.REPOSITORIES_SCHEMA,
+    )  # fmt: skip
+    writer.write_table(Attribution.REPOSITORIES, repositories)
+    files = writer.inventory()
+    details = Attribution.details(corpus="c" * 16, segments={name: vars(info)}, index_bytes=0)
+    writer.finish(
+        Manifest(
+            step="index", kind=Attribution.kind, fingerprint="0123456789abcdef", provenance={}, config={}, inputs=(),
+            counts=Counts(rows_in=2, rows_out=2), details=details, bytes=sum(one.bytes for one in files.values()),
+            seconds=0.0, packages={}, files=files,
+        )
+    )  # fmt: skip
+    return writer.folder
+
+
+@pytest.fixture(scope="module")
+def url(ray_cluster: str, folder: Path, index: str) -> Iterator[str]:
+    gate = {"keys": {"secret": "ann"}, "open_paths": ["/overlap"]}
+    values = {"models": [{"folder": str(folder)}], "attribution": {"index": index}, "gate": gate}
+    with serving_config(values) as base:
+        yield base
+
+
+HEADERS = {"Authorization": "Bearer secret"}
+
+
+def test_the_request_of_llm_vscode_gets_spans(url: str) -> None:
+    # what its extension sends: a window around the cursor, no key
+    window = "import os\n\n" + CODE + "\n\nprint(1)\n"
+    answer = httpx.post(f"{url}/overlap", json={"document": window})
+    assert answer.status_code == 200
+    found = answer.json()
+    assert found["spans"] == [[10, 11 + len(CODE) + 1]] or window[slice(*found["spans"][0])].strip() == CODE.strip()
+    file = found["matches"][0]["files"][0]
+    assert (file["repository"], file["path"], file["lines"], file["licenses"]) == (
+        "ann/mix",
+        "blend.py",
+        [1, 5],
+        ["MIT"],
+    )
+    half = httpx.post(f"{url}/overlap", content=json.dumps({"document": "\ud83d" + CODE}))
+    assert half.status_code == 200
+    assert half.json()["spans"]
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "told"),
+    [
+        ("[]", 400, "document"),
+        ("{", 400, "no JSON"),
+        ('{"document": 1}', 400, "document"),
+        (json.dumps({"document": "x" * 100_001}), 413, "100,000"),
+        (json.dumps({"document": "x", "more": 1}), 400, "'more' is not known"),
+    ],
+)
+def test_documents_that_are_none_are_told(url: str, content: str, status: int, told: str) -> None:
+    answer = httpx.post(f"{url}/overlap", content=content)
+    assert answer.status_code == status
+    assert told in answer.text
+
+
+def test_completions_tell_where_they_stand(url: str, copied: str) -> None:
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key="secret", max_retries=0)
+    ask = {"model": "tiny", "prompt": "def f", "max_tokens": 90, "temperature": 0}
+    plain = client.completions.create(**ask)
+    assert "attribution" not in plain.choices[0].model_extra
+    told = client.completions.create(**ask, extra_body={"attribution": "report"}).choices[0]
+    assert told.text == copied
+    match = told.model_extra["attribution"]["matches"][0]
+    assert match["span"] == [0, len(copied.rstrip())] or match["span"][1] <= len(copied)
+    assert match["files"][0]["repository"] == "bob/own"
+    assert match["licenses"] == {"none": 1}
+    chunks = list(client.completions.create(**ask, stream=True, extra_body={"attribution": "report"}))
+    assert "".join(chunk.choices[0].text for chunk in chunks) == copied
+    assert chunks[-1].choices[0].model_extra["attribution"]["matches"][0]["span"] == match["span"]
+    for stream in (False, True):
+        blocked = client.completions.create(**ask, stream=stream, extra_body={"attribution": "block"})
+        choices = [chunk.choices[0] for chunk in blocked] if stream else blocked.choices
+        assert "".join(choice.text for choice in choices) == ""
+        assert choices[-1].finish_reason == "content_filter"
+        assert choices[-1].model_extra["attribution"]["matches"][0]["files"][0]["path"] == "f.py"
+
+
+def test_people_look_themselves_up_and_metrics_count(url: str) -> None:
+    assert httpx.get(f"{url}/corpus", params={"owner": "ann"}).status_code == 401
+    found = httpx.get(f"{url}/corpus", params={"owner": "ann"}, headers=HEADERS).json()
+    assert found["repositories"][0]["repo_name"] == "ann/mix"
+    assert httpx.get(f"{url}/corpus", headers=HEADERS).status_code == 400
+    assert "starloom:attribution_requests_total" in httpx.get(f"{url}/metrics").text
+    assert httpx.post(f"{url}/overlap?key=secret", json={"document": "x"}).status_code == 200
+
+
+def test_without_an_index_the_wish_is_refused(without: tuple[str, httpx.Response, httpx.Response]) -> None:
+    _, refused, missing = without
+    assert (refused.status_code, "no index" in refused.text) == (400, True)
+    assert missing.status_code == 404
+
+
+def test_a_wish_that_is_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="report"):
+        dialect.CompletionBody.model_validate({"prompt": "x", "attribution": "perhaps"})
