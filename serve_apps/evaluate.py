@@ -34,7 +34,7 @@ from serve_apps.sandbox.toolchains import toolchain_table
 from starloom import jsonlines
 from starloom.config import Config, runtime, validate
 from starloom.errors import RunError, UserError
-from starloom.kinds import Corpus, Evaluation, HeldoutDocument, Model, Tokens
+from starloom.kinds import Attribution, Corpus, Evaluation, HeldoutDocument, Model, Tokens, corpora_of
 from starloom.program import main
 from starloom.step import Outcome, Step, StepContext
 
@@ -63,7 +63,8 @@ class EvaluateConfig(Config):
 def run(config: EvaluateConfig, context: StepContext) -> Outcome:
     """Write results.json and humaneval/samples.jsonl for the model and the held-out files of the tokens.
 
-    With the corpus among its inputs, the result also tells what decontamination found of HumanEval in it.
+    With the corpus among its inputs, the result also tells what decontamination found of HumanEval in it; with an index
+    of it, where each sample completion stands.
     """
     model = Model(context.only(Model.kind))
     folder = model.folder()
@@ -77,6 +78,9 @@ def run(config: EvaluateConfig, context: StepContext) -> Outcome:
     with serving(folder) as url:
         measured = evaluate_endpoint(config, url, folder, context.say)
         completions = sample_completions(config, url, folder, documents)
+    index = context.optional(Attribution.kind)
+    if index is not None:
+        _attribute(completions, Attribution(index), Tokens(context.only(Tokens.kind)))
     corpus = context.optional(Corpus.kind)
     if corpus is not None:
         measured.summary["contamination"] = contamination(corpus, benchmark("humaneval").tasks(None))
@@ -112,6 +116,21 @@ def _before(
     with serving(model.initial) as url:
         measured = evaluate_endpoint(config, url, model.initial, say)
     return {"humaneval": measured.summary, "heldout": heldout}
+
+
+def _attribute(completions: list[dict[str, Any]], view: Attribution, tokens: Tokens) -> None:
+    """Tell of each completion what of it stands in the corpus."""
+    from starloom.attribution.answer import Index, Query
+
+    learnt = corpora_of(tokens.artifact)
+    if view.corpus not in learnt:
+        raise UserError(
+            f"{view.artifact.name} indexes the corpus {view.corpus}, {tokens.artifact.name} was packed from "
+            f"{', '.join(sorted(learnt))}; index that one"
+        )
+    index = Index.open(view)
+    for sample in completions:
+        sample["attribution"] = index.ask(Query(sample["completion"], offsets="code-points"))
 
 
 def evaluate_endpoint(config: EvaluateConfig, url: str, folder: Path, say: Callable[[str], None]) -> Measured:
@@ -160,7 +179,7 @@ def _room(folder: Path) -> Callable[[str], int]:
 
 def sample_completions(
     config: EvaluateConfig, url: str, folder: Path, documents: Sequence[HeldoutDocument]
-) -> list[dict[str, str]]:
+) -> list[dict[str, Any]]:
     """What the model writes in held-out files: bodies of functions, and every other time a gap in the middle of one.
 
     Sampled, since greedy text of a toy repeats itself.
@@ -168,7 +187,7 @@ def sample_completions(
     room = _room(folder)
     least = min(32, config.max_tokens)
     endpoint = Endpoint(url)
-    found: list[dict[str, str]] = []
+    found: list[dict[str, Any]] = []
     try:
         for document in documents:
             if len(found) == config.completions:

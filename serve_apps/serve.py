@@ -15,6 +15,7 @@ from serve_apps.hosting import index_of, model_folder, serving_config
 from starloom import storage
 from starloom.config import validate
 from starloom.errors import UserError
+from starloom.kinds import Attribution
 
 EVALUATIONS = "evaluations"  # the user that the evaluations are to the model beside them
 
@@ -36,9 +37,7 @@ def main(argv: Sequence[str]) -> int:
         "gate": {"requests_per_minute": arguments.requests_per_minute, "keys": read_keys(arguments.api_keys)},
     }
     location = _split(arguments.model[0])[1]
-    index = index_of(arguments.index or location, location)
-    if arguments.index and index is None:
-        raise UserError(f"--index {arguments.index}: holds no index; run the recipe with a step data_jobs.index")
+    index = _index(arguments.index, location)
     if index is not None:
         values["attribution"] = {"index": index.artifact.folder, "ignore": arguments.ignore}
     # where keys are asked for, the evaluations have one of their own for the model beside them
@@ -61,6 +60,20 @@ def main(argv: Sequence[str]) -> int:
             signal.signal(number, lambda *_: asked.set())
         asked.wait()
     return 0
+
+
+def _index(asked: str | None, model: str) -> Attribution | None:
+    """The index that is asked for, or the run's own; one of another corpus is left alone where nobody asked for it."""
+    try:
+        found = index_of(asked or model, model)
+    except UserError as error:
+        if asked:
+            raise
+        print(f"completions are not looked up: {error}")
+        return None
+    if asked and found is None:
+        raise UserError(f"--index {asked}: holds no index; run the recipe with a step data_jobs.index")
+    return found
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -353,6 +353,18 @@ class Evaluation(View):
         return found
 
 
+class Memorization(View):
+    """How much a model writes that stands in its corpus."""
+
+    kind = "memorization"
+    RESULTS: ClassVar = "results.json"
+
+    def results(self) -> dict[str, Any]:
+        """``figures`` by prompts and writer, by ``languages``, and the ``worst`` with their files."""
+        found: dict[str, Any] = self.artifact.read_json(self.RESULTS)
+        return found
+
+
 def corpora_of(artifact: Artifact) -> set[str]:
     """The fingerprints of the corpora that an artifact was made from, over all steps whose traces are left."""
     found, root = set(), artifact.folder.rsplit("/", 2)[0]

@@ -12,7 +12,7 @@ from starloom import jsonlines
 from starloom.artifact import Artifact
 from starloom.charts import Series, line_chart
 from starloom.config import Config
-from starloom.kinds import Corpus, Decisions, Evaluation, Model, Report, Tokens
+from starloom.kinds import Corpus, Decisions, Evaluation, Memorization, Model, Report, Tokens
 from starloom.program import main
 from starloom.step import Outcome, Step, StepContext
 
@@ -64,6 +64,7 @@ def page_of(title: str, artifacts: Sequence[Artifact]) -> str:
         tokens=_tokens(Tokens(by_kind[Tokens.kind])) if Tokens.kind in by_kind else None,
         training=_training(trained[-1]) if trained else None,
         evaluation=_evaluation(Evaluation(by_kind[Evaluation.kind])) if Evaluation.kind in by_kind else None,
+        memorization=Memorization(by_kind[Memorization.kind]).results() if Memorization.kind in by_kind else None,
     )
 
 

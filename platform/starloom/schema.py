@@ -1,7 +1,8 @@
 """The tables in which the three packages meet.
 
-Text is written twice at most: `CORPUS` as collected and `CORPUS` as curated. Everything between is a small table whose
-rows point at a row of a collected shard. The shard's file name (``part-00000.parquet``) is the same in each artifact.
+Text is written twice at most, as `CORPUS` collected and as `CORPUS` curated; an index keeps a copy of its own.
+Everything between is a small table whose rows point at a row of a collected shard. The shard's file name
+(``part-00000.parquet``) is the same in each artifact.
 """
 
 import pyarrow as pa

@@ -81,8 +81,10 @@ class Endpoint:
             raise UserError(f"{self.url} serves {', '.join(map(str, names[:8]))}; name one with --model")
         return str(names[0])
 
-    def complete(self, prompt: str, generation: Generation, stops: tuple[str, ...], suffix: str | None = None) -> str:
-        """The text that follows the prompt (or fills the gap before `suffix`).
+    def complete(
+        self, prompt: str | list[int], generation: Generation, stops: tuple[str, ...], suffix: str | None = None
+    ) -> str:
+        """The text that follows the prompt, a text or ids (or fills the gap before `suffix`).
 
         Raises:
             TooLong: the prompt does not fit the model.

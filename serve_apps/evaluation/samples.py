@@ -12,6 +12,7 @@ _DOCSTRING = re.compile(r"^[ \t]+[rR]?(\"\"\"|''')")
 LINES_BEFORE = (12, 6, 3, 0)  # of a function, as many as there is room for
 BODY = 4  # lines that a function has at least
 GAP = 2  # lines that are left out in the middle
+NOWHERE = -1  # the indentation of what opens no function: nothing ends it
 _CLOSERS = ("}", "end", ")")
 
 
@@ -40,7 +41,7 @@ def spots(content: str, *, middle: bool, fits: Callable[[str], bool]) -> Iterato
 
     `fits` says whether a text leaves room enough for an answer.
     """
-    lines = content.splitlines(keepends=True)
+    lines, none = content.splitlines(keepends=True), True
     found = sorted(_functions(lines), key=lambda function: not function.documented)
     for function in found:
         for before in LINES_BEFORE:
@@ -52,7 +53,13 @@ def spots(content: str, *, middle: bool, fits: Callable[[str], bool]) -> Iterato
                 prompt, suffix = "".join(lines[first : function.body]), ""
             if fits(prompt + suffix):
                 yield Spot(prompt, suffix, function.indentation)
+                none = False
                 break
+    if none:  # no function, or none that there is room for: how the file begins
+        openings = ("".join(lines[:count]) for count in LINES_BEFORE if count)
+        opening = next((text for text in openings if text.strip() and fits(text)), "")
+        if opening:
+            yield Spot(opening, "", NOWHERE)
 
 
 def finished(completion: str, spot: Spot) -> str:

@@ -14,10 +14,9 @@ ALONE = TensorSlice(0, 1, None)
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # the compiler's own
-@pytest.mark.parametrize("recompute", ["none", "block"])
-def test_a_compiled_block_gives_the_same_numbers(recompute: str) -> None:
+def test_a_compiled_block_gives_the_same_numbers() -> None:
     config = ModelConfig(layers=2, hidden=64, heads=4, vocabulary=256, context=32)
-    eager, compiled = (ParallelBlock(config, ALONE, 0, recompute, compiled=on) for on in (False, True))  # type: ignore[arg-type]
+    eager, compiled = (ParallelBlock(config, ALONE, 0, "block", compiled=on) for on in (False, True))
     torch.manual_seed(0)
     for one, other in zip(eager.parameters(), compiled.parameters(), strict=True):
         torch.nn.init.normal_(one, std=0.1)

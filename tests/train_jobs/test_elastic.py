@@ -14,12 +14,22 @@ from starloom.artifact import ArtifactWriter
 from starloom.config import validate
 from starloom.errors import UserError
 from starloom.tokens import TokenShardWriter
+from tests.train_jobs import gloo
 from train_jobs.config import PretrainConfig
 from train_jobs.job import Job
 from train_jobs.layout import Layout
 from train_jobs.loop.elastic import fitting
 
 STEPS = 240
+CONFIG = PretrainConfig(
+    model={"layers": 2, "hidden": 128, "heads": 4, "context": 128},
+    steps=STEPS,
+    global_batch=8,
+    micro_batch=4,
+    optimizer={"rate": 1e-3, "warmup_steps": 5},
+    checkpoint_every=5,
+    hang_seconds=20,
+)
 # a process of its own: the test session's Ray must not be taken down
 PROGRAM = """
 import json, logging, sys, threading, time
@@ -28,20 +38,18 @@ import ray
 from ray.cluster_utils import Cluster
 from train_jobs.config import PretrainConfig
 from train_jobs.job import Job
+from train_jobs.layout import Layout
 from train_jobs.loop.launch import launch
 
-folder, steps = Path(sys.argv[1]), int(sys.argv[2])
+folder = Path(sys.argv[1])
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 100 << 20})
 nodes = [cluster.add_node(num_cpus=1, object_store_memory=100 << 20) for _ in range(2)]
 ray.init(address=cluster.address, logging_level=logging.WARNING)
 
-def job(name, **settings):
-    config = PretrainConfig(
-        model={"layers": 2, "hidden": 128, "heads": 4, "context": 128}, steps=steps, global_batch=8, micro_batch=4,
-        optimizer={"rate": 1e-3, "warmup_steps": 5}, checkpoint_every=5, hang_seconds=20, **settings,
-    )
-    (folder / name).mkdir()
-    return Job(config, (f"{folder}/train",), (), "uint16", 512, f"{folder}/tokenizer.json", f"{folder}/{name}")
+config = PretrainConfig.model_validate_json(sys.argv[2])
+config = config.model_copy(update={"layout": Layout(data=2), "min_data": 1})
+(folder / "elastic").mkdir()
+job = Job(config, (f"{folder}/train",), (), "uint16", 512, f"{folder}/tokenizer.json", f"{folder}/elastic")
 
 def reached(name):
     path = folder / name / "metrics.jsonl"
@@ -62,12 +70,18 @@ def disturb():
 
 thread = threading.Thread(target=disturb)
 thread.start()
-launch(job("elastic", layout={"data": 2}, min_data=1), "elastic")
+launch(job, "elastic")
 thread.join()
-launch(job("alone"), "alone")
 ray.shutdown()
 cluster.shutdown()
 """
+
+
+def _alone(rank: int, folder: str) -> None:
+    from train_jobs.loop.worker import work
+
+    Path(f"{folder}/alone").mkdir()
+    work(Job(CONFIG, (f"{folder}/train",), (), "uint16", 512, f"{folder}/tokenizer.json", f"{folder}/alone"))
 
 
 @pytest.mark.slow
@@ -79,7 +93,8 @@ def test_losses_are_those_of_a_run_that_nothing_disturbed(tmp_path: Path) -> Non
     environment = {**os.environ, "PYTHONPATH": f"{here}:{here / 'platform'}", "OMP_NUM_THREADS": "1"}
     environment.pop("RAY_ADDRESS", None)
     environment["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "15"  # for workers on a node that is gone
-    command = [sys.executable, "-c", PROGRAM, str(tmp_path), str(STEPS)]
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path), CONFIG.model_dump_json()]
+    gloo.run(1, _alone, str(tmp_path))
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, check=False)
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
     assert "1 of 2 data ranks" in run.stdout

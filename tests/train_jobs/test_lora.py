@@ -22,8 +22,7 @@ SHAPE = ShapeConfig(layers=2, hidden=32, heads=4, context=32)
 LORA = LoraConfig(rank=4, alpha=8)
 # data ranks, ZeRO stage, precision
 CASES = [
-    *((1, 0, "fp32"), (1, 1, "fp32"), (2, 0, "fp32"), (2, 1, "fp32"), (2, 2, "fp32"), (2, 3, "fp32")),
-    *((1, 1, "bf16"), (2, 2, "bf16"), (2, 3, "bf16")),
+    *((1, 0, "fp32"), (1, 1, "bf16"), (2, 1, "fp32"), (2, 2, "fp32"), (2, 3, "fp32"), (2, 3, "bf16")),
 ]
 
 
@@ -101,7 +100,7 @@ def test_checkpoints_hold_the_adapter_alone(runs: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft's
-@pytest.mark.parametrize("case", ["1-0-fp32", "2-2-fp32", "2-3-bf16"])
+@pytest.mark.parametrize("case", ["1-0-fp32", "2-3-bf16"])
 def test_peft_computes_what_our_reader_computes(runs: Path, case: str) -> None:
     import torch
     from peft import PeftModel

@@ -80,14 +80,12 @@ LAYOUTS = tuple(product((1, 2), (1, 2), (1, 2)))
 IN_FP32 = [
     case
     for case in (Case(*values) for values in product((1, 2), (1, 2), (1, 2), (1, 4), ("none", "block"), (0, 1, 2, 3)))
-    if case.zero < 2 or case.pipeline == 1
-    # the whole product with the default stage on up to two processes; else both ends of it
-    if (case.zero == 1 and case.config.layout.ranks <= 2) or (case.accumulation == 1) == (case.recompute == "none")
+    if (case.zero < 2 or case.pipeline == 1) and (case.accumulation == 1) == (case.recompute == "none")
 ] + [Case(p, t, d, 1, "selective", 1) for p, t, d in LAYOUTS]
 IN_BF16 = [
     Case(*layout, *rest, zero, "bf16")
     for layout, rest, zero in product(LAYOUTS, ((1, "none"), (4, "block")), (1, 2, 3))
-    if zero < 2 or layout[0] == 1
+    if zero == 1 or (layout[0] == 1 and (rest == (1, "none") or layout == (1, 1, 2)))
 ]
 # tensor ranks draw masks of their own for the heads that each holds: the others must agree
 DROPPING = [

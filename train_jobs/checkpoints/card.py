@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from starloom.kinds import Corpus, Evaluation, Model
+from starloom.kinds import Corpus, Evaluation, Memorization, Model
 from starloom.markdown import table
 from starloom.model.config import ModelConfig
 
@@ -107,6 +107,19 @@ def scores(evaluations: Sequence[Evaluation]) -> list[str]:
         if "heldout" in found:
             rows.append(("held-out files", "bits per byte", f"{found['heldout']['bits_per_byte']:.3f}", ""))
         sections += ["## Evaluation", table(("benchmark", "measure", "value", "on"), rows)]
+    return sections
+
+
+def memorization(found: Sequence[Memorization]) -> list[str]:
+    """What it writes that stands in its corpus, as sections."""
+    sections = []
+    for one in found:
+        rows = [
+            (row["prompts"], row["writer"], f"{row['share']:.1%}", f"{row['longest']:,}", f"{row['extractable']:.1%}")
+            for row in one.results()["figures"]
+        ]
+        head = ("prompts", "written by", "characters in the corpus", "longest passage", "extractable")
+        sections += ["## Memorization", table(head, rows)]
     return sections
 
 

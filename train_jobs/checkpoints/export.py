@@ -7,7 +7,7 @@ from typing import Any
 
 from starloom.config import validate
 from starloom.errors import UserError
-from starloom.kinds import Corpus, Evaluation, Model, Tokenizer
+from starloom.kinds import Corpus, Evaluation, Memorization, Model, Tokenizer
 from starloom.model.adapter import write_adapter
 from starloom.model.config import ModelConfig
 from starloom.model.folder import write_model
@@ -31,6 +31,7 @@ def export(checkpoint: int | str, context: StepContext) -> Outcome:
     corpus = context.optional(Corpus.kind)
     data = card.data(Corpus(corpus) if corpus else None)
     scores = card.scores([Evaluation(one) for one in context.every(Evaluation.kind)])
+    scores += card.memorization([Memorization(one) for one in context.every(Memorization.kind)])
     sections = [*card.trained(model, position), *data, *scores]
     settings = model.artifact.manifest.config.get("lora")
     if settings:

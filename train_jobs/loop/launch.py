@@ -145,8 +145,10 @@ def launch(job: Job, name: str) -> None:
     from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
 
     cluster.connect()
-    _check_size(job)
-    preflight(job)
+    possible = fitting(job, places(job.config)) if job.config.min_data else None
+    least = _with_layout(job, possible) if possible else job
+    _check_size(least)
+    preflight(least)
     failures, reached = 0, _last_step(job)
     layout = job.config.layout
     while True:
@@ -159,9 +161,9 @@ def launch(job: Job, name: str) -> None:
                 break
             reached = _last_step(job)
         except TrainingFailedError as error:
-            if job.config.min_data and isinstance(error, ControllerError):
-                # the workers could not start: a node was gone, and Ray did not know it yet
-                print(f"{name}: {one_line(_last_line(error))}", flush=True)
+            changed = job.config.min_data and fitting(job, places(job.config)) != layout
+            if changed and isinstance(error, ControllerError):
+                print(f"{name}: the workers of a node that was gone did not start", flush=True)
                 continue
             told = _told(error)
             if told is not None and not isinstance(told, StorageError):
@@ -195,7 +197,11 @@ def _sized(job: Job, before: Layout, name: str) -> Job:
         print(f"{name}: {layout.data} of {config.layout.data} data ranks, until nodes come", flush=True)
     elif before.data < layout.data:
         print(f"{name}: all {layout.data} data ranks again", flush=True)
-    return replace(job, config=config.model_copy(update={"layout": layout}))
+    return _with_layout(job, layout)
+
+
+def _with_layout(job: Job, layout: Layout) -> Job:
+    return replace(job, config=job.config.model_copy(update={"layout": layout}))
 
 
 def _last_step(job: Job) -> int:

@@ -32,6 +32,7 @@ class Query:
     files_per_match: int = 10
     offsets: Offsets = "utf-16"
     ignore: tuple[str, ...] = ()  # owners and repositories whose files are no answer
+    excerpt: bool = False  # with each file its own lines there, and some around them
 
     @classmethod
     def of(cls, values: Any) -> "Query":
@@ -53,6 +54,8 @@ class Query:
             value = getattr(query, key)
             if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
                 raise UserError(f"{key}: {value!r} is not a number from {least:,} to {most:,}")
+        if not isinstance(query.excerpt, bool):
+            raise UserError(f"excerpt: {query.excerpt!r} is neither true nor false")
         if query.offsets not in get_args(Offsets):
             raise UserError(f"offsets: {query.offsets!r} is not one of {', '.join(get_args(Offsets))}")
         if not query.kinds or set(query.kinds) - set(KINDS):
@@ -107,10 +110,10 @@ class Index:
             "offsets": query.offsets,
             "complete": found.complete,
             "index": self.fingerprint,
-            "matches": [self._match(match, at, query.files_per_match) for match in found.matches],
+            "matches": [self._match(match, at, query) for match in found.matches],
         }
 
-    def _match(self, match: Passage, at: Callable[[int], int], most: int) -> dict[str, Any]:
+    def _match(self, match: Passage, at: Callable[[int], int], query: Query) -> dict[str, Any]:
         licenses: Counter[str] = Counter()
         for place in match.places:
             named = self.segments[place.segment].licenses[place.file]
@@ -120,10 +123,10 @@ class Index:
             "kind": match.kind,
             "count": len(match.places),
             "licenses": dict(sorted(licenses.items(), key=lambda entry: (-entry[1], entry[0]))),
-            "files": [self._file(place) for place in match.places[:most]],
+            "files": [self._file(place, query.excerpt) for place in match.places[: query.files_per_match]],
         }
 
-    def _file(self, place: Place) -> dict[str, Any]:
+    def _file(self, place: Place, excerpt: bool) -> dict[str, Any]:
         segment = self.segments[place.segment]
         row = segment.files.slice(place.file, 1).to_pylist()[0]
         return {
@@ -135,6 +138,7 @@ class Index:
             "licenses": row["licenses"] or [],
             "kind": row["kind"],
             "id": row["id"],
+            **({"excerpt": segment.excerpt(place.file, place.first, place.stop)} if excerpt else {}),
         }
 
 

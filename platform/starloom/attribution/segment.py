@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,7 @@ from starloom.errors import RunError, UserError
 from starloom.segmentfiles import ARRAYS, FILES, VERSION, SegmentInfo, rows_digest
 
 LARGEST = (1 << 32) - 1  # bytes of text: positions are uint32
+AROUND, LINES = 3, 60  # of an excerpt
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,14 @@ class Segment:
         begin = int(self.starts[file])
         line = 1 + int(np.count_nonzero(self.text[begin:first] == 10))
         return line, line + int(np.count_nonzero(self.text[first : max(first, stop - 1)] == 10))
+
+    def excerpt(self, file: int, first: int, stop: int) -> dict[str, Any]:
+        """The lines that text[first:stop] stands in, and `AROUND` on each side; `LINES` at most."""
+        low, high = self.lines(file, first, stop)
+        lines = self.text_of(file).split("\n")
+        begin = max(0, low - 1 - AROUND)
+        shown = lines[begin : min(high + AROUND, begin + LINES)]
+        return {"first_line": begin + 1, "text": "\n".join(shown)}
 
     def text_of(self, file: int) -> str:
         """A file's whole text."""

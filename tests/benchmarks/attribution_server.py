@@ -1,0 +1,29 @@
+"""The routes of attribution alone, on an artifact of kind attribution: ``python -m ... FOLDER PORT``."""
+
+import sys
+
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+
+from serve_apps.api.errors import Problem
+from serve_apps.api.overlap import router
+from serve_apps.attributor import Attributor
+from starloom.artifact import Artifact
+from starloom.kinds import Attribution
+
+
+def main() -> None:
+    """Serve until killed."""
+    app = FastAPI()
+    app.include_router(router(Attributor(Attribution(Artifact.open(sys.argv[1])))))
+
+    @app.exception_handler(Problem)
+    async def told(request: Request, problem: Problem) -> Response:
+        return JSONResponse({"error": problem.message}, problem.status)
+
+    uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[2]), log_level="warning")
+
+
+if __name__ == "__main__":
+    main()

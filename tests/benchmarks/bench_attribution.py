@@ -1,0 +1,240 @@
+"""Attribution over real code: recall against what is known to be there, build speed, size, and latency over HTTP.
+
+Passages are cut from files of the corpus, so that each has a place that must be found; renamed ones have every name
+changed. Data Portraits' rule (tiles of 50 characters, every 50) is asked for the same passages.
+"""
+
+import random
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pyarrow as pa
+
+from data_jobs import index
+from starloom.attribution import kernel
+from starloom.attribution.answer import Index, Query
+from starloom.attribution.lexing import KEYWORDS, keyword_table, style_of
+from starloom.attribution.lookup import MINIMUM_LEXEMES, MINIMUM_SOLID, look_up
+from starloom.attribution.segment import build
+from starloom.config import validate
+from starloom.kinds import Attribution, Corpus
+from starloom.ports import free_port
+from starloom.segmentfiles import FILES
+from starloom.step import run_step
+from tests.benchmarks.code_corpus import code_corpus
+from tests.benchmarks.harness import BENCH, finish, table
+
+MEGABYTES = 356
+PASSAGES = 1000
+RENAMED = 300
+PORTRAIT_MEGABYTES = 40  # a Python set of tiles is large
+REQUESTS = 300
+
+
+def main() -> None:
+    """Measure, print tables and the figures."""
+    corpus = code_corpus(MEGABYTES, Corpus.kind)
+    root = BENCH / "attribution"
+    config = validate(index.STEP.config, {}, where="index")
+    started = time.perf_counter()
+    view = Attribution(run_step(index.STEP, config, root=str(root), name="index", needs=[corpus]))
+    whole = time.perf_counter() - started
+    opened = Index.open(view)
+    size = sum(segment.info.bytes for segment in opened.segments)
+    passages = {length: list(cut(opened, length, PASSAGES)) for length in (50, 80, 200)}
+    recall = {length: found_whole(opened, texts) for length, texts in passages.items()}
+    figures: dict[str, float | int | None] = {f"recall_{length}": share for length, share in recall.items()}
+    figures["recall_renamed"] = found_renamed(opened)
+    figures["build_mb_per_s_per_core"] = build_speed(Corpus(corpus))
+    figures["index_bytes_per_byte"] = view.artifact.manifest.details["index_bytes"] / size
+    figures |= over_http(view, passages)
+    figures["hostile_ms"] = hostile(opened)
+    figures["portraits_recall_50"] = portraits(opened)
+    title = f"{size / 1e6:,.0f} MB of real code, {len(opened.segments)} segments, made in {whole:.0f} s"
+    rows = [(name, "-" if value is None else value) for name, value in figures.items()]
+    print(table(title, ("figure", "measured"), rows))
+    finish("attribution", figures)
+
+
+def cut(opened: Index, length: int, count: int) -> Iterator[tuple[str, int, int]]:
+    """(passage, segment, file) of random places, with enough bytes that are not blank."""
+    draws = random.Random(length)
+    made = 0
+    while made < count:
+        number = draws.randrange(len(opened.segments))
+        segment = opened.segments[number]
+        file = draws.randrange(segment.info.files)
+        text = segment.text_of(file)
+        if len(text) < length:
+            continue
+        at = draws.randrange(len(text) - length + 1)
+        passage = text[at : at + length]
+        if passage[0].isspace() or len("".join(passage.split()).encode()) < MINIMUM_SOLID:
+            continue
+        made += 1
+        yield passage, number, file
+
+
+def found_whole(opened: Index, passages: list[tuple[str, int, int]]) -> float:
+    """The share of passages of which one match covers everything but blanks at the ends."""
+    hits = 0
+    for passage, _, _ in passages:
+        data = passage.encode()
+        found = look_up(opened.segments, data, kinds=("exact", "white_space"), minimum_characters=24)
+        end = len(data.rstrip())
+        hits += any(match.start == 0 and match.end >= end for match in found.matches)
+    return hits / len(passages)
+
+
+def found_renamed(opened: Index) -> float:
+    """The share of code with all names changed whose own file is named, of passages with enough lexemes."""
+    hits = tried = 0
+    for passage, number, file in cut(opened, 600, 20 * RENAMED):
+        segment = opened.segments[number]
+        style = style_of(segment.files["language"][file].as_py())
+        lines = passage.splitlines(keepends=True)[1:-1]  # whole lines: no half words
+        changed = renamed("".join(lines))
+        data = changed.encode()
+        if not style or lexemes(data, style) < 2 * MINIMUM_LEXEMES or changed == "".join(lines):
+            continue
+        tried += 1
+        found = look_up(opened.segments, data, language=segment.files["language"][file].as_py())
+        hits += any((place.segment, place.file) == (number, file) for match in found.matches for place in match.places)
+        if tried == RENAMED:
+            break
+    return hits / tried
+
+
+def lexemes(data: bytes, style: int) -> int:
+    """How many a text has."""
+    q = np.frombuffer(data, np.uint8)
+    room = (np.empty(len(q), np.uint64), np.empty(len(q), np.int64), np.empty(len(q), np.int64))
+    return int(kernel.lexemes(q, 0, len(q), style, keyword_table(), *room))
+
+
+def renamed(text: str) -> str:
+    """Every word that is no keyword and no number has another name, the same one each time."""
+    names: dict[str, str] = {}
+    known = set(KEYWORDS)
+    return re.sub(
+        r"[A-Za-z_]\w*", lambda word: word[0] if word[0] in known else names.setdefault(word[0], f"w{len(names)}"), text
+    )
+
+
+def build_speed(corpus: Corpus) -> float:
+    """MB of text a second of CPU time, both levels, without reading Parquet."""
+    tables = []
+    size = 0
+    for shard in corpus.shards():
+        tables.append(corpus.table(shard))
+        size += sum(len(text) for text in tables[-1]["content"].to_pylist())
+        if size > 100e6:
+            break
+    rows = pa.concat_tables(tables)
+    files = rows.select([name for name in FILES.names if name not in ("shard", "row")])
+    files = files.append_column("shard", pa.array(["x"] * len(files), pa.string()))
+    files = files.append_column("row", pa.array(range(len(files)), pa.int64())).select(FILES.names)
+    texts = rows["content"].to_pylist()
+    with tempfile.TemporaryDirectory() as folder:
+        build(Path(folder) / "warm", texts[:3], files.slice(0, 3))
+        started = time.process_time()
+        info = build(Path(folder) / "timed", texts, files)
+        return info.bytes / 1e6 / (time.process_time() - started)
+
+
+def over_http(view: Attribution, passages: dict[int, list[tuple[str, int, int]]]) -> dict[str, float]:
+    """95th percentiles in milliseconds, all kinds of matches."""
+    opened = Index.open(view)
+    long = [passage for passage, _, _ in cut(opened, 4000, REQUESTS)]
+    short = [passage for passage, _, _ in passages[200][:REQUESTS]]
+    port = free_port()
+    command = [sys.executable, "-m", "tests.benchmarks.attribution_server", view.artifact.folder, str(port)]
+    with subprocess.Popen(command) as server:
+        try:
+            url = f"http://127.0.0.1:{port}/overlap"
+            _wait(url)
+            return {
+                "http_p95_ms_200": _p95(url, [short]),
+                "http_p95_ms_4000": _p95(url, [long]),
+                "http_p95_ms_4_clients": _p95(url, [long[n::4] for n in range(4)]),
+            }
+        finally:
+            server.kill()
+
+
+def _wait(url: str) -> None:
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            httpx.post(url, json={"document": "x"})
+            return
+        except httpx.TransportError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
+def _p95(url: str, clients: list[list[str]]) -> float:
+    times: list[float] = []
+
+    def asks(texts: list[str]) -> None:
+        with httpx.Client(timeout=60) as client:
+            for text in texts[:10]:
+                client.post(url, json={"document": text})  # pages that were never touched
+            for text in texts:
+                started = time.perf_counter()
+                client.post(url, json={"document": text}).raise_for_status()
+                times.append(1e3 * (time.perf_counter() - started))
+
+    threads = [threading.Thread(target=asks, args=(texts,)) for texts in clients]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return statistics.quantiles(times, n=20)[-1]
+
+
+def hostile(opened: Index) -> float:
+    """Milliseconds of the slowest of texts that have too many places."""
+    header = max((text for text, _, _ in cut(opened, 400, 20)), key=len)
+    texts = ["=" * 4000, "0, " * 1333, "}\n" * 2000, (header * 10)[:4000]]
+    return max(_milliseconds(lambda text=text: opened.ask(Query(text))) for text in texts)
+
+
+def _milliseconds(work: Callable[[], object]) -> float:
+    work()
+    started = time.perf_counter()
+    work()
+    return 1e3 * (time.perf_counter() - started)
+
+
+def portraits(opened: Index) -> float:
+    """The share of passages of 50 characters that tiles find: one must begin where the passage does."""
+    tiles: set[str] = set()
+    passages: list[str] = []
+    draws = random.Random(5)
+    taken = 0
+    segment = opened.segments[0]
+    for file in range(segment.info.files):
+        text = "".join(segment.text_of(file).split())
+        taken += len(text)
+        tiles.update(text[at : at + 50] for at in range(0, len(text) - 49, 50))
+        if len(text) >= 50 and len(passages) < PASSAGES:
+            at = draws.randrange(len(text) - 49)
+            passages.append(text[at : at + 50])
+        if taken > PORTRAIT_MEGABYTES * 1e6:
+            break
+    return sum(passage in tiles for passage in passages) / len(passages)
+
+
+if __name__ == "__main__":
+    main()
