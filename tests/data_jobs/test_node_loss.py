@@ -97,7 +97,7 @@ def undisturbed(code: Path, tmp_path_factory: pytest.TempPathFactory) -> list[st
 
 
 @pytest.mark.slow
-# one stage of many tasks, one of a single task, one that reads the whole; `STAGES` has the others for a change of theirs
+# many tasks, a single one, and all texts; `STAGES` has the others, for a change of theirs
 @pytest.mark.parametrize("stage", ["sign", "connect", "curate"])
 def test_every_file_is_byte_identical_when_a_node_of_three_is_killed(
     stage: str, code: Path, undisturbed: list[str], tmp_path: Path

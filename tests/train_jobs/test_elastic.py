@@ -32,7 +32,7 @@ CONFIG = PretrainConfig(
 )
 # a process of its own: the test session's Ray must not be taken down
 PROGRAM = """
-import json, logging, sys, threading, time
+import json, logging, signal, sys, threading, time
 from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
@@ -65,6 +65,7 @@ def disturb():
     before = reached("elastic")
     while reached("elastic") < before + 12:  # it goes on
         time.sleep(0.02)
+    signal.signal = lambda *_: None  # a node's own handlers are for the main thread
     cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
     print("a node is back after step", reached("elastic"), flush=True)
 
