@@ -140,7 +140,7 @@ class PretrainConfig(LoopConfig):
     @model_validator(mode="after")
     def _samples_fit_the_model(self) -> "PretrainConfig":
         self.shape(vocabulary=1)
-        if "model" in self.model_fields_set and self.length > self.model.context:
+        if self.shaped and self.length > self.model.context:
             raise ValueError(f"sequence = {self.length} is more than model.context = {self.model.context}")
         if self.length_warmup and self.length % self.length_warmup.pieces:
             raise ValueError(f"length_warmup.pieces = {self.length_warmup.pieces} do not divide {self.length} tokens")
@@ -157,6 +157,11 @@ class PretrainConfig(LoopConfig):
     def products_share(self) -> float:
         """Of a whole step's products: a frozen model's weights get no gradient, a third of them."""
         return 2 / 3 if self.lora else 1.0
+
+    @property
+    def shaped(self) -> bool:
+        """Whether a shape is given; where it is the default, that of the initial model takes its place."""
+        return self.model != ShapeConfig()
 
     def pieces(self, step: int) -> int:
         """Short samples in the place of one in update `step`, counted from 0."""

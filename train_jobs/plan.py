@@ -128,7 +128,7 @@ def _training(
     where = f"recipe {recipe.name}, step {entry.name}"
     if entry.run == PRETRAIN:
         config = validate(PretrainConfig, entry.config, where=where)
-        if config.initial_model and "model" not in config.model_fields_set:
+        if config.initial_model and not config.shaped:
             found = _shape_of(folder or config.initial_model)
             own = ShapeConfig(**found.model_dump(exclude={"vocabulary", "norm_epsilon"}))
             config = config.model_copy(update={"model": own.model_copy(update={"dropout": 0.0})})

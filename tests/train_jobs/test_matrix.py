@@ -86,6 +86,7 @@ IN_FP32 = [
     case
     for case in (Case(*values) for values in product((1, 2), (1, 2), (1, 2), (1, 4), ("none", "block"), (0, 1, 2, 3)))
     if (case.zero < 2 or case.pipeline == 1) and (case.accumulation == 1) == (case.recompute == "none")
+    if case.zero or case.config.layout.ranks <= 2
 ] + [Case(p, t, d, 1, "selective", 1) for p, t, d in LAYOUTS]
 IN_BF16 = [
     Case(*layout, *rest, zero, "bf16")

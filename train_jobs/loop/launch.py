@@ -113,12 +113,14 @@ def _with_shape(config: PretrainConfig, initial: str, vocabulary: int) -> Pretra
     from starloom.model.folder import check_names, read_config  # brings torch
 
     if not initial:
-        return validate(PretrainConfig, {**config.model_dump(), "model": config.model.model_dump()}, where="config")
+        if config.length > config.model.context:
+            raise UserError(f"sequence = {config.length} is more than model.context = {config.model.context}")
+        return config
     if is_adapter(initial):
         raise UserError(f"initial_model: {initial} is an adapter; name its base model, or merge the adapter first")
     found = read_config(initial)
     check_names(initial, found)
-    if "model" not in config.model_fields_set:
+    if not config.shaped:
         shape = {**found.model_dump(exclude={"vocabulary", "norm_epsilon"}), "dropout": 0.0}
         config = validate(PretrainConfig, {**config.model_dump(), "model": shape}, where=f"initial_model {initial}")
     wanted = config.shape(vocabulary)
