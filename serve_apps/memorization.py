@@ -19,8 +19,6 @@ from starloom.attribution.answer import Index, Query
 from starloom.config import Config
 from starloom.errors import UserError
 from starloom.kinds import Attribution, Memorization, Model, Tokens, corpora_of
-from starloom.model.adapter import base_folder
-from starloom.model.folder import read_config
 from starloom.program import main
 from starloom.step import Outcome, Step, StepContext
 from starloom.tokenizer import END_OF_TEXT, CodeTokenizer, load_tokenizer
@@ -65,6 +63,9 @@ def run(config: MemorizationConfig, context: StepContext) -> Outcome:
     Raises:
         UserError: the index is of another corpus than the tokens, or the model's window is too short.
     """
+    from starloom.model.adapter import base_folder
+    from starloom.model.folder import read_config
+
     model, tokens = Model(context.only(Model.kind)), Tokens(context.only(Tokens.kind))
     view = Attribution(context.only(Attribution.kind))
     learnt = corpora_of(tokens.artifact)

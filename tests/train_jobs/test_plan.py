@@ -122,7 +122,8 @@ def test_command_prints_time_and_cost(capsys: pytest.CaptureFixture[str]) -> Non
     assert starloom(["plan", "starcoderbase-15b", "--price", "1"]) == 0
     printed = capsys.readouterr().out
     assert "37.5% MFU, 23.7 days, $291,745" in printed
-    rows = {words[0]: words[1:] for words in map(str.split, printed.splitlines()) if words}
+    table = printed[printed.index("a rank sends") : printed.index("pipeline idle")]
+    rows = {words[0]: words[1:] for words in map(str.split, table.splitlines())}
     # GB, link, seconds, of these hidden, of these waited for
     assert rows["tensor"] == ["103.68", "inside", "the", "node", "0.346", "0.000", "0.346"]
     assert rows["pipeline"][1:3] == rows["data"][1:3] == ["between", "nodes"]
