@@ -34,7 +34,7 @@ from serve_apps.sandbox.toolchains import toolchain_table
 from starloom import jsonlines
 from starloom.config import Config, runtime, validate
 from starloom.errors import RunError, UserError
-from starloom.kinds import Attribution, Corpus, Evaluation, HeldoutDocument, Model, Tokens, corpora_of
+from starloom.kinds import Attribution, Corpus, Evaluation, HeldoutDocument, Model, Tokens, check_index
 from starloom.program import main
 from starloom.step import Outcome, Step, StepContext
 
@@ -110,7 +110,8 @@ def _before(
     if model.initial is None:
         return None
     if not model.initial.is_dir():
-        raise UserError(f"{model.artifact.name} was trained from {model.initial}, which is gone; put it back there")
+        say(f"the model that it began from is not measured: {model.initial} is gone")
+        return None
     say(f"the same of the model that it began from, {model.initial.name}")
     heldout = measure(model.initial, documents)
     with serving(model.initial) as url:
@@ -122,12 +123,7 @@ def _attribute(completions: list[dict[str, Any]], view: Attribution, tokens: Tok
     """Tell of each completion what of it stands in the corpus."""
     from starloom.attribution.answer import Index, Query
 
-    learnt = corpora_of(tokens.artifact)
-    if view.corpus not in learnt:
-        raise UserError(
-            f"{view.artifact.name} indexes the corpus {view.corpus}, {tokens.artifact.name} was packed from "
-            f"{', '.join(sorted(learnt))}; index that one"
-        )
+    check_index(view, tokens.artifact)
     index = Index.open(view)
     for sample in completions:
         sample["attribution"] = index.ask(Query(sample["completion"], offsets="code-points"))

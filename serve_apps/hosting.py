@@ -8,7 +8,7 @@ from typing import Any
 from starloom import storage
 from starloom.artifact import Artifact, newest
 from starloom.errors import UserError
-from starloom.kinds import Attribution, Model, corpora_of
+from starloom.kinds import Attribution, Model, check_index
 from starloom.ports import free_port, usable_port
 
 
@@ -39,12 +39,8 @@ def index_of(location: str, model: str) -> Attribution | None:
     if found is None:
         return None
     view, learnt = Attribution(found), newest(model, Model.kind)
-    corpora = corpora_of(learnt) if learnt else set()
-    if corpora and view.corpus not in corpora:
-        raise UserError(
-            f"{location}: indexes the corpus {view.corpus}, the model in {model} learnt from "
-            f"{', '.join(sorted(corpora))}; run the index step again"
-        )
+    if learnt is not None:
+        check_index(view, learnt)
     return view
 
 

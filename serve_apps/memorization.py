@@ -18,7 +18,7 @@ from serve_apps.hosting import serving
 from starloom.attribution.answer import Index, Query
 from starloom.config import Config
 from starloom.errors import UserError
-from starloom.kinds import Attribution, Memorization, Model, Tokens, corpora_of
+from starloom.kinds import Attribution, Memorization, Model, Tokens, check_index
 from starloom.program import main
 from starloom.step import Outcome, Step, StepContext
 from starloom.tokenizer import END_OF_TEXT, CodeTokenizer, load_tokenizer
@@ -68,9 +68,7 @@ def run(config: MemorizationConfig, context: StepContext) -> Outcome:
 
     model, tokens = Model(context.only(Model.kind)), Tokens(context.only(Tokens.kind))
     view = Attribution(context.only(Attribution.kind))
-    learnt = corpora_of(tokens.artifact)
-    if view.corpus not in learnt:
-        raise UserError(f"{view.artifact.name} indexes the corpus {view.corpus}, the tokens are of {sorted(learnt)}")
+    check_index(view, tokens.artifact)
     folder = model.folder()
     window = read_config(base_folder(folder)).context
     if config.prompt_tokens + config.new_tokens > window:

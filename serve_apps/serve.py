@@ -38,6 +38,8 @@ def main(argv: Sequence[str]) -> int:
     }
     location = _split(arguments.model[0])[1]
     index = _index(arguments.index, location)
+    if arguments.ignore and index is None:
+        raise UserError(f"--ignore {arguments.ignore[0]}: nothing is looked up; name an index with --index")
     if index is not None:
         values["attribution"] = {"index": index.artifact.folder, "ignore": arguments.ignore}
     # where keys are asked for, the evaluations have one of their own for the model beside them

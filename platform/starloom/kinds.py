@@ -378,6 +378,16 @@ def corpora_of(artifact: Artifact) -> set[str]:
     return found
 
 
+def check_index(view: Attribution, made: Artifact) -> None:
+    """`UserError` where an index is of another corpus than what an artifact was made from, as far as that is known."""
+    corpora = corpora_of(made)
+    if corpora and view.corpus not in corpora:
+        raise UserError(
+            f"{view.artifact.folder}: indexes the corpus {view.corpus}, {made.folder} was made from "
+            f"{', '.join(sorted(corpora))}; run the index step again"
+        )
+
+
 class Report(View):
     """The page of a run."""
 

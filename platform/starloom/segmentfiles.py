@@ -44,14 +44,14 @@ class SegmentInfo:
     renamed: int
     solid_bits: int
     renamed_bits: int
-    rows: str  # SHA-256 over what the rows are: (id, repo_name, path) in order
+    rows: str  # SHA-256 over what the rows are: (id, repo_name, path, language) in order
     sizes: dict[str, int]  # of the arrays, bytes
 
 
 def rows_digest(files: pa.Table) -> str:
-    """What tells a segment's rows from others': ids tell the text."""
+    """What tells a segment's rows from others': ids tell the text, languages how comments are told."""
     digest = hashlib.sha256()
-    for name in ("id", "repo_name", "path"):
+    for name in ("id", "repo_name", "path", "language"):
         for value in files[name].to_pylist():
             digest.update(f"{value}\0".encode("utf-8", "surrogatepass"))
     return digest.hexdigest()

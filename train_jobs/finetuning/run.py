@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from starloom.config import validate
 from starloom.errors import UserError
 from starloom.kinds import Conversations, Corpus, Model, Tokenizer
 from starloom.model.adapter import is_adapter
@@ -85,7 +86,7 @@ def finetune(config: FinetuneConfig, context: StepContext) -> Outcome:
 def _settings(config: FinetuneConfig, shape: ModelConfig, windows: int) -> PretrainConfig:
     """The training loop's own settings, for so many windows of the conversations."""
     steps = math.ceil(config.epochs * windows / config.global_batch)
-    return PretrainConfig(
+    values = dict(
         model=ShapeConfig(**{**shape.model_dump(exclude={"vocabulary", "norm_epsilon"}), "dropout": config.dropout}),
         sequence=config.context,
         steps=steps,
@@ -93,6 +94,7 @@ def _settings(config: FinetuneConfig, shape: ModelConfig, windows: int) -> Pretr
         fim=FimConfig(rate=0.0),
         **{name: getattr(config, name) for name in LoopConfig.model_fields},
     )
+    return validate(PretrainConfig, values, where="finetune")  # settings that do not go together are one line
 
 
 def _initial(config: FinetuneConfig, context: StepContext) -> Path:

@@ -167,7 +167,10 @@ async def _completions(
         if tried > n or echo:
             raise Problem(400, "stream: goes with neither echo nor best_of; ask for the whole answer")
         attributed = _Attributed(
-            service.attribution(body.attribution), body.attribution, _texts(served, body.prompts()), choices=n
+            service.attribution(body.attribution),
+            body.attribution,
+            _texts(served, body),
+            choices=n,
         )
         chunks = _CompletionChunks(served, head, body)
         return await _stream(service, served, prompts, n, sampling, caller, chunks, attributed)
@@ -176,7 +179,11 @@ async def _completions(
     )
     answers = await while_connected(request, work)
     choices: list[dict[str, Any]] = []
-    attributed = _Attributed(service.attribution(body.attribution), body.attribution, _texts(served, body.prompts()))
+    attributed = _Attributed(
+        service.attribution(body.attribution),
+        body.attribution,
+        _texts(served, body),
+    )
     for number, prompt in enumerate(prompts):
         group = answers[number * tried : (number + 1) * tried]
         if tried > n:
@@ -192,8 +199,11 @@ async def _completions(
     return {**head, "choices": choices, "usage": _usage(sum(map(len, prompts)), made)}
 
 
-def _texts(served: Served, prompts: Sequence[str | list[int]]) -> list[str]:
-    return [one if isinstance(one, str) else served.tokenizer.decode(one[-TAIL:]) for one in prompts]
+def _texts(served: Served, body: CompletionBody) -> list[str]:
+    """The prompts as text, where answers are looked up with them."""
+    if body.attribution is None:
+        return []
+    return [one if isinstance(one, str) else served.tokenizer.decode(one[-TAIL:]) for one in body.prompts()]
 
 
 @dataclasses.dataclass(frozen=True)
