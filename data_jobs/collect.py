@@ -29,6 +29,7 @@ from starloom.artifact import ArtifactWriter
 from starloom.config import Config
 from starloom.errors import StarloomError, UserError, one_line
 from starloom.kinds import DROPPED_FILE, Collected, data_file
+from starloom.opt_outs import entry_for, withdrawn
 from starloom.program import main
 from starloom.schema import CORPUS, DROPPED, LICENSES
 from starloom.step import Outcome, Step, StepContext
@@ -83,8 +84,10 @@ def run(config: CollectConfig, context: StepContext) -> Outcome:
     sources = [_from_here(source) for source in config.sources]
     shards = _write_shards(inventory.take(sources, states, admission.limits), size, context)
 
+    gone = withdrawn(context.root)
+
     def work(shard: str) -> int:
-        return collect_shard(shard, admission, inventory, context.name)
+        return collect_shard(shard, admission, inventory, context.name, gone)
 
     rows = sum(map_shards(shards, work, name="collect"))
     counts = _merge_dropped(shards, context.output)
@@ -120,8 +123,13 @@ def _write_shards(entries: Iterable[Entry], limit: int, context: StepContext) ->
     return shards
 
 
-def collect_shard(shard: str, admission: Admission, inventory: Inventory, stage: str) -> int:
-    """Read one shard's units and write its table; returns its rows. A finished shard is left as it is."""
+def collect_shard(
+    shard: str, admission: Admission, inventory: Inventory, stage: str, gone: frozenset[str] = frozenset()
+) -> int:
+    """Read one shard's units and write its table; returns its rows. A finished shard is left as it is.
+
+    Rows of repositories that are `gone` are written without their text: policy drops them, and no other row moves.
+    """
     output = inventory.output
     name, dropped_name = data_file(shard), f"{_WORK}/{shard}"
     if output.exists(name) and output.exists(dropped_name):
@@ -141,6 +149,8 @@ def collect_shard(shard: str, admission: Admission, inventory: Inventory, stage:
             if isinstance(outcome, Refusal):
                 refusals.append(outcome)
             else:
+                if gone and entry_for(outcome["repo_name"], gone):
+                    outcome["content"] = ""
                 records.append(outcome)
     output.write_table(dropped_name, _refused_table(refusals, stage))
     output.write_table(name, pa.Table.from_pylist(records, schema=CORPUS), row_group_rows=1000)

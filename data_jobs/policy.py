@@ -1,6 +1,5 @@
 """Licence policy and opt-outs: one decision table per collected shard, no text is read."""
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +10,7 @@ from data_jobs.verdicts import Verdict, decide
 from starloom.config import Config
 from starloom.errors import UserError
 from starloom.kinds import Decisions
+from starloom.opt_outs import entry_for, names_in
 from starloom.program import main
 from starloom.step import Outcome, Step, StepContext
 
@@ -42,9 +42,7 @@ def run(config: PolicyConfig, context: StepContext) -> Outcome:
 
 def judge_repository(repo_name: str, opted_out: frozenset[str]) -> Verdict | None:
     """Whether the repository, its owner or a group that it is in is on the list; case does not matter."""
-    parts = repo_name.lower().split("/")
-    names = ("/".join(parts[:length]) for length in range(len(parts), 0, -1))
-    found = next((name for name in names if name in opted_out), None)
+    found = entry_for(repo_name, opted_out)
     return Verdict("opt_out", found) if found else None
 
 
@@ -62,12 +60,6 @@ def judge_licenses(
     return Verdict("license", f"{', '.join(wrong)}{f' by {source}' if source else ''}")
 
 
-_LINK = re.compile(
-    r"(?:https?://|ssh://)?(?:[\w.-]+@)?(?:www\.)?[\w-]+(?:\.[\w-]+)*\.[a-z]{2,}(?::\d+)?[/:]+", re.IGNORECASE
-)
-_NAME = re.compile(r"[\w.-]+(?:/[\w.-]+)*")
-
-
 def load_opt_outs(path: str | None) -> frozenset[str]:
     """The entries of an opt-out file in lower case: owners, groups, ``owner/repo``; links and ``@owner`` too.
 
@@ -80,26 +72,7 @@ def load_opt_outs(path: str | None) -> frozenset[str]:
         text = decode(Path(path).read_bytes()).content
     except (OSError, NotTextError) as error:
         raise UserError(f"opt_out = {path!r}: cannot be read ({error}); give a text file") from None
-    entries = set()
-    for number, line in enumerate(text.splitlines(), start=1):
-        entry = _entry(line)
-        if entry and not _NAME.fullmatch(entry):
-            raise UserError(
-                f"{path}:{number}: {line.strip()[:80]!r} is neither an owner nor owner/repo; write one to a line"
-            )
-        if entry:
-            entries.add(entry)
-    return frozenset(entries)
-
-
-def _entry(line: str) -> str:
-    """What a line names: ``https://github.com/Owner/Repo.git`` is ``owner/repo``, ``@owner`` an owner."""
-    plain = re.sub(r"(?:^|\s)#.*", "", line).strip().strip("\u200b\ufeff").lower()
-    plain = re.sub(r"^(?:[-*•]\s+)", "", plain).strip("<>\"'`,; ")
-    link = _LINK.match(plain)
-    if link and (link[0][-1] == ":" or "/" in link[0]):
-        plain = re.split(r"[?#]|/(?:-|tree|blob|issues|pull)(?:/|$)", plain[link.end() :])[0]
-    return plain.removeprefix("@").removesuffix("/*").rstrip("/").removesuffix(".git")
+    return names_in(text, where=path)
 
 
 def source_state(config: PolicyConfig) -> Any:

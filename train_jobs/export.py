@@ -2,7 +2,8 @@
 
 from typing import Literal
 
-from starloom.config import Config
+from starloom.config import Config, added
+from starloom.governance.publisher import Publisher
 from starloom.kinds import Model
 from starloom.program import main
 from starloom.step import Outcome, Step, StepContext
@@ -12,13 +13,14 @@ class ExportConfig(Config):
     """Which checkpoint of the `model` among `needs`; a `corpus` and an `evaluation` beside it go into the card."""
 
     checkpoint: int | Literal["last", "best"] = "last"  # a step's number; best: of the least held-out loss
+    publisher: Publisher | None = added(None)  # who passes it on: a whole card, and the licence's text beside it
 
 
 def run(config: ExportConfig, context: StepContext) -> Outcome:
     """Write the folder `model/`; serving and fine-tuning take it as they take the run's own."""
     from train_jobs.checkpoints.export import export  # brings torch
 
-    return export(config.checkpoint, context)
+    return export(config.checkpoint, config.publisher, context)
 
 
 STEP = Step(config=ExportConfig, run=run, produces=Model.kind)

@@ -335,6 +335,18 @@ def _table_parts(url: str) -> Iterator[pa.Table]:
             yield pa.Table.from_batches([batch])
 
 
+def written_again(folder: str, names: Sequence[str]) -> None:
+    """Tell a finished artifact's manifest that some of its files were written again; the fingerprint stays."""
+    manifest = read_manifest(folder)
+    files = dict(manifest.files)
+    for name in names:
+        location = storage.join(folder, name)
+        files[name] = FileEntry(bytes=storage.size_of(location), sha256=storage.checksum(location))
+    if files != dict(manifest.files):
+        size = sum(entry.bytes for entry in files.values())
+        ArtifactWriter(folder).finish(manifest.model_copy(update={"files": files, "bytes": size}))
+
+
 def finished(root: str, step: str) -> list[Artifact]:
     """The finished artifacts of a step below a root, oldest first (by the time of their manifests)."""
     return [Artifact.open(folder) for folder in manifests(root, step)]

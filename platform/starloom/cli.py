@@ -15,6 +15,8 @@ DELEGATED = {
     "evaluate": ("serve_apps.evaluate", "command", "evaluate a model folder, a run, or an OpenAI-compatible URL"),
     "attribute": ("starloom.attribution.command", "attribute", "what of a text stands in a run's corpus, and where"),
     "lookup": ("starloom.attribution.command", "lookup", "what a run's corpus has of an owner, a repository or a file"),
+    "opt-out": ("starloom.governance.command", "opt_out", "take somebody's code out of everything a run has made"),
+    "card": ("starloom.governance.command", "card", "a run's cards, and which obligations they meet"),
     "plan": ("train_jobs.plan", "main", "memory, time and cost of a training step, before anything is started"),
 }
 
@@ -68,11 +70,19 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     from starloom.kinds import Model, Report
+    from starloom.opt_outs import JOURNAL
     from starloom.recipe import load_recipe
     from starloom.runner import run_recipe
 
+    def say(line: str) -> None:
+        print(line, flush=True)
+
     recipe = load_recipe(arguments.recipe, root=arguments.root, assignments=tuple(arguments.set))
-    artifacts = run_recipe(recipe, only=arguments.only, say=lambda line: print(line, flush=True))
+    if storage.exists(storage.join(recipe.root, JOURNAL)):
+        from starloom.governance.opt_out import go_on
+
+        go_on(recipe, run=lambda data: run_recipe(data, say=say), say=say)
+    artifacts = run_recipe(recipe, only=arguments.only, say=say)
     report = storage.join(recipe.root, Report.PAGE)
     if storage.exists(report):
         print(f"report: {report}")

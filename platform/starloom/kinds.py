@@ -388,6 +388,35 @@ def check_index(view: Attribution, made: Artifact) -> None:
         )
 
 
+class Cards(View):
+    """What a model and its data are, for whoever gets them."""
+
+    kind = "cards"
+    MODEL: ClassVar = "model/README.md"
+    DATA: ClassVar = "data/README.md"
+    LICENSE: ClassVar = "model/LICENSE"
+
+    @staticmethod
+    def details(missing: Mapping[str, Mapping[str, Any]], derived: bool) -> dict[str, Any]:
+        """The manifest's details: what each card could not tell, by section, and whether there is a base model."""
+        return {"missing": {name: dict(found) for name, found in missing.items()}, "derived": derived}
+
+    @property
+    def missing(self) -> dict[str, dict[str, list[str]]]:
+        """What each card could not tell, by section."""
+        found: dict[str, dict[str, list[str]]] = self.artifact.manifest.details["missing"]
+        return found
+
+    @property
+    def derived(self) -> bool:
+        """Whether the model was made from another."""
+        return bool(self.artifact.manifest.details["derived"])
+
+    def text(self, name: str) -> str:
+        """One of the files; empty where there is none."""
+        return self.artifact.read_text(name) if self.artifact.has(name) else ""
+
+
 class Report(View):
     """The page of a run."""
 

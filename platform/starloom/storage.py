@@ -120,6 +120,12 @@ def read_bytes(location: str) -> bytes:
         return bytes(file.read())
 
 
+def size_of(location: str) -> int:
+    """Bytes of a file."""
+    filesystem, path = filesystem_of(location)
+    return int(filesystem.size(path))
+
+
 def open_file(location: str, mode: str = "rb") -> IO[Any]:
     """Open for reading."""
     if not is_remote(location):
@@ -244,6 +250,13 @@ def atomic_write(location: str, mode: str = "wb") -> Iterator[IO[Any]]:
         temporary.unlink(missing_ok=True)
 
 
+def remove_file(location: str) -> None:
+    """Remove a file; nothing happens when it is not there."""
+    filesystem, path = filesystem_of(location)
+    with suppress(FileNotFoundError):
+        filesystem.rm_file(path)
+
+
 def remove_below(location: str) -> None:
     """Remove a folder with all that is in it; nothing happens when it is not there."""
     if not is_remote(location):
@@ -280,7 +293,7 @@ def local_copy(location: str) -> Path:
     """
     if not is_remote(location):
         return Path(location)
-    target = cache_folder() / hashlib.sha256(location.encode()).hexdigest()[:16] / posixpath.basename(location)
+    target = _copy_of(location)
     if not target.exists():
         filesystem, path = filesystem_of(location)
         if not filesystem.exists(path):
@@ -291,6 +304,10 @@ def local_copy(location: str) -> Path:
             filesystem.get(path, str(fetched), recursive=filesystem.isdir(path))
             fetched.rename(target)
     return target
+
+
+def _copy_of(location: str) -> Path:
+    return cache_folder() / hashlib.sha256(location.encode()).hexdigest()[:16] / posixpath.basename(location)
 
 
 def matching_files(pattern: str, *, setting: str, what: str = "file") -> list[str]:
@@ -327,6 +344,21 @@ def file_state(names: Sequence[str]) -> list[list[Any]]:
             stat = Path(name).stat()
             state.append([printable(name), stat.st_size, stat.st_mtime_ns])
     return state
+
+
+def version(location: str) -> tuple[int, int] | None:
+    """What changes when a local file does: its time of change and its inode; None where there is none."""
+    try:
+        found = Path(location).stat()
+    except FileNotFoundError:
+        return None
+    return found.st_mtime_ns, found.st_ino
+
+
+def forget_copy(location: str) -> None:
+    """Remove what `local_copy` has fetched of a location to this machine."""
+    if is_remote(location):
+        remove_below(str(_copy_of(location).parent))
 
 
 def printable(name: str) -> str:

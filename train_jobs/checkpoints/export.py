@@ -7,6 +7,10 @@ from typing import Any
 
 from starloom.config import validate
 from starloom.errors import UserError
+from starloom.governance import sections
+from starloom.governance.facts import Facts
+from starloom.governance.model_card import model_card
+from starloom.governance.publisher import Publisher
 from starloom.kinds import Corpus, Evaluation, Memorization, Model, Tokenizer
 from starloom.model.adapter import write_adapter
 from starloom.model.config import ModelConfig
@@ -17,11 +21,12 @@ from train_jobs.checkpoints.complete import MANIFEST, complete
 from train_jobs.config import LoraConfig
 from train_jobs.parallel.pipeline import Exported
 
+LICENSE = "LICENSE"
 # what a run's own export holds beside the weights, and another checkpoint's has too
 BESIDE = ("generation_config.json", Tokenizer.FILE, Tokenizer.SETTINGS, "chat_template.jinja")
 
 
-def export(checkpoint: int | str, context: StepContext) -> Outcome:
+def export(checkpoint: int | str, publisher: Publisher | None, context: StepContext) -> Outcome:
     """Run the step; see `train_jobs.export`."""
     model = Model(context.only(Model.kind))
     source = chosen(model.checkpoints(), checkpoint)
@@ -29,20 +34,26 @@ def export(checkpoint: int | str, context: StepContext) -> Outcome:
     shape = ModelConfig(**model.shape)
     target, own = context.output.local_folder(Model.FOLDER), model.folder()
     corpus = context.optional(Corpus.kind)
-    data = card.data(Corpus(corpus) if corpus else None)
-    scores = card.scores([Evaluation(one) for one in context.every(Evaluation.kind)])
-    scores += card.memorization([Memorization(one) for one in context.every(Memorization.kind)])
-    sections = [*card.trained(model, position), *data, *scores]
+    parts = sections.titled("Training", [sections.training(model, position)])
+    parts += sections.titled("Data", sections.data(Corpus(corpus))) if corpus else []
+    for one in context.every(Evaluation.kind):
+        parts += sections.titled("Evaluation", [sections.scores(Evaluation(one))])
+    for one in context.every(Memorization.kind):
+        parts += sections.titled("Memorization", [sections.memorization(Memorization(one))])
+    whole = model_card(Facts.of(publisher, context.inputs, position)).text() if publisher else ""
+    terms = publisher.license_text() if publisher else None
+    if terms is not None:
+        (target / LICENSE).write_text(terms, encoding="utf-8")
     settings = model.artifact.manifest.config.get("lora")
     if settings:
-        text = card.adapter_card(model.initial or own, position["step"], sections)
+        text = whole or card.adapter_card(model.initial or own, position["step"], parts)
         lora = validate(LoraConfig, settings, where=model.artifact.name)
         export_adapter(
             source, target, shape, lora, base=str(model.initial), tokenizer=str(own / Tokenizer.FILE), text=text
         )
     else:
         chats = (own / "chat_template.jinja").is_file() or "chat_template" in _settings(own)
-        text = card.model_card(shape, position["step"], sections, chats=chats)
+        text = whole or card.model_card(shape, position["step"], parts, chats=chats)
         export_checkpoint(source, target, shape, str(own), text=text)
     for name in BESIDE:
         if (own / name).is_file():

@@ -1,8 +1,8 @@
 """An opened index, and what it answers about a document: spans with their files, lines and licences, ready for JSON."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, Literal, get_args
 
@@ -14,6 +14,7 @@ from starloom.attribution.lookup import KINDS, MINIMUM_CHARACTERS, Budget, Kind,
 from starloom.attribution.segment import Segment
 from starloom.errors import UserError
 from starloom.kinds import Attribution
+from starloom.opt_outs import entry_for, watched
 
 Offsets = Literal["utf-16", "utf-8", "code-points"]
 MOST_CHARACTERS: Final = 100_000
@@ -79,22 +80,19 @@ class Index:
     fingerprint: str
     corpus: str  # the fingerprint of what was indexed
     segments: tuple[Segment, ...]
-    hidden: set[str] = field(default_factory=set)  # owners and repositories that are in no answer, in lower case
+    withdrawn: Callable[[], frozenset[str]] = frozenset  # names in lower case that are in no answer
 
     @classmethod
     def open(cls, view: Attribution) -> "Index":
         """Raises `RunError` where a file is not what was written."""
-        return cls(view.artifact.fingerprint, view.corpus, tuple(Segment(folder) for folder in view.folders()))
-
-    def hide(self, names: Iterable[str]) -> int:
-        """Leave owners or repositories out of every answer from now on; returns how many files that are."""
-        self.hidden |= {name.lower() for name in names}
-        return sum(int(_named(segment, frozenset(self.hidden)).sum()) for segment in self.segments)
+        root = view.artifact.folder.rsplit("/", 2)[0]
+        segments = tuple(Segment(folder) for folder in view.folders())
+        return cls(view.artifact.fingerprint, view.corpus, segments, watched(root))
 
     def ask(self, query: Query, budget: Budget = BUDGET) -> dict[str, Any]:
         """The answer as JSON-able values; offsets are in the units that the query names."""
         document = query.document.encode("utf-8", "surrogatepass")
-        left_out = frozenset(self.hidden | {name.lower() for name in query.ignore})
+        left_out = self.withdrawn() | {name.lower() for name in query.ignore}
         found = look_up(
             self.segments,
             document,
@@ -147,8 +145,7 @@ def _named(segment: Segment, names: frozenset[str]) -> np.ndarray:
     """Files of owners or repositories: uint8 [files]."""
     if not names:
         return segment.hidden
-    repositories = [name.lower() for name in segment.files["repo_name"].to_pylist()]
-    inside = [name in names or any(name.startswith(f"{one}/") for one in names) for name in repositories]
+    inside = [entry_for(name, names) is not None for name in segment.files["repo_name"].to_pylist()]
     return np.maximum(np.array(inside, np.uint8), segment.hidden)
 
 

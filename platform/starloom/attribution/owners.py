@@ -11,6 +11,7 @@ from starloom.artifact import Artifact
 from starloom.attribution.answer import Index
 from starloom.errors import UserError
 from starloom.kinds import Attribution, Corpus
+from starloom.opt_outs import entry_for
 
 MOST_ROWS: Final = 1000  # of an answer
 
@@ -45,8 +46,7 @@ class Owners:
         }
 
     def _is_hidden(self, name: str) -> bool:
-        lower = name.lower()
-        return any(lower == one or lower.startswith(f"{one}/") for one in self._index.hidden)
+        return entry_for(name, self._index.withdrawn()) is not None
 
     def _of_owner(self, owner: str) -> list[dict[str, Any]]:
         mine = pc.or_(

@@ -1,0 +1,1 @@
+"""What a run owes to the authors of its data: opt-outs carried out everywhere, cards, obligations."""
