@@ -30,7 +30,7 @@ def test_readme_lists_the_files_of_its_room(name: str) -> None:
 
 
 def test_readme_names_every_command_with_its_own_words() -> None:
-    table = dict(re.findall(r"\| `starloom (\w+)[^`]*` \| (.*) \|", (ROOT / "README.md").read_text()))
+    table = dict(re.findall(r"\| `starloom ([\w-]+)[^`]*` \| (.*) \|", (ROOT / "README.md").read_text()))
     assert table.keys() == COMMANDS.keys() | DELEGATED.keys()
     for name, words in table.items():
         assert words == (COMMANDS[name].help if name in COMMANDS else DELEGATED[name][2])

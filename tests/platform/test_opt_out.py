@@ -266,7 +266,7 @@ def test_what_cannot_be_done_is_one_line(recipe: Recipe, tmp_path: Path) -> None
     ],
 )
 def test_pages_and_results_that_quote_are_seen(name: str, data: str) -> None:
-    lines = holdings.lines_of([SECRET, '\tif (rows[0] < 3 && "ann" in the_names):', "short"])
+    lines = holdings.telling_lines([SECRET, '\tif (rows[0] < 3 && "ann" in the_names):', "short"])
     assert len(lines) == 2
     assert holdings.quotes(data.encode(), name, lines)
     assert not holdings.quotes(b'{"a": "nothing of hers in this whole long line of text"}', name, lines)

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from starloom.artifact import newest
 from starloom.config import validate
 from starloom.errors import UserError
-from starloom.governance.obligations import Publication, Shown, check
+from starloom.governance.obligations import Publication, Shown, owed
 from starloom.governance.opt_out import Survey, Wish, carry_out, go_on, pending, survey
 from starloom.governance.publisher import Publisher
 from starloom.kinds import Cards
@@ -20,7 +20,12 @@ _SHOWN = 20
 
 
 def opt_out(argv: Sequence[str]) -> int:
-    """Say what an opt-out would do, or do it. Returns 0."""
+    """Say what an opt-out would do, or do it. Returns 0.
+
+    Raises:
+        UserError: nobody is named, an entry names nobody, or the recipe has no list.
+        RunError: the data could not be made again.
+    """
     parser = argparse.ArgumentParser(
         prog="starloom opt-out", description="Take somebody's code out of everything that a run has made."
     )
@@ -67,10 +72,10 @@ def _would(recipe: Recipe, names: Sequence[str], as_json: bool) -> None:
     if as_json:
         print(json.dumps(asdict(found), indent=1))
     else:
-        print("\n".join(lines_of(found, recipe)))
+        print("\n".join(would_lines(found, recipe)))
 
 
-def lines_of(found: Survey, recipe: Recipe) -> list[str]:
+def would_lines(found: Survey, recipe: Recipe) -> list[str]:
     """What would be done, for people."""
     lines = [f"written to {', '.join(found.lists)}, and hidden at once by the services of {recipe.root}"]
     lines += [f"{name}: nothing was collected of it; kept for later runs" for name in found.unknown]
@@ -107,8 +112,8 @@ def card(argv: Sequence[str]) -> int:
             raise UserError(f"{found.folder}: has no {name}; its step was not given what it describes")
         print(text, end="")
         return 0
-    shown = check(publication(view))
-    print("\n".join(told(shown)))
+    shown = owed(publication(view))
+    print("\n".join(owed_lines(shown)))
     return 1 if any(one.missing for one in shown) else 0
 
 
@@ -124,7 +129,7 @@ def publication(view: Cards) -> Publication:
     )
 
 
-def told(shown: Sequence[Shown]) -> list[str]:
+def owed_lines(shown: Sequence[Shown]) -> list[str]:
     """Obligations for people."""
     lines = []
     for one in shown:

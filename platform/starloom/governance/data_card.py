@@ -2,6 +2,8 @@
 
 import json
 
+from starloom import storage
+from starloom.artifact import Artifact
 from starloom.governance.card import Card, Section
 from starloom.governance.facts import Facts, size_category
 from starloom.governance.publisher import NOT_STATED
@@ -32,7 +34,7 @@ def data_card(facts: Facts) -> Card:
             _rationale(corpus),
             _numbers(corpus),
             _personal(facts),
-            _opt_out(facts, corpus),
+            _opt_out(facts),
             _decontamination(corpus),
             _biases(corpus),
             _terms(facts),
@@ -52,9 +54,6 @@ def _rationale(corpus: Corpus) -> Section:
         "What each step was told to do; `dropped.parquet` names every file that a step left out, with its reason."
     )
     root = corpus.artifact.folder.rsplit("/", 2)[0]
-    from starloom import storage
-    from starloom.artifact import Artifact
-
     for entry in corpus.artifact.manifest.inputs:
         place = entry.location if entry.location.count("/") > 1 else storage.join(root, entry.location)
         if storage.exists(storage.join(place, "manifest.json")):
@@ -76,16 +75,14 @@ def _personal(facts: Facts) -> Section:
     section = Section("Personal and sensitive information")
     made = [one for one in facts.decisions if one.edit_counts()]
     if not made:
-        return section.lacks(
-            "redact", "Nothing was looked for and nothing replaced (a step that runs data_jobs.redact)."
-        )
+        return section.add("Nothing was looked for and nothing replaced (a step that runs data_jobs.redact).")
     rows = [(kind, f"{count:,}") for one in made for kind, count in sorted(one.edit_counts().items())]
     return section.add(
         table(("kind", "replacements"), rows, numbers=True), "What no detector knows is still in the text."
     )
 
 
-def _opt_out(facts: Facts, corpus: Corpus) -> Section:
+def _opt_out(facts: Facts) -> Section:
     section = Section("Opt-out and how to look oneself up")
     section.add(f"{facts.opted_out:,} files were left out at the wish of their owners (reason `opt_out`).")
     if facts.publisher.search_page:
@@ -96,7 +93,6 @@ def _opt_out(facts: Facts, corpus: Corpus) -> Section:
         )
     else:
         section.lacks("attribution", "No index was made: nobody can look himself up.")
-    del corpus
     return section.stated(facts.publisher.asking_out, "asking_out")
 
 

@@ -120,7 +120,7 @@ def made_from(root: str, kind: str, corpora: Collection[str]) -> list[tuple[str,
     return [(folder, manifest) for folder, manifest in every if corpora_of(Artifact(folder, manifest)) & set(corpora)]
 
 
-def lines_of(texts: Sequence[str]) -> set[str]:
+def telling_lines(texts: Sequence[str]) -> set[str]:
     """The lines that are long enough to say whose they are, without blanks at their ends."""
     stripped = (line.strip() for text in texts for line in text.splitlines())
     return {line for line in stripped if len("".join(line.split()).encode()) >= LEAST_LINE}

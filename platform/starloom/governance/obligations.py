@@ -64,7 +64,7 @@ class Publication:
     missing: Mapping[str, Mapping[str, Sequence[str]]]  # card ("model", "data") -> section -> what
 
 
-def check(cards: Publication) -> list[Shown]:
+def owed(cards: Publication) -> list[Shown]:
     """Each obligation with what is missing of it."""
     return [
         Shown(one, tuple(filter(None, (CHECKS[name](cards) for name in one.shown_by))))

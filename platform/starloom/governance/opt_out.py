@@ -18,7 +18,7 @@ from starloom.errors import RunError, UserError
 from starloom.governance import holdings
 from starloom.governance.copies import copies_of, only_theirs
 from starloom.governance.holdings import File, Holding
-from starloom.governance.page import page_of
+from starloom.governance.page import opt_out_page
 from starloom.kinds import Attribution, Collected, Conversations, Corpus, Decisions, Model, Report, Tokenizer, Tokens
 from starloom.opt_outs import FOLDER, JOURNAL, entry_for, names_in, withdraw
 from starloom.recipe import CheckedStep, Recipe, StepEntry, check
@@ -160,7 +160,7 @@ def _tell(recipe: Recipe, checked: Sequence[CheckedStep], wish: Wish, failure: R
     told = _facts(recipe, checked, wish)
     told["failure"] = str(failure) if failure else None
     with storage.atomic_write(f"{where}.md") as file:
-        file.write(page_of(told).encode())
+        file.write(opt_out_page(told).encode())
     _write_json(f"{where}.json", told)
     say(f"told in {where}.md")
     return where
@@ -209,7 +209,7 @@ def _remove(recipe: Recipe, checked: Sequence[CheckedStep], wish: Wish, say: Say
     texts = [text for one in _newest(recipe, checked, Collected.kind) for _, text in holdings.files_of(one, names)]
     if wish.before and storage.exists(wish.before):
         texts += [text for _, text in holdings.files_of(Artifact(wish.before, read_manifest(wish.before)), names)]
-    lines = holdings.lines_of(texts)
+    lines = holdings.telling_lines(texts)
     corpora = _newest(recipe, checked, Corpus.kind)
     index = _index_of(recipe, checked, corpora[-1] if corpora else None)
     if index is not None:

@@ -8,7 +8,7 @@ from starloom.markdown import table
 LISTED: Final = 200  # files of a list; the JSON beside the page has all
 
 
-def page_of(told: Mapping[str, Any]) -> str:
+def opt_out_page(told: Mapping[str, Any]) -> str:
     """The page; `told` is what the JSON beside it holds."""
     removed, copies = told["removed"], told["copies"]
     sections = [

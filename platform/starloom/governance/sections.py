@@ -42,7 +42,8 @@ def scores(evaluation: Evaluation) -> str:
     ]
     if "heldout" in found:
         held = found["heldout"]
-        rows.append(("held-out files", "bits per byte", f"{held['bits_per_byte']:.3f}", f"gzip {held['gzip']:.3f}"))
+        beside = f"gzip {held['gzip']:.3f}, xz {held['xz']:.3f}" if "gzip" in held else ""
+        rows.append(("held-out files", "bits per byte", f"{held['bits_per_byte']:.3f}", beside))
     return table(("benchmark", "measure", "value", "on"), rows)
 
 
