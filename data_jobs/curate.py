@@ -2,7 +2,7 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +29,7 @@ from starloom.schema import DROPPED
 from starloom.step import Outcome, Step, StepContext
 
 _WORK = ".work"
+DROPPED_EXAMPLES = 3  # files of each reason, for the report
 
 
 class CurateConfig(Config):
@@ -52,8 +53,8 @@ def run(config: CurateConfig, context: StepContext) -> Outcome:
     funnel = funnel_of(collected.artifact, [artifact.name for artifact in decisions], totals)
     if funnel[-1].files_out == 0:
         raise RunError("the corpus is empty: every file was dropped; see `starloom explain`, and loosen the filters")
-    _write_summary(funnel, totals, decisions, context.output)
-    _merge_dropped(collected, shards, context.output)
+    dropped_examples = _merge_dropped(collected, shards, context.output)
+    _write_summary(funnel, totals, decisions, dropped_examples, context.output)
     context.output.remove(_WORK)
     dropped: Counter[str] = Counter()
     for stage in funnel:
@@ -87,7 +88,11 @@ def _curate_shard(
 
 
 def _write_summary(
-    funnel: Sequence[Stage], totals: Sequence[ShardTotals], decisions: Sequence[Artifact], output: ArtifactWriter
+    funnel: Sequence[Stage],
+    totals: Sequence[ShardTotals],
+    decisions: Sequence[Artifact],
+    dropped: dict[str, list[str]],
+    output: ArtifactWriter,
 ) -> None:
     sizes = merged_facets(totals)
     languages = {name: {"files": files, "bytes": size} for name, (files, size) in sizes["language"].items()}
@@ -103,17 +108,32 @@ def _write_summary(
     for total in totals:
         losses.add(total.license_losses)
         add_examples(examples, total.kept_examples)
+    output.write_json(Corpus.FACTS, Corpus.facts(sizes, edits, dropped))
     facets = (sizes["language"], sizes["license"], sizes["source"], sizes["kind"])
     output.write_text(Corpus.CARD, render_card(CardFacts(funnel, *facets, edits, clusters, examples, losses)))
 
 
-def _merge_dropped(collected: Collected, shards: Sequence[str], output: ArtifactWriter) -> None:
-    """Everything dropped: what never came in, then shard by shard."""
+def _merge_dropped(collected: Collected, shards: Sequence[str], output: ArtifactWriter) -> dict[str, list[str]]:
+    """Everything dropped: what never came in, then shard by shard. Returns some files of each reason."""
     before = collected.artifact.tables([DROPPED_FILE])
-    output.write_tables(DROPPED_FILE, DROPPED, itertools.chain(before, output.tables(f"{_WORK}/{s}" for s in shards)))
+    examples: dict[str, list[str]] = {}
+
+    def seen(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        for table in tables:
+            reasons = table["reason"]
+            for reason in pc.unique(reasons).to_pylist():
+                held = examples.setdefault(reason, [])
+                if len(held) < DROPPED_EXAMPLES:
+                    some = table.filter(pc.equal(reasons, reason)).slice(0, DROPPED_EXAMPLES - len(held))
+                    held += [f"{row['repo_name']}/{row['path']}: {row['detail']}" for row in some.to_pylist()]
+            yield table
+
+    every = itertools.chain(before, output.tables(f"{_WORK}/{s}" for s in shards))
+    output.write_tables(DROPPED_FILE, DROPPED, seen(every))
+    return dict(sorted(examples.items()))
 
 
-STEP = Step(config=CurateConfig, run=run, produces=Corpus.kind, version=4)
+STEP = Step(config=CurateConfig, run=run, produces=Corpus.kind, version=5)
 
 if __name__ == "__main__":
     main(STEP)

@@ -1,6 +1,7 @@
 """Index the corpus for attribution: which file holds this piece of code, as it is or with other names."""
 
 import json
+import math
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -24,6 +25,9 @@ from starloom.segmentfiles import FILE_NAMES, FILES, SegmentInfo, rows_digest
 from starloom.step import Outcome, Step, StepContext
 
 _COLUMNS = tuple(name for name in FILES.names if name not in ("shard", "row"))
+
+
+MOST_BYTES = 4_000_000_000  # of a segment's text: places in it are uint32
 
 
 class IndexConfig(Config):
@@ -70,26 +74,37 @@ def run(config: IndexConfig, context: StepContext) -> Outcome:
 
 
 def _grouped(corpus: Corpus, size: int) -> list[list[str]]:
-    """Consecutive shards of about `size` bytes of text."""
+    """Consecutive shards of about `size` bytes of text, half of it at least on average.
+
+    How many go together depends on their mean alone, as a power of two: rows that leave one shard move no other to
+    another segment, so that all but its own are taken over.
+    """
+    texts = {shard: _text_bytes(corpus, shard) for shard in corpus.shards()}
+    held = [text for text in texts.values() if text]
+    together = 1 << max(0, int(math.log2(size * len(held) / sum(held)))) if held else 1
     groups: list[list[str]] = []
-    held = 0
-    for shard in corpus.shards():
-        with corpus.artifact.open_file(data_file(shard)) as file:
-            metadata = pq.ParquetFile(file).metadata
-        text = sum(
-            metadata.row_group(group).column(column).total_uncompressed_size
-            for group in range(metadata.num_row_groups)
-            for column in range(metadata.num_columns)
-            if metadata.schema.column(column).name == "content"
-        )
-        if not metadata.num_rows:
+    opened, taken = -1, 0
+    for number, (shard, text) in enumerate(texts.items()):
+        if not text:
             continue
-        if not groups or held + text > size:
+        if number // together != opened or taken + text > MOST_BYTES:
             groups.append([])
-            held = 0
+            opened, taken = number // together, 0
         groups[-1].append(shard)
-        held += text
+        taken += text
     return groups
+
+
+def _text_bytes(corpus: Corpus, shard: str) -> int:
+    """Bytes of a shard's text, from its footer alone; 0 where it has no rows."""
+    with corpus.artifact.open_file(data_file(shard)) as file:
+        metadata = pq.ParquetFile(file).metadata
+    return sum(
+        metadata.row_group(group).column(column).total_uncompressed_size
+        for group in range(metadata.num_row_groups)
+        for column in range(metadata.num_columns)
+        if metadata.num_rows and metadata.schema.column(column).name == "content"
+    )
 
 
 def _segments_before(context: StepContext) -> dict[str, str]:

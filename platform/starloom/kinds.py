@@ -129,6 +129,20 @@ class Corpus(Rows):
     FUNNEL: ClassVar = "funnel.json"
     LANGUAGES: ClassVar = "languages.json"
     CARD: ClassVar = "card.md"
+    FACTS: ClassVar = "facts.json"
+
+    @staticmethod
+    def facts(
+        sizes: Mapping[str, Mapping[str, tuple[int, int]]], edits: Mapping[str, int], dropped: Mapping[str, list[str]]
+    ) -> dict[str, Any]:
+        """What ``facts.json`` holds: (files, bytes) by facet and value, edits by kind, some files dropped by reason."""
+        named = {facet: {name: list(pair) for name, pair in found.items()} for facet, found in sizes.items()}
+        return {"sizes": named, "edits": dict(edits), "dropped": dict(dropped)}
+
+    def told(self) -> dict[str, Any] | None:
+        """``facts.json``; None for a corpus of before there was one."""
+        found: dict[str, Any] | None = self.artifact.read_json(self.FACTS) if self.artifact.has(self.FACTS) else None
+        return found
 
     def funnel(self) -> list[Stage]:
         """The stages in their order, collecting first."""

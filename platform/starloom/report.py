@@ -18,6 +18,7 @@ from starloom.step import Outcome, Step, StepContext
 
 LANGUAGES_SHOWN = 20
 CLUSTERS_SHOWN = 10
+RUN_MARK = "<!-- run -->"  # of the page: what differs between two equal runs is put there when it is published
 
 
 class ReportConfig(Config):
@@ -45,27 +46,29 @@ def run(config: ReportConfig, context: StepContext) -> Outcome:
 
 def page_of(title: str, artifacts: Sequence[Artifact]) -> str:
     """The page as HTML."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("starloom"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
-    )
     by_kind = {artifact.kind: artifact for artifact in artifacts}
     # an exported model has no curves
     trained = [Model(a) for a in artifacts if a.kind == Model.kind and a.has(Model.METRICS)]
-    return environment.get_template("report.html.j2").render(
-        title=title,
-        steps=[
-            (a.name, a.kind, a.fingerprint, a.manifest.counts.rows_out, megabytes(a.manifest.bytes)) for a in artifacts
-        ],
-        packages=artifacts[-1].manifest.packages if artifacts else {},
-        corpus=_corpus(Corpus(by_kind[Corpus.kind])) if Corpus.kind in by_kind else None,
-        duplicates=_duplicates([Decisions(a) for a in artifacts if a.kind == Decisions.kind]),
-        tokens=_tokens(Tokens(by_kind[Tokens.kind])) if Tokens.kind in by_kind else None,
-        training=_training(trained[-1]) if trained else None,
-        evaluation=_evaluation(Evaluation(by_kind[Evaluation.kind])) if Evaluation.kind in by_kind else None,
-        memorization=Memorization(by_kind[Memorization.kind]).results() if Memorization.kind in by_kind else None,
+    page: str = (
+        _templates()
+        .get_template("report.html.j2")
+        .render(
+            title=title,
+            run_mark=RUN_MARK,
+            steps=[
+                (a.name, a.kind, a.fingerprint, a.manifest.counts.rows_out, megabytes(a.manifest.bytes))
+                for a in artifacts
+            ],
+            packages=artifacts[-1].manifest.packages if artifacts else {},
+            corpus=_corpus(Corpus(by_kind[Corpus.kind])) if Corpus.kind in by_kind else None,
+            duplicates=_duplicates([Decisions(a) for a in artifacts if a.kind == Decisions.kind]),
+            tokens=_tokens(Tokens(by_kind[Tokens.kind])) if Tokens.kind in by_kind else None,
+            training=_training(trained[-1]) if trained else None,
+            evaluation=_evaluation(Evaluation(by_kind[Evaluation.kind])) if Evaluation.kind in by_kind else None,
+            memorization=Memorization(by_kind[Memorization.kind]).results() if Memorization.kind in by_kind else None,
+        )
     )
+    return page
 
 
 def megabytes(count: float) -> str:
@@ -100,7 +103,30 @@ def _corpus(view: Corpus) -> dict[str, Any]:
         "stages": stages,
         "languages": bars,
         "language_count": len(languages),
+        "owners": _owners(view),
     }
+
+
+def _owners(view: Corpus) -> dict[str, Any] | None:
+    """Whose code it is, and what was done for them; None for a corpus that does not tell."""
+    facts = view.told()
+    if facts is None:
+        return None
+    bars = {
+        facet: _size_bars(facts["sizes"][facet], "none" if facet == "license" else "not told")
+        for facet in ("license", "source")
+    }
+    opted_out = sum(stage.dropped.get("opt_out", 0) for stage in view.funnel())
+    return {"bars": bars, "edits": sorted(facts["edits"].items()), "opted_out": opted_out, "dropped": facts["dropped"]}
+
+
+def _size_bars(sizes: dict[str, list[int]], nothing: str) -> list[Bar]:
+    ordered = sorted(sizes.items(), key=lambda entry: (-entry[1][1], entry[0]))
+    longest = max((size for _, (_, size) in ordered), default=1) or 1
+    return [
+        Bar(name or nothing, megabytes(size), size / longest, f"{files:,} files")
+        for name, (files, size) in ordered[:LANGUAGES_SHOWN]
+    ]
 
 
 def _duplicates(decisions: Sequence[Decisions]) -> dict[str, Any] | None:
@@ -183,6 +209,21 @@ def _evaluation(view: Evaluation) -> dict[str, Any]:
         "before": before["humaneval"]["pass_at_k"] if before else None,
         "completions": results["completions"],
     }
+
+
+def with_run(page: str, artifacts: Sequence[Artifact], date: str, commit: str | None) -> str:
+    """The page with what differs between two equal runs: when, at which commit of the recipe, seconds of each step."""
+    longest = max((a.manifest.seconds for a in artifacts), default=1) or 1
+    bars = [Bar(a.name, f"{a.manifest.seconds:,.1f} s", a.manifest.seconds / longest) for a in artifacts]
+    return page.replace(RUN_MARK, _templates().get_template("run.html.j2").render(bars=bars, date=date, commit=commit))
+
+
+def _templates() -> Any:
+    import jinja2
+
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("starloom"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
 
 
 STEP = Step(config=ReportConfig, run=run, produces=Report.kind)

@@ -4,11 +4,13 @@ import asyncio
 import logging
 import os
 import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
@@ -52,17 +54,27 @@ def run_recipe(recipe: Recipe, *, only: Sequence[str] = (), say: Callable[[str],
     artifacts = [Artifact.open(status.folder) for status in chosen]
     for artifact in artifacts:
         if artifact.kind == Report.kind:
-            publish(artifact, recipe.root)
+            publish(artifact, recipe.root, artifacts)
     return artifacts
 
 
-def publish(report: Artifact, root: str) -> None:
-    """Copy the page of a report to the run's root, where people look for it."""
-    page = storage.read_bytes(report.path(Report.PAGE))
-    target = storage.join(root, Report.PAGE)
-    if not storage.exists(target) or storage.read_bytes(target) != page:
-        with storage.atomic_write(target) as file:
-            file.write(page)
+def publish(report: Artifact, root: str, artifacts: Sequence[Artifact]) -> None:
+    """Copy the page of a report to the run's root, where people look for it, with what the steps took."""
+    from starloom.report import with_run
+
+    date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    page = with_run(report.read_text(Report.PAGE), artifacts, date, commit_here())
+    with storage.atomic_write(storage.join(root, Report.PAGE)) as file:
+        file.write(page.encode())
+
+
+def commit_here() -> str | None:
+    """The commit of the folder that this runs in; None where it is in no repository, or there is no git."""
+    try:
+        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() if found.returncode == 0 else None
 
 
 def _check_inputs_of(chosen: Sequence[StepStatus], statuses: Sequence[StepStatus]) -> None:

@@ -52,7 +52,7 @@ def create_app(service: Service, gate: GateConfig, more: Sequence[APIRouter] = (
         config=gate,
         answer=lambda path, problem: DIALECTS.of(path).answer(problem),
         open_paths=OPEN_PATHS | DIALECTS.open_paths,
-        open_pages=frozenset({"/"}),
+        open_pages=frozenset({"/", "/search"}),
         refused=lambda user, status: service.meters.refused.labels(user, str(status)).inc(),
     )
     return app

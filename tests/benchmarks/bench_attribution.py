@@ -6,6 +6,7 @@ changed. Data Portraits' rule (tiles of 50 characters, every 50) is asked for th
 
 import random
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -13,31 +14,40 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
 import pyarrow as pa
 
 from data_jobs import index
+from serve_apps.hosting import serving_config
+from starloom.artifact import Artifact, newest
 from starloom.attribution import kernel
 from starloom.attribution.answer import Index, Query
 from starloom.attribution.lexing import KEYWORDS, keyword_table, style_of
 from starloom.attribution.lookup import MINIMUM_LEXEMES, MINIMUM_SOLID, look_up
 from starloom.attribution.segment import build
 from starloom.config import validate
+from starloom.governance.opt_out import Wish, carry_out
 from starloom.kinds import Attribution, Corpus
 from starloom.ports import free_port
+from starloom.recipe import Recipe, resolve
 from starloom.segmentfiles import FILES
 from starloom.step import run_step
 from tests.benchmarks.code_corpus import code_corpus
 from tests.benchmarks.harness import BENCH, finish, table
+from tests.benchmarks.serve_models import model_folder, random_prompt
 
 MEGABYTES = 356
 PASSAGES = 1000
 RENAMED = 300
 PORTRAIT_MEGABYTES = 40  # a Python set of tiles is large
 REQUESTS = 300
+CLIENTS, NEW = 16, 32
+WITHDRAWN = "linux-source-6.1/crypto"
 
 
 def main() -> None:
@@ -59,6 +69,8 @@ def main() -> None:
     figures |= over_http(view, passages)
     figures["hostile_ms"] = hostile(opened)
     figures["portraits_recall_50"] = portraits(opened)
+    figures |= opt_out()
+    figures["completions_with_over_without"] = completions(view)
     title = f"{size / 1e6:,.0f} MB of real code, {len(opened.segments)} segments, made in {whole:.0f} s"
     rows = [(name, "-" if value is None else value) for name, value in figures.items()]
     print(table(title, ("figure", "measured"), rows))
@@ -215,6 +227,89 @@ def _milliseconds(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
     return 1e3 * (time.perf_counter() - started)
+
+
+def opt_out() -> dict[str, float]:
+    """One repository out of the corpus: seconds to the last old copy of it, and segments that were built again."""
+    root = BENCH / "opt-out"
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir(parents=True)
+    recipe = validate(Recipe, opt_out_recipe(root), where="opt-out")
+    bring_up(recipe)
+    before = Attribution(newest_of(recipe))
+    started = time.perf_counter()
+    carry_out(recipe, Wish((WITHDRAWN,)), run=bring_up, say=lambda line: None)
+    seconds = time.perf_counter() - started
+    after = Attribution(newest_of(recipe))
+    known = {info.rows for info in before.segments().values()}
+    again = sum(info.rows not in known for info in after.segments().values())
+    files = before.artifact.manifest.counts.rows_out - after.artifact.manifest.counts.rows_out
+    segments = f"{again} of {len(after.segments())} segments"
+    print(f"{WITHDRAWN}: {files:,} files, {segments} built again, {seconds:.0f} s\n")
+    shutil.rmtree(root)
+    return {"opt_out_seconds": seconds, "opt_out_segments_again": again}
+
+
+def opt_out_recipe(root: Path) -> dict[str, Any]:
+    """Collect, policy, curate, index over the corpus with its repositories together."""
+    corpus = {"megabytes": MEGABYTES, "by_repository": True}
+    policy = {"licenses": "any", "opt_out": str(root / "list.txt")}
+    steps = [
+        {"name": "collected", "run": "tests.benchmarks.code_corpus", "config": corpus},
+        {"name": "policy", "run": "data_jobs.policy", "needs": ["collected"], "config": policy},
+        {"name": "corpus", "run": "data_jobs.curate", "needs": ["collected", "policy"]},
+        {"name": "index", "run": "data_jobs.index", "needs": ["corpus"], "config": {"segment_megabytes": 32}},
+    ]
+    (root / "list.txt").write_text("")
+    return {"name": "opt-out", "root": str(root / "run"), "steps": steps}
+
+
+def bring_up(recipe: Recipe) -> None:
+    """Each step that is not done, in this process."""
+    for entry in recipe.steps:
+        status = next(one for one in resolve(recipe) if one.entry.name == entry.name)
+        run_step(status.step, status.config, root=recipe.root, name=entry.name, needs=list(status.needs))
+
+
+def newest_of(recipe: Recipe) -> Artifact:
+    """The index of a recipe."""
+    found = newest(recipe.root, Attribution.kind)
+    assert found is not None
+    return found
+
+
+def completions(view: Attribution) -> float:
+    """Tokens a second of 16 clients whose completions are looked up, over those of as many that ask for none."""
+    folder = model_folder(BENCH / "serve")
+    values = {"models": [{"folder": str(folder), "engine": {"drafts": 0, "queue": 32}}]}
+    values["attribution"] = {"index": view.artifact.folder}  # type: ignore[assignment]
+    rates: dict[bool, list[float]] = {True: [], False: []}
+    with serving_config(values) as url:
+        for number in range(5):  # in turn, so that a busy machine is busy for both
+            for asked in (False, True):
+                rates[asked].append(_rate(url, folder.name, number, asked))
+    return max(rates[True]) / max(rates[False])
+
+
+def _rate(url: str, model: str, number: int, asked: bool) -> float:
+    prompts = [random_prompt(32, 1000 * number + n) for n in range(CLIENTS)]
+
+    def ask(prompt: list[int]) -> None:
+        body: dict[str, Any] = {
+            "model": model,
+            "prompt": prompt,
+            "max_tokens": NEW,
+            "temperature": 0,
+            "ignore_eos": True,
+        }
+        if asked:
+            body["attribution"] = "report"
+        httpx.post(f"{url}/v1/completions", json=body, timeout=300).raise_for_status()
+
+    started = time.perf_counter()
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        list(pool.map(ask, prompts))
+    return CLIENTS * NEW / (time.perf_counter() - started)
 
 
 def portraits(opened: Index) -> float:

@@ -9,13 +9,13 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
 
 from starloom.artifact import Artifact
-from starloom.config import Config
+from starloom.config import Config, added
 from starloom.errors import RunError
 from starloom.schema import CORPUS
 from starloom.step import Outcome, Step, StepContext, run_step
@@ -52,6 +52,7 @@ class CodeCorpusConfig(Config):
     megabytes: float
     shard_megabytes: float = 8.0
     packages: tuple[str, ...] = PACKAGES
+    by_repository: bool = added(False)  # rows of a repository beside each other, as sources give them
 
 
 def fetched() -> Path:
@@ -124,7 +125,10 @@ def _write(config: CodeCorpusConfig, context: StepContext) -> Outcome:
     shard: list[dict[str, object]] = []
     counts: dict[str, dict[str, int]] = {}
     held = shards = files = 0
-    for row in _rows(folder, config.megabytes):
+    rows: Iterable[dict[str, object]] = _rows(folder, config.megabytes)
+    if config.by_repository:
+        rows = sorted(rows, key=lambda row: (str(row["repo_name"]), str(row["path"])))
+    for row in rows:
         size = len(str(row["content"]).encode())
         language = counts.setdefault(str(row["language"]), {"files": 0, "bytes": 0})
         language["files"] += 1
@@ -139,6 +143,9 @@ def _write(config: CodeCorpusConfig, context: StepContext) -> Outcome:
     context.output.write_json("languages.json", counts)
     total = sum(language["bytes"] for language in counts.values())
     return Outcome(files, files, details={"megabytes": total / 1e6, "languages": len(counts)})
+
+
+STEP = Step(config=CodeCorpusConfig, run=_write, produces="collected")
 
 
 def code_corpus(megabytes: float, kind: str = "collected") -> Artifact:

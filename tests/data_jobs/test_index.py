@@ -1,6 +1,7 @@
 """The index of a corpus: the same bytes whatever the tasks, resumed, taken over, and asked from the command line."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,24 @@ def test_segments_are_the_same_bytes_and_are_taken_over(root: Path, capsys: pyte
     assert "are those of the index before" in capsys.readouterr().out
 
 
+def test_rows_that_leave_a_shard_move_no_other_to_another_segment() -> None:
+    class Sized:
+        def __init__(self, sizes: list[int]) -> None:
+            self.sizes = {f"part-{n:05d}": size for n, size in enumerate(sizes)}
+
+    def grouped(sizes: list[int], monkey: pytest.MonkeyPatch) -> list[list[str]]:
+        monkey.setattr(index, "_text_bytes", lambda corpus, shard: corpus.sizes[shard])
+        corpus = Sized(sizes)
+        corpus.shards = lambda: list(corpus.sizes)  # type: ignore[attr-defined]
+        return index._grouped(corpus, 32)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as monkey:
+        before = grouped([8] * 20, monkey)
+        assert [len(group) for group in before] == [4] * 5
+        after = grouped([8] * 5 + [1, 0] + [8] * 13, monkey)
+    assert [group for group in after if group not in before] == [["part-00004", "part-00005", "part-00007"]]
+
+
 def test_people_and_files_are_looked_up(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     view = made(root, "index")
     opened = Index.open(view)
@@ -115,9 +134,9 @@ def test_people_and_files_are_looked_up(root: Path, capsys: pytest.CaptureFixtur
     assert not owners.ask(owner="nobody")["in_corpus"]
     with pytest.raises(UserError, match="name what to look up"):
         owners.ask()
-    opened.hide(["draw"])
-    assert not owners.ask(repository="draw")["in_corpus"]
-    assert not opened.ask(Query(MARK))["matches"]
+    without = replace(opened, withdrawn=lambda: frozenset({"draw"}))
+    assert not Owners(view, without).ask(repository="draw")["in_corpus"]
+    assert not without.ask(Query(MARK))["matches"]
     assert lookup([str(root / "run"), "tools"]) == 0
     assert "tools: 1 files" in capsys.readouterr().out
     assert lookup([str(root / "run"), "nobody"]) == 1

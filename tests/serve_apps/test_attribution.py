@@ -15,6 +15,7 @@ from starloom.artifact import ArtifactWriter, Counts, Manifest
 from starloom.attribution.segment import build
 from starloom.kinds import Attribution
 from starloom.segmentfiles import FILES
+from tests.browser import browsing, needs_browser
 from tests.models import tiny_tokenizer, write_tiny_model
 
 pytestmark = pytest.mark.slow
@@ -26,6 +27,8 @@ def blend(first, second, share):
         mixed.append(one * share + other * (1 - share))
     return mixed
 """
+ODD = "const marked = list.filter((one) => one.state > 0 && one.name !== '<b>');\nreturn marked.length + 41;\n"
+ODD_PATH = "it's \"a\" <img src=x onerror=document.title='bad'>.js"
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +61,12 @@ def index(copied: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     rows = [
         {"shard": "part-00000.parquet", "row": n, "id": f"{n}" * 64, "repo_name": repo, "path": path, "kind": "file",
          "language": "Python", "licenses": licenses, "commit": "c0ffee"}
-        for n, (repo, path, licenses) in enumerate([("ann/mix", "blend.py", ["MIT"]), ("bob/own", "f.py", [])])
+        for n, (repo, path, licenses) in enumerate(
+            [("ann/mix", "blend.py", ["MIT"]), ("bob/own", "f.py", []), ("cat/odd", ODD_PATH, ["Apache-2.0"])]
+        )
     ]  # fmt: skip
     name = Attribution.segment(0)
-    texts = [CODE, f"# made by bob\ndef f{copied}\n"]
+    texts = [CODE, f"# made by bob\ndef f{copied}\n", ODD]
     info = build(writer.local_folder(name), texts, pa.Table.from_pylist(rows, schema=FILES))
     repositories = pa.Table.from_pylist(
         [
@@ -171,3 +176,25 @@ def test_without_an_index_the_wish_is_refused(without: tuple[str, httpx.Response
 def test_a_wish_that_is_none_is_refused() -> None:
     with pytest.raises(ValueError, match="report"):
         dialect.CompletionBody.model_validate({"prompt": "x", "attribution": "perhaps"})
+
+
+@needs_browser
+def test_the_page_marks_code_and_looks_people_up(url: str, tmp_path: Path) -> None:
+    with browsing(tmp_path) as page:
+        page.open(f"{url}/search")
+        page.run("document.getElementById('key').value = 'secret'")
+        mine = json.dumps("// \U0001f600 mine\n" + ODD)
+        page.run(f"document.getElementById('document').value = {mine}")
+        page.click("#ask")
+        page.wait("return document.querySelector('#matches code')")
+        assert page.run("return document.querySelector('#matches code').textContent") == f"cat/odd/{ODD_PATH}"
+        marked = page.run("return [...document.querySelectorAll('#marked mark')].map((e) => e.textContent).join('|')")
+        assert marked.strip() == ODD.strip()
+        assert page.run("return document.title") != "bad"
+        page.run("document.getElementById('name').value = 'https://github.com/Ann/mix.git'")
+        page.click("#find")
+        page.wait("return document.querySelector('#found table')")
+        assert "blend.py" in page.run("return document.getElementById('found').textContent")
+        for width in (1400, 390):
+            page.size(width, 900)
+            assert page.run("return document.documentElement.scrollWidth <= window.innerWidth"), width

@@ -18,6 +18,7 @@ from starloom.segmentfiles import ARRAYS, FILES, VERSION, SegmentInfo, rows_dige
 
 LARGEST = (1 << 32) - 1  # bytes of text: positions are uint32
 AROUND, LINES = 3, 60  # of an excerpt
+LONG = 400  # characters of a line that are shown
 
 
 @dataclass(frozen=True)
@@ -139,12 +140,18 @@ class Segment:
         return line, line + int(np.count_nonzero(self.text[first : max(first, stop - 1)] == 10))
 
     def excerpt(self, file: int, first: int, stop: int) -> dict[str, Any]:
-        """The lines that text[first:stop] stands in, and `AROUND` on each side; `LINES` at most."""
+        """The lines that text[first:stop] stands in and `AROUND` on each side; `LINES` at most, long ones cut.
+
+        Of a long line in which the text begins, the part around it is shown.
+        """
         low, high = self.lines(file, first, stop)
         lines = self.text_of(file).split("\n")
         begin = max(0, low - 1 - AROUND)
         shown = lines[begin : min(high + AROUND, begin + LINES)]
-        return {"first_line": begin + 1, "text": "\n".join(shown)}
+        before = bytes(self.text[self.starts[file] : first]).rpartition(b"\n")[2]
+        column = len(before.decode("utf-8", "replace"))
+        cut = [_cut(line, column if number == low else 0) for number, line in enumerate(shown, start=begin + 1)]
+        return {"first_line": begin + 1, "text": "\n".join(cut)}
 
     def text_of(self, file: int) -> str:
         """A file's whole text."""
@@ -156,3 +163,10 @@ class Segment:
         if size != self.info.sizes[name]:
             raise RunError(f"{path}: {size:,} bytes, {self.info.sizes[name]:,} were written; the index is damaged")
         return np.memmap(path, dtype=dtype, mode="r") if size else np.empty(0, dtype)
+
+
+def _cut(line: str, column: int) -> str:
+    if len(line) <= LONG:
+        return line
+    start = max(0, column - LONG // 4)
+    return f"{'…' if start else ''}{line[start : start + LONG]}{'…' if start + LONG < len(line) else ''}"

@@ -1,101 +1,21 @@
-"""The page in headless Chromium, driven over chromedriver's own protocol (W3C WebDriver)."""
+"""The page in headless Chromium."""
 
-import base64
 import os
-import shutil
-import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 
-from starloom.ports import free_port
+from tests.browser import Page, browsing, needs_browser, until
 from tests.serve_apps.api.conftest import Running, Serve
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-DRIVER, BROWSER = shutil.which("chromedriver"), next(filter(None, map(shutil.which, BROWSERS)), None)
-ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
-pytestmark = pytest.mark.skipif(not (DRIVER and BROWSER), reason="no Chromium with its driver; see `make system`")
-
-
-class Page:
-    """A browser's window."""
-
-    def __init__(self, driver_url: str, profile: Path) -> None:
-        arguments = [
-            "--headless=new",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-dev-shm-usage",
-            "--window-size=1200,800",
-        ]
-        options = {"binary": BROWSER, "args": [*arguments, f"--user-data-dir={profile}"]}
-        self._client = httpx.Client(base_url=driver_url, timeout=60)
-        made = self._client.post("/session", json={"capabilities": {"alwaysMatch": {"goog:chromeOptions": options}}})
-        assert made.status_code == 200, made.text
-        self._session = f"/session/{made.json()['value']['sessionId']}"
-
-    def _do(self, what: str, **body: Any) -> Any:
-        done = self._client.post(f"{self._session}/{what}", json=body)
-        assert done.status_code == 200, done.text
-        return done.json()["value"]
-
-    def open(self, url: str) -> None:
-        """Go to a page."""
-        self._do("url", url=url)
-
-    def run(self, script: str) -> Any:
-        """The value of a script in the page."""
-        return self._do("execute/sync", script=script, args=[])
-
-    def click(self, selector: str) -> None:
-        """As a user does."""
-        element = self._do("element", using="css selector", value=selector)[ELEMENT]
-        self._do(f"element/{element}/click")
-
-    def wait(self, script: str) -> Any:
-        """Until a script's value is true."""
-        until = time.monotonic() + 20
-        while not (value := self.run(script)):
-            assert time.monotonic() < until, script
-            time.sleep(0.02)
-        return value
-
-    def screenshot(self) -> bytes:
-        """PNG."""
-        return base64.b64decode(self._client.get(f"{self._session}/screenshot").json()["value"])
-
-    def close(self) -> None:
-        """End the browser."""
-        self._client.delete(self._session)
-        self._client.close()
+pytestmark = needs_browser
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    port = free_port()
-    driver = subprocess.Popen([str(DRIVER), f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    url = f"http://127.0.0.1:{port}"
-    _until(lambda: httpx.get(f"{url}/status").json()["value"]["ready"])
-    made = Page(url, tmp_path_factory.mktemp("profile"))
-    yield made
-    made.close()
-    driver.terminate()
-    driver.wait(timeout=10)
-
-
-def _until(ready: Callable[[], bool]) -> None:
-    until = time.monotonic() + 20
-    while True:
-        try:
-            if ready():
-                return
-        except httpx.TransportError:
-            assert time.monotonic() < until
-        time.sleep(0.05)
+    with browsing(tmp_path_factory.mktemp("profile")) as made:
+        yield made
 
 
 def test_completion_is_streamed_in_at_the_cursor_and_taken_back(page: Page, server: Running, tmp_path: Path) -> None:
@@ -130,7 +50,7 @@ def test_stop_ends_generation_on_the_server(page: Page, server: Running) -> None
     page.click("#complete")
     page.wait("return document.getElementById('first').textContent !== '–'")
     page.click("#stop")
-    _until(lambda: not server.engine.load.running)
+    until(lambda: not server.engine.load.running)
     assert server.engine.counters.cancelled_requests == cancelled + 1
     assert not page.run("return document.getElementById('complete').disabled")
 
