@@ -1,30 +1,26 @@
-"""An index beside the models of a replica: look-ups in threads of their own, counted, for routes and completions."""
+"""An index beside the models of a replica: look-ups, counted, for routes and completions."""
 
-import asyncio
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
-from starloom.attribution.answer import Index, Query
-from starloom.attribution.owners import Owners
-from starloom.kinds import Attribution
+from serve_apps.segments import Holder
+from starloom.attribution.answer import Query, answer_of
 
 Wish = Literal["report", "block"]
 TAIL: Final = 100  # characters of the prompt that are looked up with a completion: a copy may begin there
-_WARM = "def warm(first, second):\n    return [first, second, first + second, second * first]\n" * 3
 
 
 class Attributor:
-    """Look-ups of one index; `ignore` are owners and repositories that are no answer, the team's own."""
+    """Look-ups of one index by whoever holds its segments.
 
-    def __init__(self, view: Attribution, ignore: Sequence[str] = ()) -> None:
-        self.index = Index.open(view)
-        self.owners = Owners(view, self.index)
-        self._ignore = tuple(ignore)
-        self._threads = ThreadPoolExecutor(2, thread_name_prefix="attribution")
+    `ignore` are owners and repositories that are no answer, the team's own.
+    """
+
+    def __init__(self, fingerprint: str, holder: Holder, ignore: Sequence[str] = ()) -> None:
+        self._fingerprint, self._holder, self._ignore = fingerprint, holder, tuple(ignore)
         self.registry = CollectorRegistry()
         self._requests = Counter("starloom:attribution_requests", "Look-ups", registry=self.registry)
         self._incomplete = Counter(
@@ -37,23 +33,23 @@ class Attributor:
             "starloom:attribution_seconds", "Of a look-up", registry=self.registry,
             buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1),
         )  # fmt: skip
-        self.index.ask(Query(_WARM))  # what is compiled at the first call is compiled before anybody asks
 
     async def ask(self, query: Query) -> dict[str, Any]:
         """See `Index.ask`."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._ask, query)
-
-    def _ask(self, query: Query) -> dict[str, Any]:
         started = time.perf_counter()
         values = {**vars(query), "ignore": (*query.ignore, *self._ignore)}
-        answer = self.index.ask(Query(**values))
+        found = await self._holder.find(Query(**values))
+        answer = answer_of(query, found, self._fingerprint)
         self._seconds.observe(time.perf_counter() - started)
         self._requests.inc()
         self._incomplete.inc(not answer["complete"])
         for match in answer["matches"]:
             self._matches.labels(match["kind"], next(iter(match["licenses"]), "")).inc()
         return answer
+
+    async def look_up(self, names: dict[str, str]) -> dict[str, Any]:
+        """See `Owners.ask`; `names` are its arguments."""
+        return await self._holder.rows(names)
 
     async def of_completion(self, prompt: str, text: str) -> dict[str, Any]:
         """What of a completion stands in the corpus, in code points of the completion.

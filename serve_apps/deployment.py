@@ -8,6 +8,7 @@ what it has begun.
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -24,13 +25,15 @@ from serve_apps.autoscaling import CACHE_USE, OCCUPANCY
 from serve_apps.engine.engine import EngineConfig, LocalEngine
 from serve_apps.engine.request import Engine
 from serve_apps.engine.vllm_engine import VllmConfig, start_vllm
+from serve_apps.segments import Elsewhere, Here, spread
 from starloom.artifact import Artifact
 from starloom.config import Config, validate
 from starloom.errors import UserError
 from starloom.kinds import Attribution
 from starloom.tokenizer import TOKENIZER_FILE, TOKENIZER_SETTINGS
 
-ONGOING = 256  # beyond what engines queue, so that they refuse and not the proxy
+# beyond what engines queue, so that they refuse and not the proxy, and beyond what a crowd of half-sent requests holds
+ONGOING = 2048
 SWITCH_SECONDS = 0.001  # for so long the engine's thread waits for a loop that is busy (Python's default: 0.005)
 REPORTED_SECONDS = 11.0  # replicas report every ten seconds
 
@@ -85,6 +88,7 @@ class AttributionConfig(Config):
 
     index: str  # the folder of an artifact of kind attribution
     ignore: tuple[str, ...] = ()  # owners and repositories, such as the team's own
+    segments_per_replica: int | None = Field(None, ge=1)  # none: all of them in the replicas of the models
 
 
 class ServingConfig(Config):
@@ -100,7 +104,7 @@ class ServingConfig(Config):
 class Completions:
     """All models of the config behind all dialects."""
 
-    def __init__(self, values: dict[str, Any]) -> None:
+    def __init__(self, values: dict[str, Any], segments: Sequence[Any] = ()) -> None:
         import torch
 
         config = validate(ServingConfig, values, where="serving")
@@ -111,7 +115,7 @@ class Completions:
             raise UserError("serving.models: two models have one name; give each a name of its own")
         keys = config.gate.keys | keys_of(os.environ.get(KEYS_VARIABLE, ""))
         self._gate = config.gate.model_copy(update={"keys": keys})
-        self._service = Service(models, config.deadline_seconds, _attributor(config.attribution))
+        self._service = Service(models, config.deadline_seconds, _attributor(config.attribution, segments))
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """What `replicas_for_load` counts on: the busiest model's."""
@@ -145,13 +149,16 @@ def application(arguments: dict[str, Any]) -> serve.Application:
     config = validate(ServingConfig, arguments, where="serving")
     values = config.model_dump(mode="json", exclude={"replicas"})  # more replicas are no other replicas
     scaled = Replica.options(name="Completions", autoscaling_config=config.replicas.autoscaling())
-    return scaled.bind(values)
+    asked = config.attribution
+    together = asked.segments_per_replica if asked else None
+    return scaled.bind(values, spread(asked.index, together) if asked and together else [])
 
 
-def _attributor(config: AttributionConfig | None) -> Attributor | None:
+def _attributor(config: AttributionConfig | None, segments: Sequence[Any]) -> Attributor | None:
     if config is None:
         return None
-    return Attributor(Attribution(Artifact.open(config.index)), config.ignore)
+    view = Attribution(Artifact.open(config.index))
+    return Attributor(view.artifact.fingerprint, Elsewhere(segments) if segments else Here(view), config.ignore)
 
 
 def _served(settings: ModelSettings) -> Served:

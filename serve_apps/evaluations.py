@@ -14,7 +14,7 @@ from pathlib import Path
 from ray import serve
 
 from serve_apps.api.gate import GateConfig
-from serve_apps.api.keys import read_keys
+from serve_apps.api.keys import check_reach, read_keys
 from serve_apps.evaluation.allowed import Allowed
 from serve_apps.evaluation.service import Evaluations, ServiceConfig
 from serve_apps.leaderboard.app import Leaderboard
@@ -67,7 +67,9 @@ def command(argv: Sequence[str]) -> int:
     parser.add_argument("--allow", metavar="TOML", help="endpoints, data and corpora that requests may name")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8001)
+    parser.add_argument("--open", action="store_true", help="serve other machines without keys, and mean it")
     arguments = parser.parse_args(list(argv))
+    check_reach(arguments.host, arguments.open, bool(arguments.api_keys))
     gate = GateConfig(keys=read_keys(arguments.api_keys))
     config = ServiceConfig(
         root=arguments.root, default_url=arguments.url, gate=gate, allowed=allowed_from(arguments.allow)

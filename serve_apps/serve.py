@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from serve_apps.api.keys import KEYS_VARIABLE, keys_of, read_keys
+from serve_apps.api.keys import KEYS_VARIABLE, check_reach, keys_of, read_keys
 from serve_apps.hosting import index_of, model_folder, serving_config
 from starloom import storage
 from starloom.config import validate
@@ -27,6 +27,7 @@ def main(argv: Sequence[str]) -> int:
         UserError: the index that is named is none, or another corpus's than the model's.
     """
     arguments = _parser().parse_args(list(argv))
+    check_reach(arguments.host, arguments.open, bool(arguments.api_keys or os.environ.get(KEYS_VARIABLE)))
     named = [_named(location) for location in arguments.model]
     folders = [folder for _, folder in named]
     values: dict[str, Any] = {
@@ -34,7 +35,11 @@ def main(argv: Sequence[str]) -> int:
             {"name": name, "folder": str(folder.resolve()), "engine": {"weights": arguments.weights}}
             for name, folder in named
         ],
-        "gate": {"requests_per_minute": arguments.requests_per_minute, "keys": read_keys(arguments.api_keys)},
+        "gate": {
+            "requests_per_minute": arguments.requests_per_minute,
+            "keys": read_keys(arguments.api_keys),
+            "allow_origins": arguments.allow_origin,
+        },
     }
     location = _split(arguments.model[0])[1]
     index = _index(arguments.index, location)
@@ -85,7 +90,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--open", action="store_true", help="serve other machines without keys, and mean it")
     parser.add_argument("--api-keys", metavar="FILE", help="lines of name:key; requests must carry one of the keys")
+    parser.add_argument(
+        "--allow-origin", action="append", default=[], metavar="ORIGIN",
+        help="pages of it may ask from a browser: https://host, or * for every one; repeatable",
+    )  # fmt: skip
     parser.add_argument("--requests-per-minute", type=int, help="of each key")
     parser.add_argument(
         "--weights", choices=("float32", "int8"), default="float32", help="int8 is faster and less exact"

@@ -339,9 +339,9 @@ class Attribution(View):
         found = self.artifact.manifest.details["segments"]
         return {name: SegmentInfo(**found[name]) for name in sorted(found)}
 
-    def folders(self) -> list[Path]:
-        """The segments' folders on this machine, in order."""
-        return [self.artifact.local(name) for name in self.segments()]
+    def folders(self, first: int = 0, stop: int | None = None) -> list[Path]:
+        """The folders on this machine of segments `first` up to `stop`, in order."""
+        return [self.artifact.local(name) for name in list(self.segments())[first:stop]]
 
     def repositories(self) -> pa.Table:
         """What the corpus has of each repository, sorted by lower case of the name."""

@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,28 +12,18 @@ from starloom.artifact import Artifact
 from starloom.charts import Series, line_chart
 from starloom.config import Config
 from starloom.kinds import Corpus, Decisions, Evaluation, Memorization, Model, Report, Tokens
+from starloom.pages import RUN_MARK, Bar, templates
 from starloom.program import main
 from starloom.step import Outcome, Step, StepContext
 
 LANGUAGES_SHOWN = 20
 CLUSTERS_SHOWN = 10
-RUN_MARK = "<!-- run -->"  # of the page: what differs between two equal runs is put there when it is published
 
 
 class ReportConfig(Config):
     """What the page is called."""
 
     title: str = "Starloom run"
-
-
-@dataclass(frozen=True)
-class Bar:
-    """One row of a bar list; `share` is of the longest bar, 0 to 1."""
-
-    label: str
-    value: str
-    share: float
-    note: str = ""
 
 
 def run(config: ReportConfig, context: StepContext) -> Outcome:
@@ -50,7 +39,7 @@ def page_of(title: str, artifacts: Sequence[Artifact]) -> str:
     # an exported model has no curves
     trained = [Model(a) for a in artifacts if a.kind == Model.kind and a.has(Model.METRICS)]
     page: str = (
-        _templates()
+        templates()
         .get_template("report.html.j2")
         .render(
             title=title,
@@ -209,21 +198,6 @@ def _evaluation(view: Evaluation) -> dict[str, Any]:
         "before": before["humaneval"]["pass_at_k"] if before else None,
         "completions": results["completions"],
     }
-
-
-def with_run(page: str, artifacts: Sequence[Artifact], date: str, commit: str | None) -> str:
-    """The page with what differs between two equal runs: when, at which commit of the recipe, seconds of each step."""
-    longest = max((a.manifest.seconds for a in artifacts), default=1) or 1
-    bars = [Bar(a.name, f"{a.manifest.seconds:,.1f} s", a.manifest.seconds / longest) for a in artifacts]
-    return page.replace(RUN_MARK, _templates().get_template("run.html.j2").render(bars=bars, date=date, commit=commit))
-
-
-def _templates() -> Any:
-    import jinja2
-
-    return jinja2.Environment(
-        loader=jinja2.PackageLoader("starloom"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
-    )
 
 
 STEP = Step(config=ReportConfig, run=run, produces=Report.kind)

@@ -20,6 +20,7 @@ from starloom.cluster import local_cluster
 from starloom.errors import RunError, UserError, one_line
 from starloom.joblog import LogPrinter
 from starloom.kinds import Report
+from starloom.pages import with_run
 from starloom.program import job_file, summary_line
 from starloom.recipe import Recipe, State, StepStatus, resolve
 
@@ -60,8 +61,6 @@ def run_recipe(recipe: Recipe, *, only: Sequence[str] = (), say: Callable[[str],
 
 def publish(report: Artifact, root: str, artifacts: Sequence[Artifact]) -> None:
     """Copy the page of a report to the run's root, where people look for it, with what the steps took."""
-    from starloom.report import with_run
-
     date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     page = with_run(report.read_text(Report.PAGE), artifacts, date, commit_here())
     with storage.atomic_write(storage.join(root, Report.PAGE)) as file:

@@ -12,9 +12,10 @@ from starlette.requests import ClientDisconnect
 from serve_apps.api.dialects import llamacpp, ollama, openai, tabby, tgi
 from serve_apps.api.dialects.dialect import Dialects
 from serve_apps.api.errors import Problem
-from serve_apps.api.gate import Gate, GateConfig
+from serve_apps.api.gate import GateConfig, guard
 from serve_apps.api.service import Service
 from serve_apps.engine.request import Overloaded
+from serve_apps.segments import AwayError
 
 # a new dialect is listed here and nowhere else
 DIALECTS = Dialects((openai.DIALECT, tgi.DIALECT, ollama.DIALECT, llamacpp.DIALECT, tabby.DIALECT))
@@ -47,12 +48,13 @@ def create_app(service: Service, gate: GateConfig, more: Sequence[APIRouter] = (
         return Response(service.metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     _tell_errors(app, service)
-    app.add_middleware(
-        Gate,
-        config=gate,
-        answer=lambda path, problem: DIALECTS.of(path).answer(problem),
+    guard(
+        app,
+        gate,
+        lambda path, problem: DIALECTS.of(path).answer(problem),
         open_paths=OPEN_PATHS | DIALECTS.open_paths,
         open_pages=frozenset({"/", "/search"}),
+        untyped="/api/",  # Ollama's own documentation sends no content type
         refused=lambda user, status: service.meters.refused.labels(user, str(status)).inc(),
     )
     return app
@@ -87,6 +89,10 @@ def _tell_errors(app: FastAPI, service: Service) -> None:
     @app.exception_handler(Overloaded)
     async def overloaded(request: Request, error: Overloaded) -> Response:
         return told(request, Problem(429, str(error)))
+
+    @app.exception_handler(AwayError)
+    async def away(request: Request, error: AwayError) -> Response:
+        return told(request, Problem(503, str(error), 2))
 
     @app.exception_handler(ClientDisconnect)
     async def gone(request: Request, error: ClientDisconnect) -> Response:

@@ -1,15 +1,19 @@
 """The gate before all routes of all applications: keys, request sizes, rates."""
 
+import asyncio
 import base64
 import hashlib
 import hmac
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import parse_qs
 
-from pydantic import Field
+from pydantic import Field, field_validator
+from starlette.applications import Starlette
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_apps.api.errors import Problem
@@ -22,8 +26,41 @@ class GateConfig(Config):
     keys: dict[str, str] = {}
     largest_request_bytes: int = Field(4 << 20, gt=0)
     requests_per_minute: int | None = Field(None, gt=0)
+    body_seconds: float = Field(20.0, gt=0)  # that a request's body may take to come
+    # pages of these may ask from a browser: scheme://host[:port], or * for every one
+    allow_origins: tuple[str, ...] = ()
     # of those that clients ask without a key they could send: llm-vscode sends none with /overlap
     open_paths: tuple[Literal["/overlap", "/corpus", "/search"], ...] = ()
+
+    @field_validator("allow_origins")
+    @classmethod
+    def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} is no origin; write scheme://host or scheme://host:port, or *")
+        return origins
+
+
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@]+", re.IGNORECASE)
+_EXPOSED = ("Retry-After", "X-Request-Id")
+
+
+def guard(app: Starlette, config: GateConfig, answer: Callable[[str, Problem], ASGIApp], **more: Any) -> None:
+    """Put the gate before an application, and before it the answers to browsers that ask whether they may.
+
+    `more` are further arguments of `Gate`.
+    """
+    app.add_middleware(Gate, config=config, answer=answer, **more)
+    if config.allow_origins:
+        # outermost: a browser asks without a key, and a refusal must be readable to the page as well
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(config.allow_origins),
+            allow_methods=["GET", "HEAD", "POST", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=list(_EXPOSED),
+            max_age=600,
+        )
 
 
 @dataclass
@@ -53,7 +90,7 @@ class Gate:
 
     A key comes as a bearer token, as `X-Api-Key`, or as the password of HTTP's basic scheme, which browsers ask for by
     themselves. `answer` makes a refusal of a path, `refused` is told the user and the status of each. `open_paths` need
-    no key, nor does a GET of one of `open_pages`.
+    no key, nor does a GET of one of `open_pages`. Below the path `untyped` a body is JSON whatever its type says.
     """
 
     def __init__(
@@ -64,8 +101,10 @@ class Gate:
         open_paths: frozenset[str] = frozenset(),
         open_pages: frozenset[str] = frozenset(),
         refused: Callable[[str, int], None] = lambda user, status: None,
+        untyped: str = "",
     ) -> None:
         self._app, self._config, self._answer, self._refused = app, config, answer, refused
+        self._untyped = untyped
         self._open, self._pages = open_paths | set(config.open_paths), open_pages
         self._digests = {hashlib.sha256(key.encode()).digest(): name for key, name in config.keys.items()}
         self._buckets: dict[str, Bucket] = {}
@@ -84,7 +123,9 @@ class Gate:
                 self._rate(user)
             self._announced_size(headers)
             scope.setdefault("state", {})["user"] = user
-            await self._app(scope, self._counted(receive), send)
+            body = await self._body(receive)
+            if body is not None:
+                await self._app(self._typed(scope, headers), _given(body, receive), send)
         except Problem as problem:
             self._refused(user, problem.status)
             await self._answer(path, problem)(scope, receive, send)
@@ -115,21 +156,51 @@ class Gate:
         if not announced.isdigit() or int(announced) > self._config.largest_request_bytes:
             raise self._too_large()
 
-    def _counted(self, receive: Receive) -> Receive:
+    async def _body(self, receive: Receive) -> bytes | None:
+        """The whole body, before anything of the application waits for it; None when the client has gone."""
+        parts: list[bytes] = []
         taken = 0
+        try:
+            async with asyncio.timeout(self._config.body_seconds):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        return None
+                    parts.append(message.get("body", b""))
+                    taken += len(parts[-1])
+                    if taken > self._config.largest_request_bytes:
+                        raise self._too_large()
+                    if not message.get("more_body", False):
+                        return b"".join(parts)
+        except TimeoutError:
+            seconds = f"{self._config.body_seconds:g}"
+            raise Problem(408, f"the request's body has not come within {seconds} seconds") from None
 
-        async def counted() -> Message:
-            nonlocal taken
-            message = await receive()
-            taken += len(message.get("body", b""))
-            if taken > self._config.largest_request_bytes:
-                raise self._too_large()
-            return message
-
-        return counted
+    def _typed(self, scope: Scope, headers: Mapping[bytes, bytes]) -> Scope:
+        """The scope, with JSON for a content type where clients leave it out, unless another site's page asks."""
+        origin = headers.get(b"origin", b"").decode("latin-1")
+        ours = not origin or "*" in self._config.allow_origins or origin in self._config.allow_origins
+        if not (self._untyped and scope["path"].startswith(self._untyped) and ours):
+            return scope
+        others = [(name, value) for name, value in scope["headers"] if name.lower() != b"content-type"]
+        return {**scope, "headers": [*others, (b"content-type", b"application/json")]}
 
     def _too_large(self) -> Problem:
         return Problem(413, f"the request is larger than {self._config.largest_request_bytes} bytes; send less")
+
+
+def _given(body: bytes, receive: Receive) -> Receive:
+    """A body that has come already, and after it whatever the connection says."""
+    told = False
+
+    async def given() -> Message:
+        nonlocal told
+        if told:
+            return await receive()
+        told = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return given
 
 
 def _key(headers: Mapping[bytes, bytes]) -> bytes:

@@ -1,5 +1,6 @@
 """API keys as operators write them: ``name:key``, one a line or between commas."""
 
+import ipaddress
 from pathlib import Path
 
 from starloom.errors import UserError
@@ -30,3 +31,16 @@ def read_keys(path: str | None) -> dict[str, str]:
         return keys_of(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"--api-keys {path}: {error.strerror}; give a file of name:key lines") from None
+
+
+def check_reach(host: str, meant: bool, keys: bool) -> None:
+    """`UserError` where other machines could use a server without a key and nobody said that this is meant."""
+    if not (keys or meant or host == "localhost" or _is_loopback(host)):
+        raise UserError(f"--host {host}: whoever reaches it could use the server; give --api-keys FILE, or --open")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False  # a name can mean any address

@@ -36,10 +36,10 @@ def router(attributor: Attributor) -> APIRouter:
         return await attributor.ask(query)
 
     @api.get("/corpus")
-    def corpus(owner: str = "", repository: str = "", path: str = "", id: str = "") -> dict[str, Any]:  # noqa: A002
+    async def corpus(owner: str = "", repository: str = "", path: str = "", id: str = "") -> dict[str, Any]:  # noqa: A002
         """What the corpus has of an owner, a repository, a path or an id, and what kept the rest out."""
         try:
-            return attributor.owners.ask(owner=owner, repository=repository, path=path, identity=id)
+            return await attributor.look_up({"owner": owner, "repository": repository, "path": path, "identity": id})
         except UserError as error:
             raise Problem(400, str(error)) from None
 

@@ -1,9 +1,10 @@
 """The models of a replica, and the way of a request from a route to an engine and back."""
 
 import asyncio
+import hashlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from fastapi import Request as HttpRequest
@@ -67,9 +68,13 @@ class Service:
     def __post_init__(self) -> None:
         self.meters = Meters({name: served.engine for name, served in self.models.items()})
 
-    def model(self, name: str | None) -> Served:
-        """A model by its name; `Problem` 404 when it is not served."""
-        if not name:
+    def model(self, name: str | None, *, exact: bool = False) -> Served:
+        """A model by its name; `Problem` 404 when several are served and none has it.
+
+        Where there is one, any name means it, since clients send names of their own, such as "tgi"; not where the name
+        is to be `exact`.
+        """
+        if not name or (len(self.models) == 1 and not exact):
             return next(iter(self.models.values()))
         found = self.models.get(name) or self.models.get(name.removesuffix(":latest"))
         if found is None:
@@ -102,7 +107,7 @@ class Service:
 
     async def batches(
         self, served: Served, prompt: list[int], sampling: Sampling, caller: Caller, *, streaming: bool = True
-    ) -> AsyncIterator[list[Event]]:
+    ) -> AsyncGenerator[list[Event], None]:
         """Events of one request, as many at once as have come; leaving the loop early cancels it in the engine.
 
         A stream gets its first token at once; without `streaming` all come together at the end.
@@ -162,6 +167,41 @@ async def while_connected(request: HttpRequest, work: Awaitable[T]) -> T:
 async def _gone(request: HttpRequest) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+def independent(sampling: Sampling, count: int) -> list[Sampling]:
+    """The sampling of each of `count` choices; the first has the seed that was asked for.
+
+    Seeds that follow one another would share draws between requests whose seeds follow one another too.
+    """
+
+    def seed(number: int) -> int:
+        digest = hashlib.blake2b(f"{sampling.seed}:{number}".encode(), digest_size=8).digest()
+        return sampling.seed if number == 0 else int.from_bytes(digest, "little") >> 1
+
+    return [replace(sampling, seed=seed(number)) for number in range(count)]
+
+
+async def together(works: Iterable[Awaitable[T]]) -> list[T]:
+    """All results; when one is refused or fails, or this is cancelled, the others are cancelled first."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        return list(await asyncio.gather(*tasks))
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
+
+
+async def all_started(streams: Sequence[AsyncGenerator[list[Event], None]]) -> list[AsyncIterator[list[Event]]]:
+    """`started` of each; when one is refused, none of the others goes on."""
+    try:
+        return await together(map(started, streams))
+    except BaseException:
+        for stream in streams:
+            await stream.aclose()
+        raise
 
 
 async def started(batches: AsyncIterator[list[Event]]) -> AsyncIterator[list[Event]]:

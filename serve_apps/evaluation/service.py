@@ -11,7 +11,7 @@ from ray import serve
 from starlette.requests import Request
 
 from serve_apps.api.errors import Problem
-from serve_apps.api.gate import Gate, GateConfig
+from serve_apps.api.gate import GateConfig, guard
 from serve_apps.evaluation.allowed import Allowed
 from serve_apps.evaluation.benchmarks import benchmark
 from serve_apps.evaluation.carry_out import carry_out
@@ -78,7 +78,7 @@ class Evaluating:
         app.add_api_route("/{name}/samples", self.samples, methods=["GET"])
         app.add_api_route("/{name}", self.cancel, methods=["DELETE"], response_model=None)
         app.add_exception_handler(UserError, _wrong)
-        app.add_middleware(Gate, config=self._config.gate, answer=_told)
+        guard(app, self._config.gate, _told)
         return app
 
     def _start(self, run: StoredRun) -> None:

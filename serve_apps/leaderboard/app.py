@@ -9,7 +9,7 @@ from ray import serve
 from starlette.requests import Request
 
 from serve_apps.api.errors import Problem
-from serve_apps.api.gate import Gate, GateConfig
+from serve_apps.api.gate import GateConfig, guard
 from serve_apps.evaluation.store import Store
 from serve_apps.leaderboard.board import as_csv, as_json, build
 from serve_apps.leaderboard.pages import board_page, compare_page, run_page, task_page
@@ -43,7 +43,7 @@ class Pages:
         app.add_api_route("/export.csv", self.csv, methods=["GET"], response_model=None)
         app.add_api_route("/export.json", self.json, methods=["GET"], response_model=None)
         app.add_exception_handler(UserError, _missing)
-        app.add_middleware(Gate, config=self._gate, answer=_told)
+        guard(app, self._gate, _told)
         return app
 
     def board(self) -> str:

@@ -55,23 +55,28 @@ def main() -> None:
     corpus = code_corpus(MEGABYTES, Corpus.kind)
     root = BENCH / "attribution"
     config = validate(index.STEP.config, {}, where="index")
-    started = time.perf_counter()
     view = Attribution(run_step(index.STEP, config, root=str(root), name="index", needs=[corpus]))
-    whole = time.perf_counter() - started
     opened = Index.open(view)
     size = sum(segment.info.bytes for segment in opened.segments)
     passages = {length: list(cut(opened, length, PASSAGES)) for length in (50, 80, 200)}
-    recall = {length: found_whole(opened, texts) for length, texts in passages.items()}
-    figures: dict[str, float | int | None] = {f"recall_{length}": share for length, share in recall.items()}
-    figures["recall_renamed"] = found_renamed(opened)
-    figures["build_mb_per_s_per_core"] = build_speed(Corpus(corpus))
-    figures["index_bytes_per_byte"] = view.artifact.manifest.details["index_bytes"] / size
-    figures |= over_http(view, passages)
-    figures["hostile_ms"] = hostile(opened)
-    figures["portraits_recall_50"] = portraits(opened)
-    figures |= opt_out()
-    figures["completions_with_over_without"] = completions(view)
-    title = f"{size / 1e6:,.0f} MB of real code, {len(opened.segments)} segments, made in {whole:.0f} s"
+    figures: dict[str, float | int | None] = {}
+
+    def tell(**found: float) -> None:
+        figures.update(found)
+        print(", ".join(f"{name} {value:.4g}" for name, value in found.items()), flush=True)
+
+    for length, texts in passages.items():
+        tell(**{f"recall_{length}": found_whole(opened, texts)})
+    tell(recall_renamed=found_renamed(opened))
+    tell(build_mb_per_s_per_core=build_speed(Corpus(corpus)))
+    tell(index_bytes_per_byte=view.artifact.manifest.details["index_bytes"] / size)
+    tell(**over_http(view, passages))
+    tell(hostile_ms=hostile(opened))
+    tell(portraits_recall_50=portraits(opened))
+    tell(completions_with_over_without=completions(view))
+    tell(**opt_out())
+    seconds = f"made in {view.artifact.manifest.seconds:.0f} s"
+    title = f"{size / 1e6:,.0f} MB of real code, {len(opened.segments)} segments, {seconds}"
     rows = [(name, "-" if value is None else value) for name, value in figures.items()]
     print(table(title, ("figure", "measured"), rows))
     finish("attribution", figures)

@@ -5,6 +5,7 @@ tokens; the speed is that of its fastest step after the first three, the one lea
 peers.
 """
 
+import argparse
 import json
 import os
 import shutil
@@ -35,47 +36,68 @@ OPTIMIZER = OptimizerConfig(rate=3e-4, final_rate=3e-5, warmup_steps=4)
 
 
 def main() -> None:
-    """Run everything, print the table and the figures."""
+    """Run what is asked for (all of it), print the tables and the figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)}; all of them")
+    chosen = parser.parse_args().sections or list(SECTIONS)
     folder = Path(tempfile.mkdtemp(prefix="bench-train-"))
+    figures: dict[str, float | int | None] = {}
     try:
         prepare(folder)
-        threads = cores()
-        matmul = measured_matmul()
-        # in turn, so that other load falls on both
-        ours, theirs = [], []
-        for turn in range(TURNS):
-            ours.append(run(folder, f"one-{turn}", settings(threads=threads)))
-            theirs.append(transformers_loop(folder, threads))
-        single = run(folder, "single", settings(threads=1))
-        double = run(folder, "double", settings(threads=1, data=2))
-        stall = checkpoint_stall(folder, threads)
-        memory = compare(folder, _free_port())
-        eager, compiled = blocks(threads)
-        quickstart = quickstart_figures(folder)
+        for name in chosen:
+            figures |= SECTIONS[name](folder)
     finally:
         shutil.rmtree(folder)
+    finish("train", figures)
+
+
+def speeds(folder: Path) -> dict[str, float]:
+    """Ours and theirs in turn, so that other load falls on both; one process and two; what a checkpoint costs."""
+    threads = cores()
+    matmul = measured_matmul()
+    ours, theirs = [], []
+    for turn in range(TURNS):
+        ours.append(run(folder, f"one-{turn}", settings(threads=threads)))
+        theirs.append(transformers_loop(folder, threads))
+    single = run(folder, "single", settings(threads=1))
+    double = run(folder, "double", settings(threads=1, data=2))
+    stall = checkpoint_stall(folder, threads)
     report(min(ours), min(theirs), single, double, stall, matmul)
-    sizes = [(name, measured / 1e6, predicted / 1e6, predicted / measured) for name, measured, predicted in memory]
-    print(table("Peak memory of the fullest rank", ("layout", "measured MB", "planned MB", "planned/measured"), sizes))
-    print(f"a block forward and backward: {eager * 1e3:.0f} ms as it is, {compiled * 1e3:.0f} ms compiled\n")
-    per_byte, gzip, xz, seconds = quickstart
-    print(f"quickstart, {seconds:.0f} s: {per_byte:.3f} bits per byte; gzip {gzip:.3f}, xz {xz:.3f}\n")
     tokens = BATCH * SHAPE.context
-    finish(
-        "train",
-        {
-            "tokens_over_transformers": min(theirs) / min(ours),
-            "matmul_share": tokens / min(ours) * MODEL.flops_per_token(SHAPE.context) / matmul,
-            "two_process_speedup": single / double,
-            "checkpoint_stall_share": stall / 60,  # at one checkpoint a minute
-            "tokens_per_s": tokens / min(ours),
-            "planned_memory_error": max(abs(predicted / measured - 1) for _, measured, predicted in memory),
-            "compiled_over_eager": eager / compiled,
-            "quickstart_over_gzip": per_byte / gzip,
-            "quickstart_over_xz": per_byte / xz,
-            "quickstart_seconds": seconds,
-        },
-    )
+    return {
+        "tokens_over_transformers": min(theirs) / min(ours),
+        "matmul_share": tokens / min(ours) * MODEL.flops_per_token(SHAPE.context) / matmul,
+        "two_process_speedup": single / double,
+        "checkpoint_stall_share": stall / 60,  # at one checkpoint a minute
+        "tokens_per_s": tokens / min(ours),
+    }
+
+
+def memory(folder: Path) -> dict[str, float]:
+    """The plan's memory beside real processes'."""
+    found = compare(folder, _free_port())
+    sizes = [(name, measured / 1e6, predicted / 1e6, predicted / measured) for name, measured, predicted in found]
+    print(table("Peak memory of the fullest rank", ("layout", "measured MB", "planned MB", "planned/measured"), sizes))
+    return {"planned_memory_error": max(abs(predicted / measured - 1) for _, measured, predicted in found)}
+
+
+def compiled(folder: Path) -> dict[str, float]:
+    """A block as it is and compiled."""
+    del folder
+    eager, fused = blocks(cores())
+    print(f"a block forward and backward: {eager * 1e3:.0f} ms as it is, {fused * 1e3:.0f} ms compiled\n")
+    return {"compiled_over_eager": eager / fused}
+
+
+def quickstart(folder: Path) -> dict[str, float]:
+    """The whole recipe."""
+    per_byte, gzip, xz, seconds = quickstart_figures(folder)
+    print(f"quickstart, {seconds:.0f} s: {per_byte:.3f} bits per byte; gzip {gzip:.3f}, xz {xz:.3f}\n")
+    return {
+        "quickstart_over_gzip": per_byte / gzip,
+        "quickstart_over_xz": per_byte / xz,
+        "quickstart_seconds": seconds,
+    }
 
 
 def report(ours: float, theirs: float, single: float, double: float, stall: float, matmul: float) -> None:
@@ -249,6 +271,8 @@ def transformers_loop(folder: Path, threads: int) -> float:
         times.append(time.perf_counter() - started)
     return min(times[WARM_STEPS:])
 
+
+SECTIONS = {made.__name__: made for made in (speeds, memory, compiled, quickstart)}
 
 if __name__ == "__main__":
     main()

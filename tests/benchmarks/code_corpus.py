@@ -17,7 +17,8 @@ import pyarrow as pa
 from starloom.artifact import Artifact
 from starloom.config import Config, added
 from starloom.errors import RunError
-from starloom.schema import CORPUS
+from starloom.kinds import DROPPED_FILE
+from starloom.schema import CORPUS, DROPPED
 from starloom.step import Outcome, Step, StepContext, run_step
 from tests.benchmarks.harness import BENCH
 
@@ -141,6 +142,7 @@ def _write(config: CodeCorpusConfig, context: StepContext) -> Outcome:
             shard, held, shards = [], 0, shards + 1
     context.output.write_table(f"data/part-{shards:05d}.parquet", pa.Table.from_pylist(shard, schema=CORPUS))
     context.output.write_json("languages.json", counts)
+    context.output.write_table(DROPPED_FILE, DROPPED.empty_table())
     total = sum(language["bytes"] for language in counts.values())
     return Outcome(files, files, details={"megabytes": total / 1e6, "languages": len(counts)})
 

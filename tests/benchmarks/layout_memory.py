@@ -102,7 +102,7 @@ def weigh(shards: str, settings: str) -> int:
         for step in range(3):
             train_step(weighed, engine, place, data, step)
         if weighed is small:
-            engine.destroy()
+            getattr(engine, "inner", engine).destroy()
             del engine
             gc.collect()
             before = _status("VmRSS")

@@ -1,21 +1,19 @@
 """Attribution over HTTP: the request of llm-vscode as it sends it, completions that tell, the page in a browser."""
 
+import http.client
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import openai
-import pyarrow as pa
 import pytest
 
 from serve_apps.api.dialects import openai as dialect
 from serve_apps.hosting import serving_config
-from starloom.artifact import ArtifactWriter, Counts, Manifest
-from starloom.attribution.segment import build
-from starloom.kinds import Attribution
-from starloom.segmentfiles import FILES
 from tests.browser import browsing, needs_browser
+from tests.indexes import write_index
 from tests.models import tiny_tokenizer, write_tiny_model
 
 pytestmark = pytest.mark.slow
@@ -55,38 +53,13 @@ def copied(without: tuple[str, httpx.Response, httpx.Response]) -> str:
 
 @pytest.fixture(scope="module")
 def index(copied: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """An artifact of two files, one of which has what the model writes."""
-    root = tmp_path_factory.mktemp("index")
-    writer = ArtifactWriter(str(root / "index" / "0123456789abcdef"))
-    rows = [
-        {"shard": "part-00000.parquet", "row": n, "id": f"{n}" * 64, "repo_name": repo, "path": path, "kind": "file",
-         "language": "Python", "licenses": licenses, "commit": "c0ffee"}
-        for n, (repo, path, licenses) in enumerate(
-            [("ann/mix", "blend.py", ["MIT"]), ("bob/own", "f.py", []), ("cat/odd", ODD_PATH, ["Apache-2.0"])]
-        )
-    ]  # fmt: skip
-    name = Attribution.segment(0)
-    texts = [CODE, f"# made by bob\ndef f{copied}\n", ODD]
-    info = build(writer.local_folder(name), texts, pa.Table.from_pylist(rows, schema=FILES))
-    repositories = pa.Table.from_pylist(
-        [
-            {"owner": row["repo_name"].split("/")[0], "repo_name": row["repo_name"], "files": 1, "bytes": 9,
-             "licenses": row["licenses"], "languages": ["Python"], "kinds": ["file"]}
-            for row in rows
-        ],
-        schema=Attribution.REPOSITORIES_SCHEMA,
-    )  # fmt: skip
-    writer.write_table(Attribution.REPOSITORIES, repositories)
-    files = writer.inventory()
-    details = Attribution.details(corpus="c" * 16, segments={name: vars(info)}, index_bytes=0)
-    writer.finish(
-        Manifest(
-            step="index", kind=Attribution.kind, fingerprint="0123456789abcdef", provenance={}, config={}, inputs=(),
-            counts=Counts(rows_in=2, rows_out=2), details=details, bytes=sum(one.bytes for one in files.values()),
-            seconds=0.0, packages={}, files=files,
-        )
-    )  # fmt: skip
-    return writer.folder
+    """An artifact of three files, one of which has what the model writes."""
+    files = [
+        ("ann/mix", "blend.py", ["MIT"], CODE),
+        ("bob/own", "f.py", [], f"# made by bob\ndef f{copied}\n"),
+        ("cat/odd", ODD_PATH, ["Apache-2.0"], ODD),
+    ]
+    return write_index(tmp_path_factory.mktemp("index"), [files])
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +149,21 @@ def test_without_an_index_the_wish_is_refused(without: tuple[str, httpx.Response
 def test_a_wish_that_is_none_is_refused() -> None:
     with pytest.raises(ValueError, match="report"):
         dialect.CompletionBody.model_validate({"prompt": "x", "attribution": "perhaps"})
+
+
+def test_the_very_bytes_that_llm_vscode_sends_are_answered_as_it_reads_them(url: str) -> None:
+    """Recorded from the fetch of Node 20, which the extension calls; it merges spans and counts UTF-16 units."""
+    recorded = (Path(__file__).parent / "recordings/llm-vscode-overlap.http").read_bytes()
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(recorded)
+        answer = http.client.HTTPResponse(connection)
+        answer.begin()
+        assert answer.status == 200
+        spans = json.loads(answer.read())["spans"]
+    sent = json.loads(recorded.partition(b"\r\n\r\n")[2])["document"].encode("utf-16-le")
+    marked = [sent[2 * first : 2 * end].decode("utf-16-le") for first, end in spans]
+    assert [text.strip() for text in marked] == [CODE.strip()]
 
 
 @needs_browser

@@ -126,17 +126,20 @@ def _memory(
             model, layout.tensor, width, sequence=config.sequence_parallel
         )  # of the block that is made again
     last = stage == layout.pipeline - 1
-    output_gradient = 4 * padded_vocabulary(model.vocabulary, layout.tensor) // layout.tensor * model.hidden
+    logits = padded_vocabulary(model.vocabulary, layout.tensor) // layout.tensor
+    output = min(LOSS_BYTES[width], 2 * 4 * tokens * logits) + 4 * logits * model.hidden  # and its weight's gradient
     activations = in_flight * tokens * kept
-    buffers = tokens * widest + (LOSS_BYTES[width] + output_gradient if last else 0)
+    buffers = tokens * widest + (output if last else 0)
     state = _state(config, model, layout, parameters, width)
+    # ZeRO-2's bucket fills while activations go; ZeRO-3 holds gathered weights from the first product on
+    gathered = state.gathered if config.zero == 3 else max(0, state.gathered - activations)
     return Memory(
         weights=state.weights,
         gradients=state.gradients,
         optimizer=state.optimizer,
         activations=activations,
         # when the optimizer works activations are gone
-        buffers=max(buffers + state.gathered, state.update - activations),
+        buffers=max(buffers + gathered, state.update - activations),
         host=state.host,
     )
 
@@ -156,13 +159,15 @@ class _State:
 def _state(config: PretrainConfig, model: ModelConfig, layout: Layout, parameters: int, width: int) -> _State:
     """What ZeRO cuts along the data axis (Rajbhandari et al. 2020): nothing, the optimizer, gradients, weights."""
     share = -(-parameters // layout.data)
+    fused = config.optimizer.name == "adamw" and width == 4
     if config.lora:
         return _adapter_state(config, model, layout, parameters, width)
     if config.zero == 0:
-        # masters are the parameters themselves; Adam's two terms while it works
+        # masters are the parameters themselves
         moments = 8 * parameters - layout.data * _saved_by_muon(config, model, layout)
-        return _State(4 * parameters, 4 * parameters, moments, 0, 2 * 4 * parameters)
-    optimizer, terms = STATE_BYTES * share - _saved_by_muon(config, model, layout), 2 * 4 * share
+        return _State(4 * parameters, 4 * parameters, moments, 0, 0 if fused else 2 * 4 * parameters)
+    optimizer = STATE_BYTES * share - _saved_by_muon(config, model, layout)
+    terms = 0 if fused else 2 * 4 * share  # that Adam writes down while it works; in bf16 DeepSpeed's own copies
     if config.zero == 1:
         # bf16 gradients of a micro batch are added to fp32 ones, whose share is used as it is; in fp32 it is copied
         gradients = (width + 4) * parameters if width == 2 else 4 * parameters

@@ -1,7 +1,7 @@
 """An opened index, and what it answers about a document: spans with their files, lines and licences, ready for JSON."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, Literal, get_args
@@ -10,7 +10,17 @@ import numpy as np
 
 from starloom.attribution import kernel
 from starloom.attribution.lexing import known_language
-from starloom.attribution.lookup import KINDS, MINIMUM_CHARACTERS, Budget, Kind, Passage, Place, look_up
+from starloom.attribution.lookup import (
+    KINDS,
+    MINIMUM_CHARACTERS,
+    Budget,
+    Kind,
+    Passage,
+    Place,
+    largest_spans,
+    look_up,
+    merged_spans,
+)
 from starloom.attribution.segment import Segment
 from starloom.errors import UserError
 from starloom.kinds import Attribution
@@ -73,6 +83,26 @@ def _texts(values: Mapping[str, Any], key: str) -> tuple[str, ...]:
     return tuple(value)
 
 
+@dataclass(frozen=True)
+class Hit:
+    """A span of the document in bytes of its UTF-8, and what holds it: some of the files, ready for JSON."""
+
+    start: int
+    end: int
+    kind: Kind
+    count: int
+    licenses: Mapping[str, int]
+    files: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Hits:
+    """What segments know of a document. Not `complete`: the budget ended the work."""
+
+    found: tuple[Hit, ...]
+    complete: bool
+
+
 @dataclass
 class Index:
     """Segments opened for look-ups."""
@@ -83,14 +113,18 @@ class Index:
     withdrawn: Callable[[], frozenset[str]] = frozenset  # names in lower case that are in no answer
 
     @classmethod
-    def open(cls, view: Attribution) -> "Index":
-        """Raises `RunError` where a file is not what was written."""
+    def open(cls, view: Attribution, first: int = 0, stop: int | None = None) -> "Index":
+        """Segments `first` up to `stop` of an index; raises `RunError` where a file is not what was written."""
         root = view.artifact.folder.rsplit("/", 2)[0]
-        segments = tuple(Segment(folder) for folder in view.folders())
+        segments = tuple(Segment(folder) for folder in view.folders(first, stop))
         return cls(view.artifact.fingerprint, view.corpus, segments, watched(root))
 
     def ask(self, query: Query, budget: Budget = BUDGET) -> dict[str, Any]:
         """The answer as JSON-able values; offsets are in the units that the query names."""
+        return answer_of(query, self.find(query, budget), self.fingerprint)
+
+    def find(self, query: Query, budget: Budget = BUDGET) -> Hits:
+        """The matches, in bytes."""
         document = query.document.encode("utf-8", "surrogatepass")
         left_out = self.withdrawn() | {name.lower() for name in query.ignore}
         found = look_up(
@@ -102,27 +136,15 @@ class Index:
             budget=budget,
             hidden=[_named(segment, left_out) for segment in self.segments],
         )
-        at = _offsets(document, query.offsets)
-        return {
-            "spans": [[at(start), at(end)] for start, end in found.spans()],
-            "offsets": query.offsets,
-            "complete": found.complete,
-            "index": self.fingerprint,
-            "matches": [self._match(match, at, query) for match in found.matches],
-        }
+        return Hits(tuple(self._match(match, query) for match in found.matches), found.complete)
 
-    def _match(self, match: Passage, at: Callable[[int], int], query: Query) -> dict[str, Any]:
+    def _match(self, match: Passage, query: Query) -> Hit:
         licenses: Counter[str] = Counter()
         for place in match.places:
             named = self.segments[place.segment].licenses[place.file]
             licenses.update(named or [NO_LICENSE])
-        return {
-            "span": [at(match.start), at(match.end)],
-            "kind": match.kind,
-            "count": len(match.places),
-            "licenses": dict(sorted(licenses.items(), key=lambda entry: (-entry[1], entry[0]))),
-            "files": [self._file(place, query.excerpt) for place in match.places[: query.files_per_match]],
-        }
+        files = tuple(self._file(place, query.excerpt) for place in match.places[: query.files_per_match])
+        return Hit(match.start, match.end, match.kind, len(match.places), licenses, files)
 
     def _file(self, place: Place, excerpt: bool) -> dict[str, Any]:
         segment = self.segments[place.segment]
@@ -138,6 +160,43 @@ class Index:
             "id": row["id"],
             **({"excerpt": segment.excerpt(place.file, place.first, place.stop)} if excerpt else {}),
         }
+
+
+def joined(parts: Sequence[Hits], files_per_match: int) -> Hits:
+    """What several indexes know of one document, as one index of all their segments would tell it."""
+    places: dict[tuple[int, int, Kind], list[Hit]] = {}
+    for match in (match for part in parts for match in part.found):
+        places.setdefault((match.start, match.end, match.kind), []).append(match)
+    found = []
+    for start, end, kind in largest_spans(places):
+        same = places[start, end, kind]
+        licenses: Counter[str] = Counter()
+        for one in same:
+            licenses.update(one.licenses)
+        files = tuple(file for one in same for file in one.files)[:files_per_match]
+        found.append(Hit(start, end, kind, sum(one.count for one in same), licenses, files))
+    return Hits(tuple(found), all(part.complete for part in parts))
+
+
+def answer_of(query: Query, matches: Hits, fingerprint: str) -> dict[str, Any]:
+    """The answer as JSON-able values; offsets are in the units that the query names."""
+    at = _offsets(query.document.encode("utf-8", "surrogatepass"), query.offsets)
+    return {
+        "spans": [[at(start), at(end)] for start, end in merged_spans(matches.found)],
+        "offsets": query.offsets,
+        "complete": matches.complete,
+        "index": fingerprint,
+        "matches": [
+            {
+                "span": [at(match.start), at(match.end)],
+                "kind": match.kind,
+                "count": match.count,
+                "licenses": dict(sorted(match.licenses.items(), key=lambda entry: (-entry[1], entry[0]))),
+                "files": [dict(file) for file in match.files],
+            }
+            for match in matches.found
+        ],
+    }
 
 
 @lru_cache(maxsize=256)

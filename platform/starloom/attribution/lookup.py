@@ -1,8 +1,8 @@
 """What of a document stands in the corpus: spans, how they agree, and the files that hold them."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import Final, Literal, Protocol, get_args
 
 import numpy as np
 
@@ -66,13 +66,30 @@ class Found:
 
     def spans(self) -> list[tuple[int, int]]:
         """Bytes of the document that any match covers: ascending, merged."""
-        merged: list[tuple[int, int]] = []
-        for match in self.matches:
-            if merged and match.start <= merged[-1][1]:
-                merged[-1] = (merged[-1][0], max(match.end, merged[-1][1]))
-            else:
-                merged.append((match.start, match.end))
-        return merged
+        return merged_spans(self.matches)
+
+
+class Spanning(Protocol):
+    """Has a span."""
+
+    @property
+    def start(self) -> int:
+        """Its first byte."""
+
+    @property
+    def end(self) -> int:
+        """The byte after its last."""
+
+
+def merged_spans(matches: Iterable[Spanning]) -> list[tuple[int, int]]:
+    """What any of the matches, which ascend by their first bytes, covers: ascending, merged."""
+    merged: list[tuple[int, int]] = []
+    for match in matches:
+        if merged and match.start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(match.end, merged[-1][1]))
+        else:
+            merged.append((match.start, match.end))
+    return merged
 
 
 @dataclass(frozen=True)
@@ -174,14 +191,21 @@ def _row(kind: Kind, row: list[int], segment: int) -> _Row:
 
 
 def _passages(rows: Sequence[_Row]) -> Iterator[Passage]:
-    """Rows by span, without spans that lie within another of the same kind or a better one."""
+    """Rows by span."""
     places: dict[tuple[int, int, Kind], dict[tuple[int, int], Place]] = {}
     for row in rows:
         by_file = places.setdefault((row.start, row.end, row.kind), {})
         by_file.setdefault((row.place.segment, row.place.file), row.place)
+    for a, b, kind in largest_spans(places):
+        by_file = places[a, b, kind]
+        yield Passage(a, b, kind, tuple(by_file[key] for key in sorted(by_file)))
+
+
+def largest_spans(found: Collection[tuple[int, int, Kind]]) -> list[tuple[int, int, Kind]]:
+    """The spans that lie within no other one of the same kind or a better one, ascending."""
     kept: list[tuple[int, int, Kind]] = []
     for kind in KINDS:  # the best first: only what agrees as well can stand in for a span
-        spans = sorted({(a, b) for a, b, k in places if k == kind}, key=lambda span: (span[0], -span[1]))
+        spans = sorted({(a, b) for a, b, k in found if k == kind}, key=lambda span: (span[0], -span[1]))
         better = [(a, b) for a, b, _ in kept]
         reached = -1
         for a, b in spans:
@@ -189,6 +213,4 @@ def _passages(rows: Sequence[_Row]) -> Iterator[Passage]:
                 continue
             reached = b
             kept.append((a, b, kind))
-    for a, b, kind in sorted(kept, key=lambda span: (span[0], span[1], KINDS.index(span[2]))):
-        by_file = places[a, b, kind]
-        yield Passage(a, b, kind, tuple(by_file[key] for key in sorted(by_file)))
+    return sorted(kept, key=lambda span: (span[0], span[1], KINDS.index(span[2])))

@@ -1,6 +1,6 @@
 """What an index has of an owner, a repository or a file, and what kept the rest out of the corpus."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import pyarrow as pa
@@ -16,13 +16,18 @@ from starloom.opt_outs import entry_for
 MOST_ROWS: Final = 1000  # of an answer
 
 
+NOTHING_DROPPED: Final = pa.table(
+    {name: pa.array([], pa.string()) for name in ("id", "repo_name", "path", "stage", "reason")}
+)
+
+
 class Owners:
     """Look-ups by name over an index and, where it is still there, the corpus that it was made of."""
 
-    def __init__(self, view: Attribution, index: Index) -> None:
+    def __init__(self, view: Attribution, index: Index, *, with_dropped: bool = True) -> None:
         self._view, self._index = view, index
         self._repositories = view.repositories()
-        self._dropped: pa.Table | None = None
+        self._dropped: pa.Table | None = None if with_dropped else NOTHING_DROPPED
 
     def ask(self, *, owner: str = "", repository: str = "", path: str = "", identity: str = "") -> dict[str, Any]:
         """Repositories of an owner, or files of a repository, a path or an id; names are compared in lower case.
@@ -83,10 +88,23 @@ class Owners:
     def _dropped_rows(self) -> pa.Table:
         if self._dropped is None:
             corpus = corpus_of(self._view.artifact)
-            columns = ["id", "repo_name", "path", "stage", "reason"]
-            empty = pa.table({name: pa.array([], pa.string()) for name in columns})
-            self._dropped = corpus.dropped(columns) if corpus else empty
+            self._dropped = corpus.dropped(list(NOTHING_DROPPED.column_names)) if corpus else NOTHING_DROPPED
         return self._dropped
+
+
+def joined_rows(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Answers about one name by holders of different segments, as one holder of all would give it."""
+    if "repositories" in parts[0]:
+        return parts[0]  # each holder has the whole table
+    files = [row for part in parts for row in part["files"] if row["in_corpus"]]
+    dropped = [row for part in parts for row in part["files"] if not row["in_corpus"]]
+    count = sum(part["count"] for part in parts)
+    return {
+        "files": [*files, *dropped][:MOST_ROWS],
+        "count": count,
+        "dropped": sum(part["dropped"] for part in parts),
+        "in_corpus": bool(count),
+    }
 
 
 def corpus_of(artifact: Artifact) -> Corpus | None:

@@ -22,13 +22,22 @@ from starloom.tokenizer import TOKENIZER_FILE, TOKENIZER_SETTINGS
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
-# settings that change what the matrices mean, and the values that are understood
+# settings that change what the matrices mean, and the values that are understood; PiSSA, OLoRA, CorDA, LoRA-GA and
+# LoftQ begin by changing the base's own weights: their matrices belong to another base than the one that is named
 UNDERSTOOD = {
     "peft_type": ("LORA",),
-    "use_dora": (False, None),
     "bias": ("none", None),
-    "fan_in_fan_out": (False, None),
+    "init_lora_weights": (True, False, None, "gaussian", "orthogonal", "eva"),
+    "use_rslora": (True, False, None),
 }
+# settings of training, of names and of what the file of weights tells by itself: any value
+HARMLESS = frozenset(
+    {
+        *("r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "layers_to_transform"),
+        *("layers_pattern", "inference_mode", "task_type", "base_model_name_or_path", "revision", "auto_mapping"),
+        *("peft_version", "megatron_core", "qalora_group_size", "eva_config"),
+    }
+)
 
 
 def is_adapter(folder: str | Path) -> bool:
@@ -110,8 +119,11 @@ def _config(folder: Path) -> dict[str, Any]:
     for name, values in UNDERSTOOD.items():
         if config.get(name) not in values:
             raise UserError(f"{folder / CONFIG}: {name} = {config.get(name)!r} cannot be served; use {values[0]!r}")
-    if config.get("rank_pattern") or config.get("alpha_pattern"):
-        raise UserError(f"{folder / CONFIG}: ranks that differ by layer cannot be served; merge the adapter first")
+    for name, value in config.items():
+        if name not in UNDERSTOOD and name not in HARMLESS and value not in (None, False, "", [], {}):
+            raise UserError(
+                f"{folder / CONFIG}: {name} = {value!r} cannot be served; merge the adapter into its base first"
+            )
     return config
 
 

@@ -1,6 +1,5 @@
 """OpenAI's dialect: completions (with a working `suffix`), chat, models. Tabby's completions share the first path."""
 
-import asyncio
 import dataclasses
 import secrets
 import time
@@ -18,7 +17,17 @@ from serve_apps.api.dialects.tabby import Segments, tabby_completion
 from serve_apps.api.errors import Problem
 from serve_apps.api.fields import Message, Stop, StopText
 from serve_apps.api.prompts import infilling_prompt, prompt_ids
-from serve_apps.api.service import Caller, Completion, Served, Service, merged, started, while_connected
+from serve_apps.api.service import (
+    Caller,
+    Completion,
+    Served,
+    Service,
+    all_started,
+    independent,
+    merged,
+    together,
+    while_connected,
+)
 from serve_apps.api.streaming import streamed
 from serve_apps.attributor import TAIL, Attributor, Wish
 from serve_apps.engine.request import Event, Sampling, Scored
@@ -122,7 +131,7 @@ def router(service: Service) -> APIRouter:
     @api.get("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
         """One model."""
-        return _card(service.model(name))
+        return _card(service.model(name, exact=True))
 
     @api.post("/v1/completions", response_model=None)
     async def completions(body: CompletionBody, request: Request) -> Response | dict[str, Any]:
@@ -174,8 +183,8 @@ async def _completions(
         )
         chunks = _CompletionChunks(served, head, body)
         return await _stream(service, served, prompts, n, sampling, caller, chunks, attributed)
-    work = asyncio.gather(
-        *(service.complete(served, prompt, s, caller) for prompt in prompts for s in _seeds(sampling, tried))
+    work = together(
+        service.complete(served, prompt, s, caller) for prompt in prompts for s in independent(sampling, tried)
     )
     answers = await while_connected(request, work)
     choices: list[dict[str, Any]] = []
@@ -247,10 +256,6 @@ def _ids(served: Served, prompt: str | list[int], body: CompletionBody, wanted: 
         return infilling_prompt(served.tokenizer, prompt, body.suffix, room, served.fim_order)
     # as in training, a document begins after an end of text
     return prompt_ids(served.tokenizer, prompt) or [served.tokenizer.special(END_OF_TEXT)]
-
-
-def _seeds(sampling: Sampling, count: int) -> list[Sampling]:
-    return [dataclasses.replace(sampling, seed=sampling.seed + number) for number in range(count)]
 
 
 def _head(prefix: str, kind: str, served: Served) -> dict[str, Any]:
@@ -356,9 +361,9 @@ async def _stream(
     chunks: _CompletionChunks | _ChatChunks,
     attributed: _Attributed,
 ) -> Response:
-    jobs = [(prompt, one) for prompt in prompts for one in _seeds(sampling, n)]
+    jobs = [(prompt, one) for prompt in prompts for one in independent(sampling, n)]
     # all are queued, and each one's first token awaited, before the answer's head is sent
-    streams = await asyncio.gather(*(started(service.batches(served, *job, caller)) for job in jobs))
+    streams = await all_started([service.batches(served, *job, caller) for job in jobs])
     used = sum(map(len, prompts))
 
     async def sent() -> AsyncIterator[str]:
@@ -405,7 +410,7 @@ async def _chat(
         head = _head("chatcmpl", "chat.completion.chunk", served)
         chunks = _ChatChunks(served, head, body)
         return await _stream(service, served, [prompt], n, sampling, caller, chunks, attributed)
-    work = asyncio.gather(*(service.complete(served, prompt, one, caller) for one in _seeds(sampling, n)))
+    work = together(service.complete(served, prompt, one, caller) for one in independent(sampling, n))
     answers = await while_connected(request, work)
     choices = [
         {

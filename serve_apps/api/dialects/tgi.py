@@ -1,7 +1,5 @@
 """text-generation-inference's dialect: `/`, `/generate`, `/generate_stream`, `/info`."""
 
-import asyncio
-import dataclasses
 import secrets
 from collections.abc import AsyncIterator
 from typing import Any
@@ -14,7 +12,7 @@ from serve_apps.api.dialects.dialect import Dialect, sse
 from serve_apps.api.errors import Problem
 from serve_apps.api.fields import Stop
 from serve_apps.api.prompts import prompt_ids
-from serve_apps.api.service import Caller, Completion, Served, Service, started, while_connected
+from serve_apps.api.service import Caller, Completion, Served, Service, independent, started, together, while_connected
 from serve_apps.api.streaming import streamed
 from serve_apps.engine.request import Event, Sampling, Scored
 
@@ -107,7 +105,7 @@ def router(service: Service) -> APIRouter:
     @api.post("/generate_stream", response_model=None)
     async def generate_stream(body: GenerateBody, request: Request) -> Response:
         """The answer token by token."""
-        served, caller = service.model(body.wishes.adapter_id), service.caller(request)
+        served, caller = service.model(body.wishes.adapter_id, exact=True), service.caller(request)
         prompt, sampling = _prompt(served, body), body.sampling()
         if sampling.prompt_logprobs:
             raise ValueError("decoder_input_details: goes not with a stream; ask for the whole answer")
@@ -142,10 +140,10 @@ def _prompt(served: Served, body: GenerateBody) -> list[int]:
 
 
 async def _generated(service: Service, body: GenerateBody, caller: Caller) -> dict[str, Any]:
-    served, sampling = service.model(body.wishes.adapter_id), body.sampling()
+    served, sampling = service.model(body.wishes.adapter_id, exact=True), body.sampling()
     prompt = _prompt(served, body)
-    seeds = [dataclasses.replace(sampling, seed=sampling.seed + n) for n in range(body.wishes.best_of or 1)]
-    answers = await asyncio.gather(*(service.complete(served, prompt, one, caller) for one in seeds))
+    tried = independent(sampling, body.wishes.best_of or 1)
+    answers = await together(service.complete(served, prompt, one, caller) for one in tried)
     best = max(answers, key=lambda answer: answer.mean_logprob)
     text = body.inputs + best.text if body.wishes.return_full_text else best.text
     if not (body.wishes.details or body.wishes.decoder_input_details):

@@ -13,6 +13,8 @@ from huggingface_hub import InferenceClient
 from serve_apps.api.app import DIALECTS
 from serve_apps.api.errors import Problem
 from serve_apps.api.prompts import infilling_prompt
+from serve_apps.api.service import independent
+from serve_apps.engine.request import Sampling
 from starloom.tokenizer import load_tokenizer
 from tests.serve_apps.api.conftest import Running, Serve
 
@@ -50,7 +52,8 @@ def test_echo_with_logprobs_scores_the_prompt_and_adds_up(server: Running) -> No
 
 def test_best_of_gives_the_likeliest_of_the_seeds(server: Running) -> None:
     ask = {"prompt": "def", "max_tokens": 8, "seed": 5, "logprobs": 0, "ignore_eos": True}
-    tried = [_post(server, "/v1/completions", **{**ask, "seed": 5 + n}).json()["choices"][0] for n in range(4)]
+    seeds = [one.seed for one in independent(Sampling(max_tokens=8, seed=5), 4)]
+    tried = [_post(server, "/v1/completions", **{**ask, "seed": seed}).json()["choices"][0] for seed in seeds]
     likeliest = max(tried, key=lambda choice: sum(choice["logprobs"]["token_logprobs"]))
     best = _post(server, "/v1/completions", **ask, best_of=4).json()["choices"]
     assert [choice["text"] for choice in best] == [likeliest["text"]]
