@@ -143,7 +143,9 @@ def renamed(text: str) -> str:
     names: dict[str, str] = {}
     known = set(KEYWORDS)
     return re.sub(
-        r"[A-Za-z_]\w*", lambda word: word[0] if word[0] in known else names.setdefault(word[0], f"w{len(names)}"), text
+        r"(?<!\w)[A-Za-z_]\w*",
+        lambda word: word[0] if word[0] in known else names.setdefault(word[0], f"w{len(names)}"),
+        text,
     )
 
 

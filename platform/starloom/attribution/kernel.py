@@ -21,6 +21,7 @@ BUCKET = 8  # postings of a bucket of the directory, about
 TAG_BITS = 16
 SIDE = 4  # bytes of context on each side
 PLACES = 4  # of one window in one file that are looked at
+NEAR = 400  # bytes on each side that are read first for a renamed match
 FURTHEST = 4000  # lexemes that a renamed match grows, each way
 
 BASE = np.uint64(0x9E3779B97F4A7C15)
@@ -250,6 +251,13 @@ def posted(keys: Any, n: int, bits: int, directory: Any, tags: Any, first: Any, 
 
 
 @_compiled
+def ranked(keys: Any, n: int, bits: int, directory: Any, tags: Any, first: Any, stop: Any) -> Any:
+    """`posted`, and the windows in the order of how rare they are; windows of one list stand beside each other."""
+    posted(keys, n, bits, directory, tags, first, stop)
+    return np.argsort(((stop[:n] - first[:n]) << 36) + first[:n])
+
+
+@_compiled
 def file_of(starts: Any, place: Any) -> int:
     """The file that holds a byte of the text."""
     lo, hi = 0, len(starts) - 1
@@ -316,24 +324,24 @@ def _grown(q: Any, qa: Any, text: Any, ta: Any, first: Any, stop: Any) -> Any:
 
 @_compiled
 def match_solid(
-    q: Any, keys: Any, places: Any, context: Any, sides: Any, n: int,
-    bits: int, directory: Any, tags: Any, positions: Any, contexts: Any, text: Any, starts: Any, hidden: Any,
-    units: int, budget: Any, found: Any,
+    q: Any, places: Any, context: Any, sides: Any, first: Any, stop: Any, order: Any, fewest: int, most: int,
+    positions: Any, contexts: Any, text: Any, starts: Any, hidden: Any,
+    units: int, budget: Any, found: Any, heads: Any, count: int,
 ) -> int:  # fmt: skip
-    """Grow every posting of the query's windows, rare windows first; returns how many rows of `found` are filled.
+    """Grow the postings of the query's windows that have `fewest` to `most` of them, rare windows first.
 
-    `hidden` has 1 for files that are left out; matches have at least `units` solid bytes. `budget` (int64 [3]) is
+    Of `found`, `count` rows are filled, by windows that are rarer; returns how many are then. `heads` (int64 [4096]) is
+    the latest match of a file, by a hash of it; the others follow by NEXT. `hidden` has 1 for files that are
+    left out; matches have at least `units` solid bytes. `budget` (int64 [3]) is
     lowered: verifications, bytes that are compared, postings that are looked at; one below zero ended the work.
     """
-    first, stop = np.empty(n, np.int64), np.empty(n, np.int64)
-    posted(keys, n, bits, directory, tags, first, stop)
-    order = np.argsort(stop - first)
-    heads = np.full(1 << 12, -1, np.int64)  # the latest match of a file, by a hash of it; the others follow by NEXT
-    count, last, again = 0, -1, 0
-    for at in range(n):
+    last, again = -1, 0
+    for at in range(len(order)):
         i = order[at]
-        if stop[i] == first[i]:
+        if stop[i] - first[i] < fewest:
             continue
+        if stop[i] - first[i] > most:
+            break
         again = again + 1 if first[i] == last else 0
         last = first[i]
         if again >= SOLID_STRIDE:  # a window again and again: so many of its places meet every phase of what is posted
@@ -411,17 +419,15 @@ def _same(one: Any, other: Any, forth: Any, forth_to: Any, back: Any, back_to: A
 
 @_compiled
 def match_renamed(
-    values: Any, at: Any, ends: Any, count: int, keys: Any, windows: int,
-    bits: int, directory: Any, tags: Any, positions: Any, text: Any, starts: Any, styles: Any, names: Any, hidden: Any,
-    units: int, budget: Any, found: Any,
+    values: Any, at: Any, ends: Any, count: int, first: Any, stop: Any, order: Any, fewest: int, most: int,
+    positions: Any, text: Any, starts: Any, styles: Any, names: Any, hidden: Any,
+    units: int, budget: Any, found: Any, lines: Any, total: int,
 ) -> int:  # fmt: skip
     """The same for windows of the query's `count` lexemes; window i begins with lexeme i.
 
-    SAME is how many lexemes are renamed. Matches have at least `units` lexemes.
+    `lines` (int64 [matches, 2]) are the lexemes of the query that each match covers. SAME is how many lexemes
+    are renamed. Matches have at least `units` lexemes.
     """
-    first, stop = np.empty(windows, np.int64), np.empty(windows, np.int64)
-    posted(keys, windows, bits, directory, tags, first, stop)
-    order = np.argsort(stop - first)
     size = 4 * FURTHEST
     room = 1
     while room < size:
@@ -429,16 +435,17 @@ def match_renamed(
     forth, forth_to = np.empty(room, np.uint64), np.empty(room, np.uint64)
     back, back_to = np.empty(room, np.uint64), np.empty(room, np.uint64)
     stamps, stamp = np.zeros((2, room), np.int64), 0
-    lines = np.empty((len(found), 2), np.int64)  # lexemes of the query that each match covers
-    total, last, again = 0, -1, 0
+    last, again = -1, 0
     span = ends[count - 1] - at[0] if count else 0
     # what a match can reach into the text: names and comments may be longer there
     reach = min(3 * span + 1024, 1 << 16)
     tv, ta, te = np.empty(2 * reach, np.uint64), np.empty(2 * reach, np.int64), np.empty(2 * reach, np.int64)
-    for index in range(windows):
+    for index in range(len(order)):
         i = order[index]
-        if stop[i] == first[i]:
+        if stop[i] - first[i] < fewest:
             continue
+        if stop[i] - first[i] > most:
+            break
         again = again + 1 if first[i] == last else 0
         last = first[i]
         if again >= RENAMED_STRIDE:
@@ -464,36 +471,44 @@ def match_renamed(
             budget[0] -= 1
             if budget[0] < 0:
                 return total
-            lo = max(starts[f], place - reach)
-            while starts[f] < lo < place and text[lo - 1] != 10:
-                lo += 1  # a lexer that begins within a line may begin within a comment
-            hi = min(starts[f + 1], place + reach)
-            budget[1] -= hi - lo
-            if budget[1] < 0:
-                return total
-            n = lexemes(text, lo, hi, styles[f], names, tv, ta, te)
-            p = np.searchsorted(ta[:n], place)
-            if p >= n or ta[p] != place:
-                continue
-            stamp += 1
-            qi, ti, changed = i, p, 0
-            while qi < count and ti < n and qi - i < FURTHEST:
-                s = _same(values[qi], tv[ti], forth, forth_to, back, back_to, stamps, stamp)
-                if s == 0:
+            a, b, c, d, changed = i, i, 0, 0, 0
+            near = min(reach, NEAR)
+            while True:
+                lo = max(starts[f], place - near)
+                while starts[f] < lo < place and text[lo - 1] != 10:
+                    lo += 1  # a lexer that begins within a line may begin within a comment
+                hi = min(starts[f + 1], place + near)
+                budget[1] -= hi - lo
+                if budget[1] < 0:
+                    return total
+                n = lexemes(text, lo, hi, styles[f], names, tv, ta, te)
+                p = np.searchsorted(ta[:n], place)
+                if p >= n or ta[p] != place:
                     break
-                changed += s == 2
-                qi += 1
-                ti += 1
-            b, d = qi, ti
-            qi, ti = i - 1, p - 1
-            while qi >= 0 and ti >= 0 and i - qi < FURTHEST:
-                s = _same(values[qi], tv[ti], forth, forth_to, back, back_to, stamps, stamp)
-                if s == 0:
+                stamp += 1
+                qi, ti, changed = i, p, 0
+                while qi < count and ti < n and qi - i < FURTHEST:
+                    s = _same(values[qi], tv[ti], forth, forth_to, back, back_to, stamps, stamp)
+                    if s == 0:
+                        break
+                    changed += s == 2
+                    qi += 1
+                    ti += 1
+                b, d = qi, ti
+                qi, ti = i - 1, p - 1
+                while qi >= 0 and ti >= 0 and i - qi < FURTHEST:
+                    s = _same(values[qi], tv[ti], forth, forth_to, back, back_to, stamps, stamp)
+                    if s == 0:
+                        break
+                    changed += s == 2
+                    qi -= 1
+                    ti -= 1
+                a, c = qi + 1, ti + 1
+                # the ends of what was read may be no ends of lexemes: read further where the match comes there
+                ended = (d < n - 1 or hi == starts[f + 1] or b == count) and (c > 1 or lo == starts[f] or a == 0)
+                if ended or near == reach:
                     break
-                changed += s == 2
-                qi -= 1
-                ti -= 1
-            a, c = qi + 1, ti + 1
+                near = min(reach, 8 * near)
             if b - a >= units:
                 if total == len(found):
                     budget[0] = -1

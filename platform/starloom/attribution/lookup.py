@@ -18,6 +18,9 @@ MINIMUM_SOLID: Final = kernel.SOLID + kernel.SOLID_STRIDE - 1  # bytes that are 
 MINIMUM_LEXEMES: Final = kernel.RENAMED + kernel.RENAMED_STRIDE - 1
 MINIMUM_DISTINCT: Final = 8  # lexemes: a table of numbers is not a renamed program
 LARGEST_DOCUMENT: Final = 1 << 20  # bytes
+READ_DEARER: Final = 8  # how many bytes are compared in the time in which one is read as lexemes
+# postings of a window: the rare ones of all segments come first, so that what is common takes only what is left
+ROUNDS: Final = ((1, 8), (9, 128), (129, 1 << 62))
 MOST_MATCHES: Final = 2000  # that are grown for one level
 
 
@@ -25,9 +28,9 @@ MOST_MATCHES: Final = 2000  # that are grown for one level
 class Budget:
     """Work that one document may cause on each level; what is left over at the end is not told, that it ended is."""
 
-    verifications: int = 1500
+    verifications: int = 800
     compared_bytes: int = 8 << 20
-    postings: int = 200_000
+    postings: int = 80_000
 
     def fresh(self) -> np.ndarray:
         """What the kernels count down: int64 [3]."""
@@ -127,9 +130,8 @@ def look_up(
         found, ended = _solid(segments, q, budget, left_out)
         rows, complete = rows + found, complete and not ended
     if {"comments", "renamed"} & set(kinds):
-        for style in (style_of(language),) if language else STYLES:
-            found, ended = _renamed(segments, q, style, budget, left_out)
-            rows, complete = rows + found, complete and not ended
+        found, ended = _renamed(segments, q, (style_of(language),) if language else STYLES, budget, left_out)
+        rows, complete = rows + found, complete and not ended
     points = np.empty(len(q) + 1, np.int64)
     kernel.unit_offsets(q, points, 1)
     wanted = [row for row in rows if row.kind in kinds and points[row.end] - points[row.start] >= minimum_characters]
@@ -144,44 +146,96 @@ def _solid(
     context, sides = np.empty(n, np.uint8), np.empty(n, np.uint8)
     room = np.empty(n, np.uint8), np.empty(n, np.int64)
     windows = kernel.solid_windows(q, 0, n, 1, *room, keys, places, context, sides, 0)
-    left, rows = budget.fresh(), []
-    found = np.empty((MOST_MATCHES, kernel.WIDTH), np.int64)
-    for number, segment in enumerate(segments):
-        level = segment.solid
-        count = kernel.match_solid(
-            q, keys, places, context, sides, windows,
-            level.bits, level.directory, level.tags, level.positions, level.contexts, segment.text, segment.starts,
-            hidden[number], MINIMUM_SOLID, left, found,
-        )  # fmt: skip
-        for row in found[:count].tolist():
+    left = budget.fresh()
+    searches = [_Search.of(segment.solid, keys[:windows]) for segment in segments]
+    heads = [np.full(1 << 12, -1, np.int64) for _ in segments]
+    for fewest, most in ROUNDS:
+        for number, (segment, search) in enumerate(zip(segments, searches, strict=True)):
+            search.count = kernel.match_solid(
+                q, places, context, sides, search.first, search.stop, search.order, fewest, most,
+                segment.solid.positions, segment.solid.contexts, segment.text, segment.starts, hidden[number],
+                MINIMUM_SOLID, left, search.found, heads[number], search.count,
+            )  # fmt: skip
+    rows = []
+    for number, search in enumerate(searches):
+        for row in search.found[: search.count].tolist():
             kind: Kind = "exact" if row[kernel.SAME] else "white_space"
             rows.append(_row(kind, row, number))
     return rows, bool((left < 0).any())
 
 
+@dataclass
+class _Search:
+    """A query's windows in one segment: their postings, in the order of how rare they are, and what was found."""
+
+    first: np.ndarray
+    stop: np.ndarray
+    order: np.ndarray
+    found: np.ndarray
+    count: int = 0
+
+    @classmethod
+    def of(cls, level: Level, keys: np.ndarray, wanted: np.ndarray | None = None) -> "_Search":
+        first, stop = np.empty(len(keys), np.int64), np.empty(len(keys), np.int64)
+        order = kernel.ranked(keys, len(keys), level.bits, level.directory, level.tags, first, stop)
+        if wanted is not None:
+            order = order[wanted[order]]
+        return cls(first, stop, order, np.empty((MOST_MATCHES, kernel.WIDTH), np.int64))
+
+
+@dataclass
+class _Lexemes:
+    """A query's lexemes under one way of writing comments."""
+
+    values: np.ndarray
+    at: np.ndarray
+    ends: np.ndarray
+    count: int
+    keys: np.ndarray  # of the windows; window i begins with lexeme i
+
+    @classmethod
+    def of(cls, q: np.ndarray, style: int) -> "_Lexemes":
+        n = len(q)
+        values, at, ends = np.empty(n, np.uint64), np.empty(n, np.int64), np.empty(n, np.int64)
+        count = kernel.lexemes(q, 0, n, style, keyword_table(), values, at, ends)
+        keys, places = np.empty(count, np.uint64), np.empty(count, np.int64)
+        windows = kernel.renamed_windows(values, count, 1, at, keys, places, 0) if count >= MINIMUM_LEXEMES else 0
+        return cls(values, at, ends, count, keys[:windows])
+
+    def marks(self) -> np.ndarray:
+        """A number for each window that tells its key and its place: uint64 [windows]."""
+        return self.keys ^ (self.at[: len(self.keys)].astype(np.uint64) * kernel.BASE)
+
+
 def _renamed(
-    segments: Sequence[Segment], q: np.ndarray, style: int, budget: Budget, hidden: Sequence[np.ndarray]
+    segments: Sequence[Segment], q: np.ndarray, styles: Sequence[int], budget: Budget, hidden: Sequence[np.ndarray]
 ) -> tuple[list[_Row], bool]:
-    n = len(q)
-    values, at, ends = np.empty(n, np.uint64), np.empty(n, np.int64), np.empty(n, np.int64)
-    count = kernel.lexemes(q, 0, n, style, keyword_table(), values, at, ends)
-    if count < MINIMUM_LEXEMES:
-        return [], False
-    keys, places = np.empty(count, np.uint64), np.empty(count, np.int64)
-    windows = kernel.renamed_windows(values, count, 1, at, keys, places, 0)
-    left, rows = budget.fresh(), []
-    found = np.empty((MOST_MATCHES, kernel.WIDTH), np.int64)
-    for number, segment in enumerate(segments):
-        level: Level = segment.renamed
-        matched = kernel.match_renamed(
-            values, at, ends, count, keys, windows,
-            level.bits, level.directory, level.tags, level.positions, segment.text, segment.starts, segment.styles,
-            keyword_table(), hidden[number], MINIMUM_LEXEMES, left, found,
-        )  # fmt: skip
-        for row in found[:matched].tolist():
-            first, stop = np.searchsorted(at[:count], (row[kernel.A], row[kernel.B]))
-            if len(np.unique(values[first:stop])) >= MINIMUM_DISTINCT:
-                rows.append(_row("renamed" if row[kernel.SAME] else "comments", row, number))
+    left = budget.fresh() // (1, READ_DEARER, 1)
+    texts: list[tuple[_Lexemes, list[_Search], np.ndarray]] = []
+    seen = np.empty(0, np.uint64)
+    for style in styles:
+        text = _Lexemes.of(q, style)
+        marks = text.marks()
+        wanted = ~np.isin(marks, seen)  # a window that another style has as well is looked up once
+        seen = np.concatenate([seen, marks])
+        if wanted.any():
+            searches = [_Search.of(segment.renamed, text.keys, wanted) for segment in segments]
+            texts.append((text, searches, np.empty((len(segments), MOST_MATCHES, 2), np.int64)))
+    for fewest, most in ROUNDS:
+        for text, searches, lines in texts:
+            for number, (segment, search) in enumerate(zip(segments, searches, strict=True)):
+                search.count = kernel.match_renamed(
+                    text.values, text.at, text.ends, text.count, search.first, search.stop, search.order, fewest, most,
+                    segment.renamed.positions, segment.text, segment.starts, segment.styles, keyword_table(),
+                    hidden[number], MINIMUM_LEXEMES, left, search.found, lines[number], search.count,
+                )  # fmt: skip
+    rows = []
+    for text, searches, _ in texts:
+        for number, search in enumerate(searches):
+            for row in search.found[: search.count].tolist():
+                first, stop = np.searchsorted(text.at[: text.count], (row[kernel.A], row[kernel.B]))
+                if len(np.unique(text.values[first:stop])) >= MINIMUM_DISTINCT:
+                    rows.append(_row("renamed" if row[kernel.SAME] else "comments", row, number))
     return rows, bool((left < 0).any())
 
 
