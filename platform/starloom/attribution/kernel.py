@@ -471,7 +471,7 @@ def match_renamed(
             budget[0] -= 1
             if budget[0] < 0:
                 return total
-            a, b, c, d, changed = i, i, 0, 0, 0
+            a, b, c, d, changed = i, i, np.int64(0), np.int64(0), 0
             near = min(reach, NEAR)
             while True:
                 lo = max(starts[f], place - near)

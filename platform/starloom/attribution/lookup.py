@@ -1,6 +1,6 @@
 """What of a document stands in the corpus: spans, how they agree, and the files that hold them."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol, get_args
 
@@ -72,6 +72,9 @@ class Found:
         return merged_spans(self.matches)
 
 
+_Filter = Callable[[np.ndarray], np.ndarray]  # of rows that the kernels found
+
+
 class Spanning(Protocol):
     """Has a span."""
 
@@ -124,22 +127,32 @@ def look_up(
     if len(document) < MINIMUM_SOLID:
         return Found((), complete=True)
     q = np.frombuffer(document, np.uint8)
+    points = np.empty(len(q) + 1, np.int64)
+    kernel.unit_offsets(q, points, 1)
+
+    def long_enough(found: np.ndarray) -> np.ndarray:
+        kept: np.ndarray = found[points[found[:, kernel.B]] - points[found[:, kernel.A]] >= minimum_characters]
+        return kept
+
     rows: list[_Row] = []
     complete = True
     if {"exact", "white_space"} & set(kinds):
-        found, ended = _solid(segments, q, budget, left_out)
+        found, ended = _solid(segments, q, budget, left_out, long_enough)
         rows, complete = rows + found, complete and not ended
     if {"comments", "renamed"} & set(kinds):
-        found, ended = _renamed(segments, q, (style_of(language),) if language else STYLES, budget, left_out)
+        found, ended = _renamed(
+            segments, q, (style_of(language),) if language else STYLES, budget, left_out, long_enough
+        )
         rows, complete = rows + found, complete and not ended
-    points = np.empty(len(q) + 1, np.int64)
-    kernel.unit_offsets(q, points, 1)
-    wanted = [row for row in rows if row.kind in kinds and points[row.end] - points[row.start] >= minimum_characters]
-    return Found(tuple(_passages(wanted)), complete)
+    return Found(tuple(_passages([row for row in rows if row.kind in kinds])), complete)
 
 
 def _solid(
-    segments: Sequence[Segment], q: np.ndarray, budget: Budget, hidden: Sequence[np.ndarray]
+    segments: Sequence[Segment],
+    q: np.ndarray,
+    budget: Budget,
+    hidden: Sequence[np.ndarray],
+    kept: _Filter,
 ) -> tuple[list[_Row], bool]:
     n = len(q)
     keys, places = np.empty(n, np.uint64), np.empty(n, np.int64)
@@ -158,7 +171,7 @@ def _solid(
             )  # fmt: skip
     rows = []
     for number, search in enumerate(searches):
-        for row in search.found[: search.count].tolist():
+        for row in kept(search.found[: search.count]).tolist():
             kind: Kind = "exact" if row[kernel.SAME] else "white_space"
             rows.append(_row(kind, row, number))
     return rows, bool((left < 0).any())
@@ -204,11 +217,17 @@ class _Lexemes:
 
     def marks(self) -> np.ndarray:
         """A number for each window that tells its key and its place: uint64 [windows]."""
-        return self.keys ^ (self.at[: len(self.keys)].astype(np.uint64) * kernel.BASE)
+        found: np.ndarray = self.keys ^ (self.at[: len(self.keys)].astype(np.uint64) * kernel.BASE)
+        return found
 
 
 def _renamed(
-    segments: Sequence[Segment], q: np.ndarray, styles: Sequence[int], budget: Budget, hidden: Sequence[np.ndarray]
+    segments: Sequence[Segment],
+    q: np.ndarray,
+    styles: Sequence[int],
+    budget: Budget,
+    hidden: Sequence[np.ndarray],
+    kept: _Filter,
 ) -> tuple[list[_Row], bool]:
     left = budget.fresh() // (1, READ_DEARER, 1)
     texts: list[tuple[_Lexemes, list[_Search], np.ndarray]] = []
@@ -232,7 +251,7 @@ def _renamed(
     rows = []
     for text, searches, _ in texts:
         for number, search in enumerate(searches):
-            for row in search.found[: search.count].tolist():
+            for row in kept(search.found[: search.count]).tolist():
                 first, stop = np.searchsorted(text.at[: text.count], (row[kernel.A], row[kernel.B]))
                 if len(np.unique(text.values[first:stop])) >= MINIMUM_DISTINCT:
                     rows.append(_row("renamed" if row[kernel.SAME] else "comments", row, number))
