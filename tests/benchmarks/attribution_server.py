@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse, Response
 from serve_apps.api.errors import Problem
 from serve_apps.api.overlap import router
 from serve_apps.attributor import Attributor
+from serve_apps.deployment import SWITCH_SECONDS
 from serve_apps.segments import Here
 from starloom.artifact import Artifact
 from starloom.kinds import Attribution
@@ -16,6 +17,7 @@ from starloom.kinds import Attribution
 
 def main() -> None:
     """Serve until killed."""
+    sys.setswitchinterval(SWITCH_SECONDS)
     app = FastAPI()
     view = Attribution(Artifact.open(sys.argv[1]))
     app.include_router(router(Attributor(view.artifact.fingerprint, Here(view))))

@@ -4,6 +4,9 @@ Passages are cut from files of the corpus, so that each has a place that must be
 changed. Data Portraits' rule (tiles of 50 characters, every 50) is asked for the same passages.
 """
 
+import contextlib
+import http.client
+import json
 import random
 import re
 import shutil
@@ -214,13 +217,17 @@ def _p95(url: str, clients: list[list[str]]) -> float:
     times: list[float] = []
 
     def asks(texts: list[str]) -> None:
-        with httpx.Client(timeout=60) as client:
-            for text in texts[:10]:
-                client.post(url, json={"document": text})  # pages that were never touched
-            for text in texts:
+        address = url.removeprefix("http://").split("/")[0]
+        with contextlib.closing(http.client.HTTPConnection(address, timeout=60)) as client:
+            for number, text in enumerate((*texts[:10], *texts)):  # the first touch pages that were never touched
+                body = json.dumps({"document": text})
                 started = time.perf_counter()
-                client.post(url, json={"document": text}).raise_for_status()
-                times.append(1e3 * (time.perf_counter() - started))
+                client.request("POST", "/overlap", body, {"Content-Type": "application/json"})
+                answer = client.getresponse()
+                answer.read()
+                assert answer.status == 200
+                if number >= 10:
+                    times.append(1e3 * (time.perf_counter() - started))
 
     threads = [threading.Thread(target=asks, args=(texts,)) for texts in clients]
     for thread in threads:

@@ -28,9 +28,9 @@ MOST_MATCHES: Final = 2000  # that are grown for one level
 class Budget:
     """Work that one document may cause on each level; what is left over at the end is not told, that it ended is."""
 
-    verifications: int = 800
+    verifications: int = 600
     compared_bytes: int = 8 << 20
-    postings: int = 80_000
+    postings: int = 60_000
 
     def fresh(self) -> np.ndarray:
         """What the kernels count down: int64 [3]."""
