@@ -1,5 +1,6 @@
 """Indexes as artifacts, from texts that a test names."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +21,7 @@ def write_index(root: Path, segments: Sequence[Sequence[File]]) -> str:
     infos = {}
     for number, files in enumerate(segments):
         rows = [
-            {"shard": f"part-{number:05d}.parquet", "row": row, "id": f"{row}" * 64, "repo_name": repository,
+            {"shard": f"part-{number:05d}.parquet", "row": row, "id": hashlib.sha256(f"{repository}/{path}".encode()).hexdigest(), "repo_name": repository,
              "path": path, "kind": "file", "language": "Python", "licenses": list(licenses), "commit": "c0ffee"}
             for row, (repository, path, licenses, _) in enumerate(files)
         ]  # fmt: skip
