@@ -21,10 +21,19 @@ def write_index(root: Path, segments: Sequence[Sequence[File]]) -> str:
     infos = {}
     for number, files in enumerate(segments):
         rows = [
-            {"shard": f"part-{number:05d}.parquet", "row": row, "id": hashlib.sha256(f"{repository}/{path}".encode()).hexdigest(), "repo_name": repository,
-             "path": path, "kind": "file", "language": "Python", "licenses": list(licenses), "commit": "c0ffee"}
+            {
+                "shard": f"part-{number:05d}.parquet",
+                "row": row,
+                "id": hashlib.sha256(f"{repository}/{path}".encode()).hexdigest(),
+                "repo_name": repository,
+                "path": path,
+                "kind": "file",
+                "language": "Python",
+                "licenses": list(licenses),
+                "commit": "c0ffee",
+            }
             for row, (repository, path, licenses, _) in enumerate(files)
-        ]  # fmt: skip
+        ]
         name = Attribution.segment(number)
         texts = [text for *_, text in files]
         infos[name] = asdict(build(writer.local_folder(name), texts, pa.Table.from_pylist(rows, schema=FILES)))

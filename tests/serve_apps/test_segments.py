@@ -46,6 +46,6 @@ def test_segments_in_replicas_of_their_own_tell_the_same(ray_cluster: str, tmp_p
         found = httpx.get(f"{base}/corpus", params={"path": "mine.py"}).json()
         assert [row["repository"] for row in found["files"]] == ["bob/own"]
         assert httpx.get(f"{base}/corpus", params={"owner": "cat"}).json()["in_corpus"]
-        asked = {"prompt": f"# mine\n{BLEND}", "max_tokens": 4, "attribution": "report"}
+        asked = {"prompt": "def f", "max_tokens": 4, "attribution": "report"}
         told = httpx.post(f"{base}/v1/completions", json=asked).json()
         assert told["choices"][0]["attribution"]["index"] == answer["index"]
