@@ -54,7 +54,7 @@ def test_wrong_input_is_told_and_the_next_request_is_served(client: openai.OpenA
     with pytest.raises(openai.BadRequestError, match="128 tokens"):
         client.completions.create(model="tiny", prompt="x = 1\n" * 500, stream=True)
     with pytest.raises(openai.NotFoundError):
-        client.completions.create(model="other", prompt="x")
+        client.models.retrieve("other")
     refused = httpx.post(f"{url}/generate", json={"inputs": "x", "parameters": {"max_new_tokens": -1}})
     assert (refused.status_code, refused.json()["error_type"]) == (422, "validation")
     served = httpx.post(f"{url}/generate", json={"inputs": "x", "parameters": {"max_new_tokens": 4}})
