@@ -86,8 +86,10 @@ def browsing(profile: Path) -> Iterator[Page]:
         url = f"http://127.0.0.1:{port}"
         until(lambda: httpx.get(f"{url}/status").json()["value"]["ready"])
         made = Page(url, profile)
-        yield made
-        made.close()
+        try:
+            yield made
+        finally:
+            made.close()
     finally:
         driver.terminate()
         driver.wait(timeout=10)
