@@ -157,6 +157,12 @@ class Artifact:
         """The path or URL of a file in it."""
         return storage.join(self.folder, relative)
 
+    def place_of(self, entry: InputEntry) -> str | None:
+        """The folder of one of its inputs; None where that is gone."""
+        root = self.folder.rsplit("/", 2)[0]
+        place = entry.location if entry.location.count("/") > 1 else storage.join(root, entry.location)
+        return place if storage.exists(storage.join(place, MANIFEST)) else None
+
     def files(self, prefix: str = "") -> list[str]:
         """The relative names that begin with `prefix`, sorted."""
         return sorted(name for name in self.manifest.files if name.startswith(prefix))

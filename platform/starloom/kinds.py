@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Final, Literal
 
 import pyarrow as pa
 
-from starloom import storage
 from starloom.artifact import Artifact
 from starloom.errors import UserError
 from starloom.records import kind_of
@@ -158,10 +157,9 @@ class Corpus(Rows):
         details = self.artifact.manifest.details
         if Decisions.BENCHMARKS in details:
             return tuple(details[Decisions.BENCHMARKS])
-        root = self.artifact.folder.rsplit("/", 2)[0]  # artifacts of before 0.2: ask their inputs
-        inputs = [entry for entry in self.artifact.manifest.inputs if entry.kind == Decisions.kind]
-        places = [e.location if e.location.count("/") > 1 else storage.join(root, e.location) for e in inputs]
-        found = (Decisions(Artifact.open(place)).benchmarks() for place in places if storage.exists(place))
+        # artifacts of before 0.2: ask their inputs
+        inputs = (self.artifact.place_of(e) for e in self.artifact.manifest.inputs if e.kind == Decisions.kind)
+        found = (Decisions(Artifact.open(place)).benchmarks() for place in inputs if place is not None)
         return tuple(name for names in found for name in names)
 
 
@@ -381,13 +379,12 @@ class Memorization(View):
 
 def corpora_of(artifact: Artifact) -> set[str]:
     """The fingerprints of the corpora that an artifact was made from, over all steps whose traces are left."""
-    found, root = set(), artifact.folder.rsplit("/", 2)[0]
+    found = set()
     for entry in artifact.manifest.inputs:
+        place = artifact.place_of(entry)
         if entry.kind == Corpus.kind:
             found.add(entry.fingerprint)
-            continue
-        place = entry.location if entry.location.count("/") > 1 else storage.join(root, entry.location)
-        if storage.exists(storage.join(place, "manifest.json")):
+        elif place is not None:
             found |= corpora_of(Artifact.open(place))
     return found
 

@@ -29,7 +29,7 @@ def templates() -> Any:
 
 
 def with_run(page: str, artifacts: Sequence[Artifact], date: str, commit: str | None) -> str:
-    """A report's page with when it was made, at which commit of the recipe, and the seconds of each step."""
+    """A report's page with when it was made, from which commit, and the seconds of each step."""
     longest = max((a.manifest.seconds for a in artifacts), default=1) or 1
     bars = [Bar(a.name, f"{a.manifest.seconds:,.1f} s", a.manifest.seconds / longest) for a in artifacts]
     return page.replace(RUN_MARK, templates().get_template("run.html.j2").render(bars=bars, date=date, commit=commit))

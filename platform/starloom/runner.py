@@ -68,7 +68,7 @@ def publish(report: Artifact, root: str, artifacts: Sequence[Artifact]) -> None:
 
 
 def commit_here() -> str | None:
-    """The commit of the folder that this runs in; None where it is in no repository, or there is no git."""
+    """The commit of the working folder; None where it is in no repository, or there is no git."""
     try:
         found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, timeout=10)
     except (OSError, subprocess.TimeoutExpired):

@@ -15,7 +15,7 @@ from starloom.governance import holdings
 from starloom.governance.command import opt_out
 from starloom.governance.opt_out import Wish, carry_out, go_on, pending, survey
 from starloom.kinds import Attribution, Collected, Corpus, Report
-from starloom.opt_outs import JOURNAL, name_of
+from starloom.opt_outs import name_of
 from starloom.recipe import Recipe, load_recipe, resolve
 from starloom.step import run_step
 
@@ -192,13 +192,45 @@ def test_killed_anywhere_the_next_run_brings_it_to_its_end(recipe: Recipe) -> No
                 go_on(recipe, run=in_this_process, say=killed_at(number))
         except KilledError:
             before = number
-            assert Path(recipe.root, JOURNAL).exists()
+            begun = pending(recipe.root)
+            assert begun is not None
+            for folder in map(Path, begun.removing):  # as a kill in the middle of it would leave them
+                for file in sorted(folder.rglob("*.parquet"))[:1] if (folder / "manifest.json").exists() else ():
+                    file.unlink()
             continue
         break
     assert before >= 3
     assert b"threshold_of_ann" not in everything(recipe)
     told = [json.loads(path.read_text()) for path in Path(recipe.root, "opt-outs").glob("*.json")]
     assert [names(one["removed"]) for one in told] == [["ann/sieve/main.py", "ann/sieve/steps.py"]]
+
+
+def test_killed_between_a_collected_shard_and_its_manifest_it_goes_on(recipe: Recipe) -> None:
+    in_this_process(recipe)
+
+    def dies(folder: str, names: list[str]) -> None:
+        raise KilledError(folder)
+
+    with pytest.MonkeyPatch.context() as monkey:
+        monkey.setattr(holdings, "written_again", dies)
+        with pytest.raises(KilledError):
+            carry_out(recipe, Wish(("ann",)), run=in_this_process, say=quiet)
+    go_on(recipe, run=in_this_process, say=quiet)
+    assert b"threshold_of_ann" not in everything(recipe)
+    in_this_process(recipe)  # every artifact can be opened again
+    assert pending(recipe.root) is None
+
+
+def test_what_was_made_from_a_corpus_elsewhere_stays_where_that_holds_nothing(recipe: Recipe, tmp_path: Path) -> None:
+    in_this_process(recipe)
+    corpus = next(one.artifact for one in resolve(recipe) if one.entry.name == "corpus")
+    assert corpus is not None
+    elsewhere = shutil.copytree(corpus.folder, tmp_path / "elsewhere" / "corpus" / corpus.fingerprint)
+    shutil.rmtree(Path(recipe.root, "corpus"))
+    index = next(one for one in resolve(recipe) if one.entry.name == "index")
+    made = run_step(index.step, index.config, root=recipe.root, name="theirs", needs=[str(elsewhere)])
+    assert made.folder not in [one.folder for one in holdings.holding(recipe.root, {"zoe"}, {})]
+    assert made.folder in [one.folder for one in holdings.holding(recipe.root, {"ann"}, {})]
 
 
 def test_the_text_goes_also_when_nothing_is_left_to_make(recipe: Recipe) -> None:

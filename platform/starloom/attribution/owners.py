@@ -6,7 +6,6 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from starloom import storage
 from starloom.artifact import Artifact
 from starloom.attribution.answer import Index
 from starloom.errors import UserError
@@ -109,12 +108,8 @@ def joined_rows(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def corpus_of(artifact: Artifact) -> Corpus | None:
     """The corpus among an artifact's inputs; None where it is gone."""
-    root = artifact.folder.rsplit("/", 2)[0]
-    for entry in artifact.manifest.inputs:
-        if entry.kind == Corpus.kind:
-            place = entry.location if entry.location.count("/") > 1 else storage.join(root, entry.location)
-            return Corpus(Artifact.open(place)) if storage.exists(storage.join(place, "manifest.json")) else None
-    return None
+    places = (artifact.place_of(entry) for entry in artifact.manifest.inputs if entry.kind == Corpus.kind)
+    return next((Corpus(Artifact.open(place)) for place in places if place is not None), None)
 
 
 def _matching(table: pa.Table, wanted: dict[str, str]) -> pa.Table:

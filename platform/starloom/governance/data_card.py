@@ -2,7 +2,6 @@
 
 import json
 
-from starloom import storage
 from starloom.artifact import Artifact
 from starloom.governance.card import Card, Section
 from starloom.governance.facts import Facts, size_category
@@ -53,10 +52,9 @@ def _rationale(corpus: Corpus) -> Section:
     section = Section("Curation rationale").add(
         "What each step was told to do; `dropped.parquet` names every file that a step left out, with its reason."
     )
-    root = corpus.artifact.folder.rsplit("/", 2)[0]
     for entry in corpus.artifact.manifest.inputs:
-        place = entry.location if entry.location.count("/") > 1 else storage.join(root, entry.location)
-        if storage.exists(storage.join(place, "manifest.json")):
+        place = corpus.artifact.place_of(entry)
+        if place is not None:
             config = Artifact.open(place).manifest.config
             section.add(f"**{entry.step}**", f"```json\n{json.dumps(config, indent=1, sort_keys=True)}\n```")
         else:

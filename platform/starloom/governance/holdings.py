@@ -1,6 +1,7 @@
 """Where the text of some repositories stands below a run's root: rows, artifacts that hold it, models that saw it."""
 
 import html
+import io
 import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,11 +14,12 @@ from starloom import storage
 from starloom.artifact import MANIFEST, Artifact, Manifest, manifests, read_manifest, written_again
 from starloom.kinds import (
     Attribution,
+    Collected,
     Conversations,
     Corpus,
-    Evaluation,
-    Memorization,
-    Report,
+    Decisions,
+    Model,
+    Tokenizer,
     Tokens,
     corpora_of,
     data_file,
@@ -26,7 +28,8 @@ from starloom.opt_outs import FOLDER, entry_for
 from starloom.schema import CORPUS
 
 HOLDING: Final = (Corpus.kind, Tokens.kind, Attribution.kind, Conversations.kind)  # the text of rows itself
-QUOTING: Final = (Evaluation.kind, Memorization.kind, Report.kind)  # perhaps some lines of it
+# no line of it: names, places and hashes, or what was learned; every other kind, plug-ins' too, may quote some
+WITHOUT_TEXT: Final = (Decisions.kind, Tokenizer.kind, Model.kind, "signatures")
 LEAST_LINE: Final = 24  # bytes that are not blank, of a line that says whose text it is
 _NAMES: Final = ["repo_name", "path", "id"]
 
@@ -88,18 +91,22 @@ def holding(root: str, names: Collection[str], kinds_of_steps: dict[str, str]) -
     made from a corpus of which no trace is left is taken to hold it too.
     """
     every = list(artifacts_below(root))
-    guilty = {
-        manifest.fingerprint
-        for folder, manifest in every
-        if manifest.kind == Corpus.kind and any(names_of(Artifact(folder, manifest), names))
-    }
-    known = {manifest.fingerprint for _, manifest in every if manifest.kind == Corpus.kind}
+    corpora = {manifest.fingerprint: folder for folder, manifest in every if manifest.kind == Corpus.kind}
+    for folder, manifest in every:  # a corpus of another root may be among the inputs
+        for entry in manifest.inputs:
+            place = Artifact(folder, manifest).place_of(entry) if entry.kind == Corpus.kind else None
+            if place is not None:
+                corpora.setdefault(entry.fingerprint, place)
+    known = set(corpora)
+    guilty = {f for f, place in corpora.items() if any(names_of(Artifact(place, read_manifest(place)), names))}
     found = []
     for folder, manifest in every:
+        if manifest.kind not in HOLDING:
+            continue
         artifact = Artifact(folder, manifest)
         own = {manifest.fingerprint} if manifest.kind == Corpus.kind else corpora_of(artifact)
         traceless = not own and manifest.kind != Conversations.kind  # those may come from outside
-        if manifest.kind in HOLDING and (own & guilty or own - known or traceless):
+        if own & guilty or own - known or traceless:
             found.append(Holding(folder, manifest.step, manifest.kind))
     for step, kind in kinds_of_steps.items():
         if kind in HOLDING:
@@ -130,18 +137,19 @@ def quoting(root: str, lines: Collection[str]) -> list[Holding]:
     """The artifacts that quote one of the lines."""
     found = []
     for folder, manifest in artifacts_below(root):
-        if manifest.kind in QUOTING and any(
-            _quotes(Artifact(folder, manifest), name, lines) for name in manifest.files
-        ):
+        searched = manifest.kind not in (*HOLDING, *WITHOUT_TEXT, Collected.kind)
+        if searched and any(_quotes(Artifact(folder, manifest), name, lines) for name in manifest.files):
             found.append(Holding(folder, manifest.step, manifest.kind))
     return found
 
 
 def quotes(data: bytes, name: str, lines: Collection[str]) -> bool:
-    """Whether a file says one of the lines: in a string of its JSON, in its HTML's text, or as it is."""
+    """Whether a file says one of the lines: in a string of its JSON or Parquet, in its HTML's text, or as it is."""
     text = data.decode("utf-8", "replace")
-    if name.endswith((".json", ".jsonl")):
-        values = text.splitlines() if name.endswith(".jsonl") else [text]
+    if name.endswith(".parquet"):
+        strings = list(_strings(pq.read_table(io.BytesIO(data)).to_pylist()))
+    elif name.endswith((".json", ".jsonl")):
+        values = text.split("\n") if name.endswith(".jsonl") else [text]
         strings = [string for value in values if value.strip() for string in _strings(json.loads(value))]
     else:
         strings = [html.unescape(text) if name.endswith(".html") else text]

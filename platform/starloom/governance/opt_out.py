@@ -6,7 +6,7 @@ What must be read to tell what went (old corpus, old texts) is removed after it 
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +14,7 @@ from typing import Any, Final
 from starloom import storage
 from starloom.artifact import Artifact, manifests, read_manifest
 from starloom.attribution.answer import Index
-from starloom.errors import RunError, UserError
+from starloom.errors import StarloomError, UserError
 from starloom.governance import holdings
 from starloom.governance.copies import copies_of, only_theirs
 from starloom.governance.holdings import File, Holding
@@ -38,6 +38,7 @@ class Wish:
     why: str = ""
     began: str = field(default_factory=lambda: datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%SZ"))
     before: str | None = None
+    removing: tuple[str, ...] = ()  # folders of which nothing may stay, once their removal was begun
 
     @property
     def page(self) -> str:
@@ -65,9 +66,10 @@ def survey(recipe: Recipe, names: Sequence[str]) -> Survey:
         UserError: the recipe has no list of opt-outs.
     """
     checked = check(recipe)
-    seen: dict[str, int] = dict.fromkeys(names, 0)
+    seen, rows = dict.fromkeys(names, 0), 0
     for artifact in _newest(recipe, checked, Collected.kind):
         for one in holdings.names_of(artifact, frozenset(names)):
+            rows += 1
             for name in names:
                 seen[name] += entry_for(one.repository, (name,)) is not None
     corpora = _newest(recipe, checked, Corpus.kind)
@@ -76,7 +78,7 @@ def survey(recipe: Recipe, names: Sequence[str]) -> Survey:
     return Survey(
         lists=lists_of(checked, recipe),
         unknown=tuple(name for name, count in seen.items() if not count),
-        collected=sum(seen.values()),
+        collected=rows,
         files=tuple(sorted(one for artifact in corpora for one in holdings.names_of(artifact, frozenset(names)))),
         again=tuple(entry.name for entry in _made_again(recipe, checked)),
         holding=tuple(held),
@@ -106,13 +108,15 @@ def carry_out(recipe: Recipe, wish: Wish, *, run: Run, say: Say) -> str:
 
     Raises:
         UserError: the recipe has no list, or the list cannot be written.
-        RunError: the data could not be made again. The old text is gone all the same.
+        StarloomError: the data could not be made again. The old text is gone all the same.
     """
     checked, root = check(recipe), recipe.root
+    for folder in wish.removing:  # half of one may be gone: nobody can read it any more
+        storage.remove_below(folder)
     corpora = _newest(recipe, checked, Corpus.kind)
     lists = lists_of(checked, recipe)
     if wish.before is None and corpora:
-        wish = Wish(wish.names, wish.why, wish.began, corpora[-1].folder)
+        wish = replace(wish, before=corpora[-1].folder)
     for name in lists:
         _read_list(name)
     _write_json(storage.join(root, JOURNAL), asdict(wish))
@@ -121,13 +125,15 @@ def carry_out(recipe: Recipe, wish: Wish, *, run: Run, say: Say) -> str:
         _append(name, wish)
     say(f"{', '.join(wish.names)}: on the list, and hidden by every service of {root}")
     failure = None
-    try:
-        again = _pinned(recipe, checked)
-        if again is not None:
-            run(again)
-    except RunError as error:
-        failure = error
-    where = _tell(recipe, checked, wish, failure, say)
+    where = storage.join(root, wish.page)
+    if not storage.exists(f"{where}.json"):  # from there on old artifacts go, collected rows are written again
+        try:
+            again = _pinned(recipe, checked)
+            if again is not None:
+                run(again)
+        except StarloomError as error:
+            failure = error
+        _tell(recipe, checked, wish, failure, say)
     _remove(recipe, checked, wish, say)
     storage.remove_file(storage.join(root, JOURNAL))
     if failure is not None:
@@ -141,7 +147,7 @@ def pending(root: str) -> Wish | None:
     if not storage.exists(location):
         return None
     values = json.loads(storage.read_bytes(location))
-    return Wish(**{**values, "names": tuple(values["names"])})
+    return Wish(**{**values, "names": tuple(values["names"]), "removing": tuple(values["removing"])})
 
 
 def go_on(recipe: Recipe, *, run: Run, say: Say) -> None:
@@ -152,18 +158,15 @@ def go_on(recipe: Recipe, *, run: Run, say: Say) -> None:
         carry_out(recipe, wish, run=run, say=say)
 
 
-def _tell(recipe: Recipe, checked: Sequence[CheckedStep], wish: Wish, failure: RunError | None, say: Say) -> str:
-    """Write the page and its JSON, once."""
+def _tell(recipe: Recipe, checked: Sequence[CheckedStep], wish: Wish, failure: StarloomError | None, say: Say) -> None:
+    """Write the page and, last, its JSON."""
     where = storage.join(recipe.root, wish.page)
-    if storage.exists(f"{where}.json"):
-        return where
     told = _facts(recipe, checked, wish)
     told["failure"] = str(failure) if failure else None
     with storage.atomic_write(f"{where}.md") as file:
         file.write(opt_out_page(told).encode())
     _write_json(f"{where}.json", told)
     say(f"told in {where}.md")
-    return where
 
 
 def _facts(recipe: Recipe, checked: Sequence[CheckedStep], wish: Wish) -> dict[str, Any]:
@@ -217,7 +220,10 @@ def _remove(recipe: Recipe, checked: Sequence[CheckedStep], wish: Wish, say: Say
     page = storage.join(root, Report.PAGE)
     if storage.exists(page) and holdings.quotes(storage.read_bytes(page), Report.PAGE, lines):
         storage.remove_file(page)
-    for one in (*holdings.quoting(root, lines), *holdings.holding(root, names, kinds)):
+    going = (*holdings.quoting(root, lines), *holdings.holding(root, names, kinds))
+    folders = dict.fromkeys((*wish.removing, *(one.folder for one in going)))
+    _write_json(storage.join(root, JOURNAL), asdict(replace(wish, removing=tuple(folders))))
+    for one in going:
         _forget(one.folder)
         storage.remove_below(one.folder)
         say(f"removed {_below(root, one.folder)} ({one.kind})")
