@@ -12,6 +12,13 @@ from starloom.attribution.segment import build
 from starloom.kinds import Attribution
 from starloom.segmentfiles import FILES
 
+BLEND = """\
+def blend(first, second, share):
+    mixed = []
+    for one, other in zip(first, second):
+        mixed.append(one * share + other * (1 - share))
+    return mixed
+"""
 File = tuple[str, str, Sequence[str], str]  # repository, path, licences, text
 
 

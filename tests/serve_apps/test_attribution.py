@@ -13,18 +13,12 @@ import pytest
 from serve_apps.api.dialects import openai as dialect
 from serve_apps.hosting import serving_config
 from tests.browser import browsing, needs_browser
+from tests.indexes import BLEND as CODE
 from tests.indexes import write_index
 from tests.models import tiny_tokenizer, write_tiny_model
 
 pytestmark = pytest.mark.slow
 
-CODE = """\
-def blend(first, second, share):
-    mixed = []
-    for one, other in zip(first, second):
-        mixed.append(one * share + other * (1 - share))
-    return mixed
-"""
 ODD = "const marked = list.filter((one) => one.state > 0 && one.name !== '<b>');\nreturn marked.length + 41;\n"
 ODD_PATH = "it's \"a\" <img src=x onerror=document.title='bad'>.js"
 

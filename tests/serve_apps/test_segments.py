@@ -11,18 +11,11 @@ from serve_apps.segments import Here
 from starloom.artifact import Artifact
 from starloom.attribution.answer import Query, answer_of
 from starloom.kinds import Attribution
-from tests.indexes import write_index
+from tests.indexes import BLEND, write_index
 from tests.models import tiny_tokenizer, write_tiny_model
 
 pytestmark = pytest.mark.slow
 
-BLEND = """\
-def blend(first, second, share):
-    mixed = []
-    for one, other in zip(first, second):
-        mixed.append(one * share + other * (1 - share))
-    return mixed
-"""
 COUNT = "class Counter:\n    def add(self, amount):\n        self.total += amount\n        return self.total * 2\n"
 FILES = [
     ("ann/mix", "blend.py", ["MIT"], BLEND),

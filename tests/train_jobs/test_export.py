@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from data_jobs.train_tokenizer import train_bpe
 from starloom.artifact import Artifact
-from starloom.config import Config
+from starloom.config import Config, validate
 from starloom.errors import UserError
 from starloom.model.config import ModelConfig
 from starloom.model.folder import read_ends, read_state, write_model
@@ -63,9 +63,8 @@ def curate(_: Config, context: StepContext) -> Outcome:
 def evaluate(_: Config, context: StepContext) -> Outcome:
     """Results as an evaluation writes them."""
     humaneval = {"pass_at_k": {"1": 0.336, "10": 0.5}, "tasks": 164, "n": 20}
-    context.output.write_json(
-        "results.json", {"model": "m", "humaneval": humaneval, "heldout": {"bits_per_byte": 0.75}}
-    )
+    heldout = {"bits_per_byte": 0.75, "gzip": 1.9, "xz": 1.7}
+    context.output.write_json("results.json", {"model": "m", "humaneval": humaneval, "heldout": heldout})
     return Outcome()
 
 
@@ -116,9 +115,31 @@ def test_exported_folder_loads_in_transformers_and_its_card_tells_data_and_score
         "| quality | 12,345 | 9,876 |",
         "| Rust | 9,876 | 1,000,000 |",
         "| humaneval | pass@1 | 33.6% | 164 tasks, n = 20 |",
-        "| held-out files | bits per byte | 0.750 |  |",
+        "| held-out files | bits per byte | 0.750 | gzip 1.900, xz 1.700 |",
     ):
         assert line in card
+
+
+def test_what_a_publisher_passes_on_has_its_terms_beside_it(run: tuple[str, list[Artifact]], tmp_path: Path) -> None:
+    root, needs = run
+    publisher = {"name": "The team", "contact": "code@team.example", "license": "bigcode-openrail-m"}
+    with pytest.raises(UserError, match="needs its text: give license_file"):
+        validate(ExportConfig, {"publisher": publisher}, where="exported")
+    terms = tmp_path / "terms"
+    terms.write_text("The agreement.\nAttachment A\n")
+    config = validate(ExportConfig, {"publisher": {**publisher, "license_file": str(terms)}}, where="exported")
+    model, _, evaluation = needs
+    folder = run_step(STEP, config, root=root, name="passed_on", needs=[model, evaluation]).local("model")
+    assert (folder / "LICENSE").read_text() == terms.read_text()
+    card = (folder / "README.md").read_text()
+    for line in (
+        'license: "bigcode-openrail-m"',
+        "| 5.1 |",
+        "33.6%",
+        f"{LOSSES[30]:.4f}",
+        "The team: code@team.example",
+    ):
+        assert line in card, line
 
 
 def test_checkpoint_that_was_not_kept_is_told_with_those_that_were(run: tuple[str, list[Artifact]]) -> None:

@@ -42,8 +42,6 @@ def export(checkpoint: int | str, publisher: Publisher | None, context: StepCont
         parts += sections.titled("Memorization", [sections.memorization(Memorization(one))])
     whole = model_card(Facts.of(publisher, context.inputs, position)).text() if publisher else ""
     terms = publisher.license_text() if publisher else None
-    if terms is not None:
-        (target / LICENSE).write_text(terms, encoding="utf-8")
     settings = model.artifact.manifest.config.get("lora")
     if settings:
         text = whole or card.adapter_card(model.initial or own, position["step"], parts)
@@ -55,6 +53,8 @@ def export(checkpoint: int | str, publisher: Publisher | None, context: StepCont
         chats = (own / "chat_template.jinja").is_file() or "chat_template" in _settings(own)
         text = whole or card.model_card(shape, position["step"], parts, chats=chats)
         export_checkpoint(source, target, shape, str(own), text=text)
+    if terms is not None:  # in the place of the words that a folder has where nobody states terms
+        (target / LICENSE).write_text(terms, encoding="utf-8")
     for name in BESIDE:
         if (own / name).is_file():
             shutil.copyfile(own / name, target / name)

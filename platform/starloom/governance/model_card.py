@@ -79,6 +79,11 @@ def _generation(model: Model) -> Section:
     )
     fim = model.artifact.manifest.config.get("fim") or {}
     section = Section("Generation and fill-in-the-middle").add(code)
+    if model.artifact.has(f"{Model.FOLDER}/chat_template.jinja"):
+        section.add(
+            "The model answers in dialogues, with the chat template of its tokenizer; it was not aligned to refuse "
+            "anything."
+        )
     if fim.get("rate"):
         return section.add(
             "Fill-in-the-middle: `<fim_prefix>` prefix `<fim_suffix>` suffix `<fim_middle>`, and suffix-first; "

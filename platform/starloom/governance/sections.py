@@ -42,7 +42,7 @@ def scores(evaluation: Evaluation) -> str:
     ]
     if "heldout" in found:
         held = found["heldout"]
-        beside = f"gzip {held['gzip']:.3f}, xz {held['xz']:.3f}" if "gzip" in held else ""
+        beside = f"gzip {held['gzip']:.3f}, xz {held['xz']:.3f}"
         rows.append(("held-out files", "bits per byte", f"{held['bits_per_byte']:.3f}", beside))
     return table(("benchmark", "measure", "value", "on"), rows)
 

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
+from serve_apps.api.attributed import AttributedChoices
 from serve_apps.api.chat import chat_prompt
 from serve_apps.api.dialects.dialect import Dialect, sse
 from serve_apps.api.dialects.tabby import Segments, tabby_completion
@@ -29,7 +30,7 @@ from serve_apps.api.service import (
     while_connected,
 )
 from serve_apps.api.streaming import streamed
-from serve_apps.attributor import TAIL, Attributor, Wish
+from serve_apps.attributor import TAIL, Wish
 from serve_apps.engine.request import Event, Sampling, Scored
 from starloom.tokenizer import END_OF_TEXT
 
@@ -175,7 +176,7 @@ async def _completions(
     if body.stream:
         if tried > n or echo:
             raise Problem(400, "stream: goes with neither echo nor best_of; ask for the whole answer")
-        attributed = _Attributed(
+        attributed = AttributedChoices(
             service.attribution(body.attribution),
             body.attribution,
             _texts(served, body),
@@ -188,7 +189,7 @@ async def _completions(
     )
     answers = await while_connected(request, work)
     choices: list[dict[str, Any]] = []
-    attributed = _Attributed(
+    attributed = AttributedChoices(
         service.attribution(body.attribution),
         body.attribution,
         _texts(served, body),
@@ -213,36 +214,6 @@ def _texts(served: Served, body: CompletionBody) -> list[str]:
     if body.attribution is None:
         return []
     return [one if isinstance(one, str) else served.tokenizer.decode(one[-TAIL:]) for one in body.prompts()]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Kept:
-    """What a finished choice is told with, and whether its text is kept back."""
-
-    told: dict[str, Any]
-    blocks: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class _Attributed:
-    """Looks finished choices up, where the request wishes it."""
-
-    attributor: Attributor | None
-    wish: Wish | None
-    prompts: Sequence[str]  # by number; a chat's answer stands alone
-    choices: int = 1  # of each prompt
-
-    @property
-    def holds(self) -> bool:
-        """Whether nothing may be sent before it was looked up."""
-        return self.attributor is not None and self.wish == "block"
-
-    async def of(self, number: int, text: str) -> _Kept:
-        """What is told of a choice of the prompt of that number."""
-        if self.attributor is None:
-            return _Kept({})
-        found = await self.attributor.of_completion(self.prompts[number] if self.prompts else "", text)
-        return _Kept({"attribution": found}, blocks=self.wish == "block" and bool(found["matches"]))
 
 
 def _ids(served: Served, prompt: str | list[int], body: CompletionBody, wanted: int) -> list[int]:
@@ -359,7 +330,7 @@ async def _stream(
     sampling: Sampling,
     caller: Caller,
     chunks: _CompletionChunks | _ChatChunks,
-    attributed: _Attributed,
+    attributed: AttributedChoices,
 ) -> Response:
     jobs = [(prompt, one) for prompt in prompts for one in independent(sampling, n)]
     # all are queued, and each one's first token awaited, before the answer's head is sent
@@ -405,7 +376,7 @@ async def _chat(
     sampling = body.sampled(wanted, top_logprobs=top)
     sampling = dataclasses.replace(sampling, stop=(*sampling.stop, *stops))
     n = body.n or 1
-    attributed = _Attributed(service.attribution(body.attribution), body.attribution, ())
+    attributed = AttributedChoices(service.attribution(body.attribution), body.attribution, ())
     if body.stream:
         head = _head("chatcmpl", "chat.completion.chunk", served)
         chunks = _ChatChunks(served, head, body)
