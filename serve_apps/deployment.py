@@ -174,7 +174,7 @@ def _served(settings: ModelSettings) -> Served:
     if isinstance(settings.engine, VllmConfig):
         if base != folder:
             raise UserError(f"{folder}: adapters are served by the engine of kind 'local' only; merge it for vLLM")
-        engine = start_vllm(folder, tokenizer, settings.engine, read_config(folder).context)
+        engine = start_vllm(folder, tokenizer, settings.engine, read_config(folder).context, read_ends(folder))
     else:
         engine = LocalEngine(read_adapted(folder), tokenizer, settings.engine, read_ends(folder) or read_ends(base))
     template = _chat_template(folder) or _chat_template(base)

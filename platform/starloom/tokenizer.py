@@ -15,6 +15,7 @@ from starloom.errors import RunError, UserError
 TOKENIZER_FILE, TOKENIZER_SETTINGS = "tokenizer.json", "tokenizer_config.json"  # as transformers names them
 END_OF_TEXT = "<|endoftext|>"
 FIM_PREFIX, FIM_MIDDLE, FIM_SUFFIX, FIM_PAD = "<fim_prefix>", "<fim_middle>", "<fim_suffix>", "<fim_pad>"
+LONG_TEXT = 4096  # characters; the library frees the GIL for batches alone, whose threads cost a short text more
 SPECIAL_TOKENS = (
     END_OF_TEXT,
     FIM_PREFIX,
@@ -78,11 +79,11 @@ class CodeTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of source text; names of special tokens in it are encoded as text."""
-        return list(self._plain.encode(text, add_special_tokens=False).ids)
+        return _ids(self._plain, text)
 
     def encode_prompt(self, text: str) -> list[int]:
         """Ids of a prompt in which special tokens are meant (editors build fill-in-the-middle prompts so)."""
-        return list(self._marked.encode(text, add_special_tokens=False).ids)
+        return _ids(self._marked, text)
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """Text of ids; bytes that are no UTF-8 become U+FFFD."""
@@ -103,6 +104,13 @@ class CodeTokenizer:
         table = self.token_bytes
         # a model may have more ids than its tokenizer: padding of the vocabulary, which stands for no text
         return b"".join(table[number] for number in ids if number < len(table))
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    if len(text) <= LONG_TEXT:
+        return list(tokenizer.encode(text, add_special_tokens=False).ids)
+    (encoding,) = tokenizer.encode_batch_fast([text], add_special_tokens=False)
+    return list(encoding.ids)
 
 
 def printable_bytes() -> list[str]:

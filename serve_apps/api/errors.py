@@ -9,9 +9,19 @@ KINDS = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_e
 class Problem(HTTPException):
     """A request that is answered with an error. An HTTPException, since FastAPI lets only those out of body parsing."""
 
-    def __init__(self, status: int, message: str, retry_after: int | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        retry_after: int | None = None,
+        *,
+        code: str | None = None,
+        field: str | None = None,
+    ) -> None:
+        """`code` is what programs tell errors apart by, `field` what is wrong in the request (else the message says)."""
         super().__init__(status, message)
         self.status, self.message, self.retry_after = status, message, retry_after
+        self.code, self._field = code, field
 
     @property
     def kind(self) -> str:
@@ -20,6 +30,8 @@ class Problem(HTTPException):
 
     @property
     def field(self) -> str | None:
-        """The field that the message begins with, as in ``max_tokens: is 0``."""
+        """The field that it is about, or that the message begins with, as in ``max_tokens: is 0``."""
+        if self._field:
+            return self._field
         head, colon, _ = self.message.partition(": ")
         return head if colon and head.replace("_", "").replace(".", "").isalnum() else None

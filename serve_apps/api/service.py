@@ -5,6 +5,7 @@ import hashlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TypeVar
 
 from fastapi import Request as HttpRequest
@@ -13,7 +14,7 @@ from starlette.requests import ClientDisconnect
 from serve_apps.api.errors import Problem
 from serve_apps.api.mailbox import Mailbox
 from serve_apps.api.metrics import AnswerMeters, Meters
-from serve_apps.api.prompts import FimOrder
+from serve_apps.api.prompts import FimOrder, PromptBuilder
 from serve_apps.attributor import Attributor, Wish
 from serve_apps.engine.request import Engine, Event, Request, Sampling, Scored
 from starloom.tokenizer import CodeTokenizer
@@ -32,6 +33,15 @@ class Served:
     fim_order: FimOrder = "psm"
     chat_template: str | None = None
 
+    @cached_property
+    def prompts(self) -> PromptBuilder:
+        """From what clients send to ids that fit the model's window."""
+        return PromptBuilder(self.tokenizer, self.engine.context, self.fim_order)
+
+    def answer(self, prompt: list[int], asked: int) -> int:
+        """How many tokens an answer may have: what is asked for, or what the window leaves."""
+        return max(1, min(asked, self.engine.context - len(prompt)))
+
 
 @dataclass(frozen=True)
 class Completion:
@@ -41,6 +51,7 @@ class Completion:
     scored: list[Scored]
     finish: str
     prompt: tuple[Scored, ...]
+    cached: int = 0
 
     @property
     def mean_logprob(self) -> float:
@@ -118,6 +129,8 @@ class Service:
         mailbox = Mailbox(asyncio.get_running_loop(), served.engine, streaming=streaming)
         request = Request(prompt, sampling, mailbox.put, caller.user, caller.deadline)
         meters = AnswerMeters(self.meters, served.name, caller.user)
+        if sampling.grammar is not None:  # to compile it may take long
+            await asyncio.to_thread(served.engine.prepare, sampling)
         served.engine.submit(request)
         try:
             while True:
@@ -139,7 +152,7 @@ class Service:
         events = [event async for batch in batches for event in batch]
         scored = [event.scored for event in events if event.scored is not None]
         known = next((event.prompt for event in events if event.prompt), ())
-        return Completion("".join(event.text for event in events), scored, str(events[-1].finish), known)
+        return Completion("".join(event.text for event in events), scored, str(events[-1].finish), known, events[-1].cached)
 
 
 def _failure(event: Event) -> Problem:

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from serve_apps.engine.blocks import BlockPool
+from serve_apps.engine.grammar import Grammars, Matcher
 from serve_apps.engine.native.build import compiler
 from serve_apps.engine.native.runner import NativeRunner, Weights
 from serve_apps.engine.pieces import Piece, Runner, Scores
 from serve_apps.engine.queueing import WaitingQueue
-from serve_apps.engine.request import Counters, Event, FinishReason, Load, Overloaded, Request, Scored
+from serve_apps.engine.request import Counters, Event, FinishReason, Load, Overloaded, Request, Sampling, Scored
 from serve_apps.engine.sampling import choose, scored
 from serve_apps.engine.speculation import PromptLookup
 from serve_apps.engine.text import TextStream
@@ -49,11 +50,14 @@ class Running:
     table: list[int]
     computed: int
     lookup: PromptLookup
+    matcher: Matcher | None = None
+    cached: int = 0  # tokens of the prompt that were found
     prompt_scores: list[Scored] = field(default_factory=list)
     text: TextStream = field(init=False)
 
     def __post_init__(self) -> None:
-        self.text = TextStream(self.request.sampling.stop)
+        sampling = self.request.sampling
+        self.text = TextStream(sampling.stop, sampling.max_lines, sampling.include_stop)
         self.lookup.extend(self.ids)
 
     @property
@@ -93,6 +97,7 @@ class LocalEngine:
         self._pool = BlockPool(self.blocks, self._runner.block_size)
         self._ends = ends | {tokenizer.special(END_OF_TEXT)}
         self._bytes = tokenizer.token_bytes + [b""] * (model.config.vocabulary - tokenizer.size)
+        self._grammars = Grammars(tokenizer, model.config.vocabulary, self._ends)
         self._specials = set(tokenizer.special_ids.values())
         self._waiting = WaitingQueue(config.queue)
         self._running: list[Running] = []
@@ -110,6 +115,11 @@ class LocalEngine:
     def load(self) -> Load:
         """How busy it is."""
         return Load(len(self._running), len(self._waiting), 1 - self._pool.free / self.blocks, self._config.batch)
+
+    def prepare(self, sampling: Sampling) -> None:
+        """Compile the grammar; ValueError when it is none."""
+        if sampling.grammar is not None:
+            self._grammars.matcher(sampling.grammar)
 
     def submit(self, request: Request) -> None:
         """Queue a request; its prompt and answer fit the window, or ValueError. `Overloaded` when the queue is full."""
@@ -176,8 +186,9 @@ class LocalEngine:
             if got is None:
                 return
             self._waiting.take(request)
-            lookup = PromptLookup(self._config.drafts)
-            self._running.append(Running(request, list(request.prompt), *got, lookup))
+            lookup, grammar = PromptLookup(self._config.drafts), request.sampling.grammar
+            matcher = None if grammar is None else self._grammars.matcher(grammar)
+            self._running.append(Running(request, list(request.prompt), *got, lookup, matcher, got[1]))
             self.counters.prompt += len(request.prompt)
             self.counters.prefix_queries += len(request.prompt)
             self.counters.prefix_hits += got[1]
@@ -241,7 +252,9 @@ class LocalEngine:
                 one.request.emit(Event(None, "", prompt=tuple(one.prompt_scores)))
         accepted = 0
         for number in range(planned.drafted + 1):
-            choice = choose(scores, row + number, one.request.sampling, len(one.request.prompt), one.ids)
+            allowed = None if one.matcher is None else one.matcher.allowed()
+            given = len(one.request.prompt)
+            choice = choose(scores, row + number, one.request.sampling, given, one.ids, allowed, self._ends)
             held = number < planned.drafted and choice.token == piece.ids[number + 1]
             if not self._advance(one, choice) or not held:
                 break
@@ -263,9 +276,12 @@ class LocalEngine:
         one.lookup.extend([choice.token])
         self.counters.generated += 1
         sampling = one.request.sampling
-        ended, full = choice.token in self._ends and not sampling.ignore_end, not one.left
-        piece = b"" if choice.token in self._specials else self._bytes[choice.token]
-        text = one.text.feed(piece, final=ended or full)
+        own = choice.token in self._ends and (not sampling.ignore_end or one.matcher is not None)
+        ended, full = own or choice.token in sampling.stop_ids, not one.left
+        if one.matcher is not None and not ended:
+            ended = one.matcher.take(choice.token)
+        piece = b"" if choice.token in self._specials or choice.token in sampling.stop_ids else self._bytes[choice.token]
+        text = one.text.feed(piece, final=ended or full, may_stop=one.generated > sampling.min_tokens)
         finish: FinishReason | None = "stop" if one.text.stopped else "end" if ended else "length" if full else None
         if finish is None:
             one.request.emit(Event(choice, text))
@@ -280,7 +296,7 @@ class LocalEngine:
         else:  # the next keystroke sends this prompt and answer again
             self._pool.publish(one.ids[: one.computed], one.table)
         self._pool.release(one.table)
-        one.request.emit(Event(choice, text, reason))
+        one.request.emit(Event(choice, text, reason, cached=one.cached))
 
 
 def make_runner(model: CodeModel, config: EngineConfig) -> tuple[Runner, int]:

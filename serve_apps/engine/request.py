@@ -5,16 +5,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from serve_apps.engine.grammar import Grammar
+
 FinishReason = Literal["length", "stop", "end", "deadline", "cancelled", "error"]
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are chosen; temperature 0 is greedy, top_k 0 is all, and so are top_p 1 and typical_p 1.
+    """How tokens are chosen; temperature 0 is greedy, top_k 0 is all, and so are top_p 1, typical_p 1 and min_p 0.
 
-    `repetition_penalty` is transformers': over prompt and answer. `frequency_penalty` and `presence_penalty` are
-    OpenAI's: over the answer. `top_logprobs` alternatives are told of each token; with `prompt_logprobs` the prompt's
-    tokens are scored too.
+    `repetition_penalty` is transformers': over prompt and answer, or over the last `penalty_window` tokens of them.
+    `frequency_penalty` and `presence_penalty` are OpenAI's: over the answer. `min_p` is a share of the likeliest
+    token's probability. `bias` is added to the logits of ids. Before `min_tokens` nothing ends an answer; `stop_ids`
+    end it as the model's own ends do, `max_lines` after so many lines (0: any number), and `grammar` says what it may
+    be. `top_logprobs` alternatives are told of each token; with `prompt_logprobs` the prompt's tokens are scored too.
     """
 
     max_tokens: int = 16
@@ -22,12 +26,20 @@ class Sampling:
     top_p: float = 1.0
     top_k: int = 0
     typical_p: float = 1.0
+    min_p: float = 0.0
     seed: int = 0
     stop: tuple[str, ...] = ()
+    stop_ids: frozenset[int] = frozenset()
+    include_stop: bool = False
+    max_lines: int = 0
+    min_tokens: int = 0
     ignore_end: bool = False
+    bias: tuple[tuple[int, float], ...] = ()
+    grammar: Grammar | None = None
     repetition_penalty: float = 1.0
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
+    penalty_window: int = 0
     top_logprobs: int = 0
     prompt_logprobs: bool = False
 
@@ -51,13 +63,14 @@ class Event:
     """One token of the answer, the text that it sets free (whole characters only), and on the last why it ended.
 
     Before the first token of a request with `prompt_logprobs` comes one event without a token: `prompt` has the scores
-    of the prompt's tokens but the first.
+    of the prompt's tokens but the first. The last event tells how many of the prompt's tokens were `cached`.
     """
 
     scored: Scored | None
     text: str
     finish: FinishReason | None = None
     prompt: tuple[Scored, ...] = ()
+    cached: int = 0
 
 
 @dataclass(eq=False)
@@ -126,6 +139,9 @@ class Engine(Protocol):
     @property
     def load(self) -> Load:
         """How busy it is."""
+
+    def prepare(self, sampling: Sampling) -> None:
+        """Whatever takes long before a request can be queued, on any thread; ValueError when it cannot be served."""
 
     def submit(self, request: Request) -> None:
         """Queue a request; `Overloaded` when the queue is full, ValueError when it can never be served."""

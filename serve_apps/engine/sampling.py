@@ -12,17 +12,32 @@ Array = np.ndarray[Any, Any]
 LIKELY = 1024  # top_p looks at so many of the likeliest tokens before it sorts all
 
 
-def choose(scores: Scores, row: int, sampling: Sampling, prompt: int, ids: Sequence[int]) -> Scored:
+def choose(
+    scores: Scores,
+    row: int,
+    sampling: Sampling,
+    prompt: int,
+    ids: Sequence[int],
+    allowed: Array | None = None,
+    ends: frozenset[int] = frozenset(),
+) -> Scored:
     """The token after `ids`, of which the first `prompt` were given.
+
+    `allowed` is bool [vocabulary] where a grammar leaves tokens out; `ends` are left out before `min_tokens`.
 
     Raises:
         FloatingPointError: the logits are not finite.
     """
     if not np.isfinite(scores.log_total[row]):
         raise FloatingPointError("the model's logits are not finite")
-    if sampling.temperature == 0 and not sampling.penalized:
+    early = len(ids) - prompt < sampling.min_tokens
+    changed = sampling.penalized or sampling.bias or early or allowed is not None
+    if sampling.temperature == 0 and not changed:
         return scored(scores, row, int(scores.best[row]), sampling.top_logprobs)
-    logits = _penalized(scores.logits[row], sampling, prompt, ids) if sampling.penalized else scores.logits[row]
+    logits = scores.logits[row]
+    if changed:
+        logits = _penalized(logits, sampling, prompt, ids) if sampling.penalized else logits.astype(np.float64)
+        logits = _bounded(logits, sampling, sorted(ends | sampling.stop_ids) if early else [], allowed)
     token = int(logits.argmax()) if sampling.temperature == 0 else _sample(logits, sampling, len(ids) - prompt)
     return scored(scores, row, token, sampling.top_logprobs)
 
@@ -34,10 +49,23 @@ def scored(scores: Scores, row: int, token: int, top: int) -> Scored:
     return Scored(token, float(logits[token]) - total, tuple((int(t), float(logits[t]) - total) for t in likeliest))
 
 
+def _bounded(logits: Array, sampling: Sampling, forbidden: list[int], allowed: Array | None) -> Array:
+    """The logits, in place, with biases, and without what is forbidden or not allowed."""
+    for token, bias in sampling.bias:
+        logits[token] += bias
+    if allowed is not None:
+        logits[~allowed] = -np.inf
+    kept = logits[forbidden]
+    logits[forbidden] = -np.inf
+    if not np.isfinite(logits.max()):
+        logits[forbidden] = kept  # a grammar that has come to its end goes before min_tokens
+    return logits
+
+
 def _penalized(logits: Array, sampling: Sampling, prompt: int, ids: Sequence[int]) -> Array:
     changed = logits.astype(np.float64)
     if sampling.repetition_penalty != 1:
-        seen = np.unique(np.asarray(ids))
+        seen = np.unique(np.asarray(ids[-sampling.penalty_window :] if sampling.penalty_window else ids))
         at = changed[seen]
         changed[seen] = np.where(at > 0, at / sampling.repetition_penalty, at * sampling.repetition_penalty)
     answered, counts = np.unique(np.asarray(ids[prompt:], np.int64), return_counts=True)
@@ -74,6 +102,9 @@ def _sample(logits: Array, sampling: Sampling, position: int) -> int:
     if sampling.typical_p < 1:
         weights = _typical(weights, sampling.typical_p)
         logits = np.where(weights > 0, logits, -np.inf)
+    if sampling.min_p:
+        weights = np.where(weights >= sampling.min_p * weights.max(), weights, 0)
+        logits = np.where(weights > 0, logits, -np.inf)
     if sampling.top_k:
         order = _largest(logits, sampling.top_k)
     elif sampling.top_p < 1:
@@ -82,6 +113,7 @@ def _sample(logits: Array, sampling: Sampling, position: int) -> int:
             order = _largest(logits, len(logits))
     else:
         order = np.arange(len(logits))
+    order = order[weights[order] > 0]
     # top_p is of the mass that top_k leaves; without top_k, of all
     mass = weights[order].sum() if sampling.top_k else weights.sum()
     cumulative = weights[order].cumsum()

@@ -6,23 +6,43 @@ from dataclasses import dataclass, field
 
 @dataclass
 class TextStream:
-    """Feed it bytes; it hands out text once it is certain. `stopped` is set when a stop string has come."""
+    """Feed it bytes; it hands out text once it is certain. `stopped` is set when a stop string or the last line has come.
+
+    `lines` are how many lines the text may have (0: any number); the break after the last is not handed out. With
+    `include_stop` a stop string is part of the text.
+    """
 
     stop: tuple[str, ...]
+    lines: int = 0
+    include_stop: bool = False
     stopped: bool = False
     _held: str = ""
+    _breaks: int = 0
     _decoder: codecs.IncrementalDecoder = field(
         default_factory=lambda: codecs.getincrementaldecoder("utf-8")(errors="replace")
     )
 
-    def feed(self, piece: bytes, *, final: bool = False) -> str:
-        """The text that these bytes set free; `final` frees everything that is held."""
+    def feed(self, piece: bytes, *, final: bool = False, may_stop: bool = True) -> str:
+        """The text that these bytes set free; `final` frees everything that is held. Not every piece `may_stop`."""
         self._held += self._decoder.decode(piece, final)
-        ends = [at for at in (self._held.find(word) for word in self.stop) if at >= 0]
-        if ends:
+        found = self._ends() if may_stop else []
+        if found:
             self.stopped = True
-            return self._give(min(ends))
+            return self._give(min(found)[1])
         return self._give(len(self._held) if final else len(self._held) - self._doubtful())
+
+    def _ends(self) -> list[tuple[int, int]]:
+        """Where the text may end in what is held: where the reason begins, and how much is given."""
+        found = [(at, word) for word in self.stop if (at := self._held.find(word)) >= 0]
+        ends = [(at, at + len(word) if self.include_stop else at) for at, word in found]
+        if self.lines:
+            at = -1
+            for _ in range(max(1, self.lines - self._breaks)):
+                at = self._held.find("\n", at + 1)
+                if at < 0:
+                    return ends
+            ends.append((at, at))
+        return ends
 
     def _doubtful(self) -> int:
         """Length of the longest end of the held text that begins a stop string."""
@@ -32,4 +52,5 @@ class TextStream:
 
     def _give(self, length: int) -> str:
         given, self._held = self._held[:length], self._held[length:]
+        self._breaks += given.count("\n")
         return given

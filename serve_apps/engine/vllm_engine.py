@@ -43,7 +43,7 @@ class Tokens(Protocol):
         """What the weights are held in: ``bfloat16``, ``float32``."""
 
     def generate(self, name: str, prompt: list[int], sampling: Sampling) -> AsyncIterator[list[Scored]]:
-        """The answer's tokens as they come; to close the iterator is to abort the request."""
+        """The answer's tokens as they come, until it ends; to close the iterator is to abort the request."""
 
     def close(self) -> None:
         """Stop."""
@@ -52,12 +52,20 @@ class Tokens(Protocol):
 class VllmEngine:
     """`Tokens` as an `Engine`, on an event loop of its own thread."""
 
-    def __init__(self, tokens: Tokens, tokenizer: CodeTokenizer, config: VllmConfig, context: int) -> None:
+    def __init__(
+        self,
+        tokens: Tokens,
+        tokenizer: CodeTokenizer,
+        config: VllmConfig,
+        context: int,
+        ends: frozenset[int] = frozenset(),
+    ) -> None:
+        """`ends` are ids that end a sequence besides the end of the text, as the end of a turn does in a chat."""
         self.context, self.kernels, self.counters = context, "vllm", Counters()
         self.device, self.precision = tokens.device, tokens.precision
         self._tokens, self._config, self._names = tokens, config, itertools.count()
         self._bytes, self._specials = tokenizer.token_bytes, set(tokenizer.special_ids.values())
-        self._end = tokenizer.special(END_OF_TEXT)
+        self._ends = ends | {tokenizer.special(END_OF_TEXT)}
         self._under_way, self._lock, self._closed = set[asyncio.Task[None]](), threading.Lock(), False
         self._given = 0
         self._loop = asyncio.new_event_loop()
@@ -70,12 +78,19 @@ class VllmEngine:
         running = min(self._given, self._config.batch)
         return Load(running, self._given - running, 0.0, self._config.batch)
 
+    def prepare(self, sampling: Sampling) -> None:
+        """Nothing: vLLM compiles grammars itself."""
+
     def submit(self, request: Request) -> None:
         """Hand a request over; `Overloaded` when too many are under way, ValueError when it cannot fit."""
         if not request.prompt or len(request.prompt) + request.sampling.max_tokens > self.context:
             raise ValueError(f"prompt: it and max_tokens must fit the model's window of {self.context} tokens")
-        if request.sampling.prompt_logprobs or request.sampling.typical_p < 1:
-            raise ValueError("echo: neither scores of prompts nor typical_p are had from vLLM here; leave them out")
+        sampling = request.sampling
+        if sampling.prompt_logprobs or sampling.typical_p < 1 or sampling.penalty_window:
+            raise ValueError(
+                "echo: neither scores of prompts, typical_p nor a window of penalties are had from vLLM here; leave "
+                "them out"
+            )
         with self._lock:
             if self._closed or self._given >= self._config.batch + self._config.queue:
                 raise Overloaded(f"{self._given} requests are under way; try again in a moment")
@@ -118,7 +133,8 @@ class VllmEngine:
 
     async def _answered(self, request: Request) -> FinishReason:
         self.counters.prompt += len(request.prompt)
-        text, made = TextStream(request.sampling.stop), 0
+        sampling = request.sampling
+        text, made = TextStream(sampling.stop, sampling.max_lines, sampling.include_stop), 0
         pieces = self._tokens.generate(f"request-{next(self._names)}", request.prompt, request.sampling)
         coming = asyncio.ensure_future(anext(pieces, None))
         try:
@@ -129,8 +145,9 @@ class VllmEngine:
                 if not coming.done():
                     continue
                 piece = coming.result()
-                if piece is None:
-                    raise RuntimeError("vLLM ended a request before its last token")
+                if piece is None:  # by an end of the model's own settings that nobody told us of
+                    request.emit(Event(None, text.feed(b"", final=True), "end"))
+                    return "end"
                 for scored in piece:
                     made += 1
                     reason = self._told(request, text, scored, made)
@@ -149,10 +166,12 @@ class VllmEngine:
 
     def _told(self, request: Request, text: TextStream, scored: Scored, made: int) -> FinishReason | None:
         self.counters.generated += 1
-        ended = scored.token == self._end and not request.sampling.ignore_end
-        full = made == request.sampling.max_tokens
-        known = scored.token not in self._specials and scored.token < len(self._bytes)
-        free = text.feed(self._bytes[scored.token] if known else b"", final=ended or full)
+        sampling = request.sampling
+        ended = (scored.token in self._ends and not sampling.ignore_end) or scored.token in sampling.stop_ids
+        full = made == sampling.max_tokens
+        known = scored.token not in self._specials | sampling.stop_ids and scored.token < len(self._bytes)
+        piece = self._bytes[scored.token] if known else b""
+        free = text.feed(piece, final=ended or full, may_stop=made > sampling.min_tokens)
         reason: FinishReason | None = "stop" if text.stopped else "end" if ended else "length" if full else None
         request.emit(Event(scored, free, reason))
         return reason
@@ -170,6 +189,10 @@ def sampling_arguments(sampling: Sampling) -> dict[str, Any]:
         "repetition_penalty": sampling.repetition_penalty,
         "frequency_penalty": sampling.frequency_penalty,
         "presence_penalty": sampling.presence_penalty,
+        "min_p": sampling.min_p,
+        "min_tokens": sampling.min_tokens,
+        "stop_token_ids": sorted(sampling.stop_ids),
+        "logit_bias": dict(sampling.bias) or None,
         "logprobs": sampling.top_logprobs,
         "detokenize": False,
     }
@@ -217,10 +240,16 @@ class VllmTokens:
     async def generate(self, name: str, prompt: list[int], sampling: Sampling) -> AsyncIterator[list[Scored]]:
         """The answer's tokens as they come."""
         kind = self.library.sampling_params.RequestOutputKind.DELTA
-        parameters = self.library.SamplingParams(**sampling_arguments(sampling), output_kind=kind)
+        told = sampling_arguments(sampling)
+        if sampling.grammar is not None:
+            words = {sampling.grammar.kind: sampling.grammar.text}
+            told["structured_outputs"] = self.library.sampling_params.StructuredOutputsParams(**words)
+        parameters = self.library.SamplingParams(**told, output_kind=kind)
         try:
             async for output in self.engine.generate({"prompt_token_ids": prompt}, parameters, name):
                 answer = output.outputs[0]
+                if answer.finish_reason not in (None, "stop", "length"):
+                    raise RuntimeError(f"vLLM ended a request: {answer.finish_reason}")
                 if answer.token_ids:
                     yield scored_tokens(answer.token_ids, answer.logprobs, sampling.top_logprobs)
         finally:
@@ -231,8 +260,10 @@ class VllmTokens:
         self.engine.shutdown()
 
 
-def start_vllm(folder: Path, tokenizer: CodeTokenizer, config: VllmConfig, context: int) -> VllmEngine:
-    """VLLM over a model folder.
+def start_vllm(
+    folder: Path, tokenizer: CodeTokenizer, config: VllmConfig, context: int, ends: frozenset[int]
+) -> VllmEngine:
+    """VLLM over a model folder; `ends` are the ids that end its answers besides the end of the text.
 
     Raises:
         UserError: vLLM is not installed.
@@ -243,4 +274,4 @@ def start_vllm(folder: Path, tokenizer: CodeTokenizer, config: VllmConfig, conte
     except ImportError:
         raise UserError("engine.kind = 'vllm': vLLM is not installed; pip install 'starloom[vllm]'") from None
     engine = AsyncLLM.from_engine_args(vllm.AsyncEngineArgs(**engine_arguments(folder, config, context)))
-    return VllmEngine(VllmTokens(engine, vllm), tokenizer, config, context)
+    return VllmEngine(VllmTokens(engine, vllm), tokenizer, config, context, ends)

@@ -53,8 +53,9 @@ class Dialects:
     known: Sequence[Dialect]
 
     def of(self, path: str) -> Dialect:
-        """The dialect of a path."""
-        return next((one for one in self.known if one.owns(path)), self.known[0])
+        """The dialect of a path: who names it, before who owns all below a part of it."""
+        naming = next((one for one in self.known if path in one.paths), None)
+        return naming or next((one for one in self.known if one.owns(path)), self.known[0])
 
     @property
     def open_paths(self) -> frozenset[str]:
