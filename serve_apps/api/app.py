@@ -1,5 +1,6 @@
 """All dialects over one service, behind one gate."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from fastapi.responses import HTMLResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from serve_apps.api.dialects import llamacpp, ollama, openai, tabby, tgi
+from serve_apps.api.dialects import anthropic, llamacpp, ollama, openai, tabby, tgi
 from serve_apps.api.dialects.dialect import Dialects
 from serve_apps.api.errors import Problem
 from serve_apps.api.gate import GateConfig, guard
@@ -18,10 +19,11 @@ from serve_apps.engine.request import Overloaded
 from serve_apps.segments import AwayError
 
 # a new dialect is listed here and nowhere else
-DIALECTS = Dialects((openai.DIALECT, tgi.DIALECT, ollama.DIALECT, llamacpp.DIALECT, tabby.DIALECT))
+DIALECTS = Dialects((openai.DIALECT, anthropic.DIALECT, tgi.DIALECT, ollama.DIALECT, llamacpp.DIALECT, tabby.DIALECT))
 OPEN_PATHS = frozenset({"/health", "/metrics", "/openapi.json", "/docs"})  # and those of the dialects
 PAGE = Path(__file__).with_name("playground.html")
 CLIENT_CLOSED_REQUEST = 499
+UNION_SIDES = ("body", "tabby", "openai")
 
 
 def create_app(service: Service, gate: GateConfig, more: Sequence[APIRouter] = ()) -> FastAPI:
@@ -60,6 +62,18 @@ def create_app(service: Service, gate: GateConfig, more: Sequence[APIRouter] = (
     return app
 
 
+def _first(error: RequestValidationError, nested: Sequence[str]) -> str:
+    """The first fault of a body, named by its field, and by the inner one where the dialect nests them."""
+    first = error.errors()[0]
+    # a part that is no text is a place in a list, and unions add the names of their sides
+    where = [str(part) for part in first["loc"] if str(part).isidentifier() and part not in UNION_SIDES]
+    named = where[:2] if where and where[0] in nested else where[:1]
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error" and re.match(r"\w+: ", message):  # it names the field itself
+        return ".".join([*(where[:1] if where and where[0] in nested else ()), message])
+    return f"{'.'.join(named) or 'body'}: {message}"
+
+
 def _tell_errors(app: FastAPI, service: Service) -> None:
     def told(request: Request, problem: Problem) -> Response:
         service.meters.refused.labels(getattr(request.state, "user", ""), str(problem.status)).inc()
@@ -67,12 +81,7 @@ def _tell_errors(app: FastAPI, service: Service) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        where = [str(part) for part in first["loc"] if part != "body" and not str(part).isdigit()]
-        nested = DIALECTS.of(request.url.path).nested
-        named = where[:2] if where and where[0] in nested else where[:1]
-        message = first["msg"].removeprefix("Value error, ")
-        return told(request, Problem(400, f"{'.'.join(named) or 'body'}: {message}"))
+        return told(request, Problem(400, _first(error, DIALECTS.of(request.url.path).nested)))
 
     @app.exception_handler(Problem)
     async def problem(request: Request, error: Problem) -> Response:

@@ -18,7 +18,7 @@ class Problem(HTTPException):
         code: str | None = None,
         field: str | None = None,
     ) -> None:
-        """`code` is what programs tell errors apart by, `field` what is wrong in the request (else the message says)."""
+        """`code` is what programs tell errors apart by, `field` what is wrong (else the message says it)."""
         super().__init__(status, message)
         self.status, self.message, self.retry_after = status, message, retry_after
         self.code, self._field = code, field

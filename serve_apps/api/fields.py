@@ -16,7 +16,7 @@ StopText = Annotated[str, Field(max_length=256)]
 Stop = Annotated[list[StopText], Field(max_length=16)]
 StopIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=64)]
 Bias = Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=1024)]
-Nothing = (None, "", [], {}, False)  # values that ask for nothing, of whatever field
+Nothing: tuple[Any, ...] = (None, "", [], {}, False)  # values that ask for nothing, of whatever field
 
 
 class Fields(BaseModel):
@@ -51,19 +51,28 @@ class Fields(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _understood(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        harmless, refused, honoured = cls.harmless(), cls.refused(), set(cls.honoured())
-        left = {}
-        for name, value in values.items():
-            if name in honoured:
-                left[name] = value
-            elif name in refused:
-                if not any(value == nothing and type(value) is type(nothing) for nothing in Nothing + refused[name]):
-                    raise ValueError(f"{name}: is not supported; leave it out")
-            elif name not in harmless:
-                raise ValueError(f"{str(name)[:64]}: is no field that is known here; leave it out")
-        return left
+        return understood(cls, values)
+
+
+def understood(kind: type[Fields], values: Any) -> Any:
+    """The honoured fields among a body's values; what is no object is left to who reads it.
+
+    Raises:
+        ValueError: a field is refused, or known to nobody.
+    """
+    if not isinstance(values, dict):
+        return values
+    harmless, refused, honoured = kind.harmless(), kind.refused(), set(kind.honoured())
+    left = {}
+    for name, value in values.items():
+        if name in honoured:
+            left[name] = value
+        elif name in refused:
+            if not any(value == nothing and type(value) is type(nothing) for nothing in Nothing + refused[name]):
+                raise ValueError(f"{name}: is not supported; leave it out")
+        elif name not in harmless:
+            raise ValueError(f"{str(name)[:64]}: is no field that is known here; leave it out")
+    return left
 
 
 def biases(tokenizer: CodeTokenizer, bias: Mapping[str, float] | None) -> tuple[tuple[int, float], ...]:

@@ -57,21 +57,21 @@ class Meters:
     """What only the API sees: latencies and refusals, per model and key."""
 
     def __init__(self, engines: Mapping[str, Engine]) -> None:
-        self._registry = CollectorRegistry()
-        self._registry.register(EngineCollector(engines))
+        self.registry = CollectorRegistry()
+        self.registry.register(EngineCollector(engines))
         by = ("model_name", "key")
         self.first = self._histogram("vllm:time_to_first_token_seconds", "Until the first token", FIRST)
         self.between = self._histogram("vllm:inter_token_latency_seconds", "From token to token", BETWEEN)
         self.whole = self._histogram("vllm:e2e_request_latency_seconds", "Until the last token", WHOLE)
-        self.done = Counter("vllm:request_success", "Finished", (*by, "finished_reason"), registry=self._registry)
-        self.refused = Counter("starloom:refused_requests", "Refused", ("key", "status"), registry=self._registry)
+        self.done = Counter("vllm:request_success", "Finished", (*by, "finished_reason"), registry=self.registry)
+        self.refused = Counter("starloom:refused_requests", "Refused", ("key", "status"), registry=self.registry)
 
     def text(self) -> bytes:
         """Prometheus' text format."""
-        return generate_latest(self._registry)
+        return generate_latest(self.registry)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(name, text, ("model_name", "key"), buckets=buckets, registry=self._registry)
+        return Histogram(name, text, ("model_name", "key"), buckets=buckets, registry=self.registry)
 
 
 class AnswerMeters:

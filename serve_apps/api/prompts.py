@@ -14,8 +14,8 @@ FILE_NAME = "<filename>"
 SUFFIX_SHARE = 4  # when a document does not fit, the text after the cursor gets one part in four
 OTHERS_SHARE = 4  # beside a document that fills the window, other files get one part in four
 OTHERS_MOST = 2  # and never more than half
-# What is cut is cut at multiples of a part of the window, counted from the document's beginning: while somebody types at
-# the end of a long file, the prompt begins at the same place and its prefix is found in the cache.
+# What is cut is cut at multiples of a part of the window, counted from the document's beginning: while somebody types
+# at the end of a long file, the prompt begins at the same place and its prefix is found in the cache.
 GRID = 8
 CHARACTERS_PER_TOKEN = 8  # text so far from the gap that tokens of this length would fill the window is not looked at
 LINE_SEARCH = 64  # tokens; a cut moves on to the next line's beginning where that is no farther
@@ -36,8 +36,8 @@ class OtherFile:
 class Document:
     """Text around a cursor, as text: names of special tokens in it are no control tokens.
 
-    `after` is None where nothing is known of what follows; `others` are pieces of other files, what changes least first;
-    `name` is the file's path, as metadata before the document have it in training.
+    `after` is None where nothing is known of what follows; `others` are pieces of other files, what changes least
+    first; `name` is the file's path, as metadata before the document have it in training.
     """
 
     before: str
@@ -68,9 +68,7 @@ class PromptBuilder:
             Problem: it does not fit the window, or is no Unicode text; `field` is where it was sent.
         """
         whole(text, field)
-        least = -(-len(text) // self._longest)
-        if least > self.context:
-            raise self.exceeded(f"at least {least}", field)
+        self.possible(len(text), field)
         ids = await beside_the_loop(len(text), lambda: self.tokenizer.encode_prompt(text))
         return self.fitting(ids or [self.tokenizer.special(END_OF_TEXT)], field)
 
@@ -96,6 +94,18 @@ class PromptBuilder:
             whole(other.text + other.name, "extra_context")
         return await beside_the_loop(document.size, lambda: self._document(document, answer))
 
+    def possible(self, characters: int, field: str) -> None:
+        """`Problem` when so many characters cannot fit, whatever they are: told before they are encoded."""
+        least = -(-characters // self._longest)
+        if least > self.context:
+            raise self.exceeded(f"at least {least}", field)
+
+    def known(self, ids: Sequence[int], field: str = "prompt") -> list[int]:
+        """The same ids; `Problem` where one is none of the tokenizer's."""
+        if any(not 0 <= token < self.tokenizer.size for token in ids):
+            raise Problem(400, f"{field}: ids must lie in 0..{self.tokenizer.size - 1}")
+        return list(ids)
+
     def fitting(self, ids: list[int], field: str = "prompt") -> list[int]:
         """The same ids; `Problem` when they leave no room for an answer."""
         if len(ids) >= self.context:
@@ -112,6 +122,11 @@ class PromptBuilder:
             code="context_length_exceeded",
             field=field,
         )
+
+    @cached_property
+    def infills(self) -> bool:
+        """Whether the tokenizer has the three marks of a gap."""
+        return {FIM_PREFIX, FIM_SUFFIX, FIM_MIDDLE} <= set(self.tokenizer.special_ids)
 
     @cached_property
     def _longest(self) -> int:
@@ -137,6 +152,8 @@ class PromptBuilder:
     def _around(self, before: list[int], after: list[int] | None) -> list[int]:
         if after is None:
             return before
+        if not self.infills:
+            raise Problem(400, "suffix: this model's tokenizer has no tokens to fill a gap with; leave it out")
         first, second, third = (self.tokenizer.special(name) for name in (FIM_PREFIX, FIM_SUFFIX, FIM_MIDDLE))
         if self.order == "spm":
             return [first, second, *after, third, *before]

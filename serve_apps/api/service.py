@@ -1,6 +1,7 @@
 """The models of a replica, and the way of a request from a route to an engine and back."""
 
 import asyncio
+import datetime
 import hashlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable, Mapping, Sequence
@@ -12,6 +13,7 @@ from fastapi import Request as HttpRequest
 from starlette.requests import ClientDisconnect
 
 from serve_apps.api.errors import Problem
+from serve_apps.api.events import ShownCounts
 from serve_apps.api.mailbox import Mailbox
 from serve_apps.api.metrics import AnswerMeters, Meters
 from serve_apps.api.prompts import FimOrder, PromptBuilder
@@ -38,6 +40,12 @@ class Served:
         """From what clients send to ids that fit the model's window."""
         return PromptBuilder(self.tokenizer, self.engine.context, self.fim_order)
 
+    def within(self, window: int) -> "Served":
+        """The same with prompts cut for a window of so many tokens, if that is smaller than its own."""
+        made = replace(self)
+        made.__dict__["prompts"] = replace(self.prompts, context=max(8, min(window, self.engine.context)))
+        return made
+
     def answer(self, prompt: list[int], asked: int) -> int:
         """How many tokens an answer may have: what is asked for, or what the window leaves."""
         return max(1, min(asked, self.engine.context - len(prompt)))
@@ -52,6 +60,7 @@ class Completion:
     finish: str
     prompt: tuple[Scored, ...]
     cached: int = 0
+    word: str = ""
 
     @property
     def mean_logprob(self) -> float:
@@ -75,9 +84,12 @@ class Service:
     deadline_seconds: float | None = None
     attributor: Attributor | None = None
     meters: Meters = field(init=False)
+    shown: ShownCounts = field(init=False)
+    since: datetime.datetime = field(default_factory=lambda: datetime.datetime.now(datetime.UTC))
 
     def __post_init__(self) -> None:
         self.meters = Meters({name: served.engine for name, served in self.models.items()})
+        self.shown = ShownCounts(self.meters.registry)
 
     def model(self, name: str | None, *, exact: bool = False) -> Served:
         """A model by its name; `Problem` 404 when several are served and none has it.
@@ -149,10 +161,15 @@ class Service:
     async def complete(self, served: Served, prompt: list[int], sampling: Sampling, caller: Caller) -> Completion:
         """The whole answer."""
         batches = self.batches(served, prompt, sampling, caller, streaming=False)
-        events = [event async for batch in batches for event in batch]
-        scored = [event.scored for event in events if event.scored is not None]
-        known = next((event.prompt for event in events if event.prompt), ())
-        return Completion("".join(event.text for event in events), scored, str(events[-1].finish), known, events[-1].cached)
+        return gathered([event async for batch in batches for event in batch])
+
+
+def gathered(events: Sequence[Event]) -> Completion:
+    """The whole answer of all its events."""
+    scored = [event.scored for event in events if event.scored is not None]
+    known = next((event.prompt for event in events if event.prompt), ())
+    text, last = "".join(event.text for event in events), events[-1]
+    return Completion(text, scored, str(last.finish), known, last.cached, last.word)
 
 
 def _failure(event: Event) -> Problem:

@@ -57,7 +57,7 @@ class Running:
 
     def __post_init__(self) -> None:
         sampling = self.request.sampling
-        self.text = TextStream(sampling.stop, sampling.max_lines, sampling.include_stop)
+        self.text = TextStream(sampling.stop, sampling.max_lines, sampling.include_stop, sampling.min_indent)
         self.lookup.extend(self.ids)
 
     @property
@@ -280,7 +280,9 @@ class LocalEngine:
         ended, full = own or choice.token in sampling.stop_ids, not one.left
         if one.matcher is not None and not ended:
             ended = one.matcher.take(choice.token)
-        piece = b"" if choice.token in self._specials or choice.token in sampling.stop_ids else self._bytes[choice.token]
+        piece = (
+            b"" if choice.token in self._specials or choice.token in sampling.stop_ids else self._bytes[choice.token]
+        )
         text = one.text.feed(piece, final=ended or full, may_stop=one.generated > sampling.min_tokens)
         finish: FinishReason | None = "stop" if one.text.stopped else "end" if ended else "length" if full else None
         if finish is None:
@@ -296,7 +298,7 @@ class LocalEngine:
         else:  # the next keystroke sends this prompt and answer again
             self._pool.publish(one.ids[: one.computed], one.table)
         self._pool.release(one.table)
-        one.request.emit(Event(choice, text, reason, cached=one.cached))
+        one.request.emit(Event(choice, text, reason, cached=one.cached, word=one.text.word))
 
 
 def make_runner(model: CodeModel, config: EngineConfig) -> tuple[Runner, int]:

@@ -19,12 +19,12 @@ MOST_CHARACTERS = 100_000  # of a grammar
 KEPT = 64  # grammars that are found again compiled
 _CALLED = {"json": "JSON schema", "regex": "regular expression", "grammar": "grammar"}
 # as Python writes JSON: a model that may write white space wherever it likes can do so for ever
-_WRITTEN = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_WRITTEN: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
 @dataclass(frozen=True)
 class Grammar:
-    """What an answer must be: JSON of the schema `text`, a match of a regular expression, or of a Lark or GBNF grammar."""
+    """What an answer must be: JSON of the schema `text`, or a match of a regular expression, a Lark or GBNF grammar."""
 
     kind: GrammarKind
     text: str
@@ -51,7 +51,7 @@ class Grammars:
     def __init__(self, tokenizer: CodeTokenizer, vocabulary: int, ends: Iterable[int]) -> None:
         self._tokenizer, self._vocabulary, self._ends = tokenizer, vocabulary, sorted(ends)
         self._compiled: OrderedDict[Grammar, Any] = OrderedDict()
-        self._lock, self._table = Lock(), None
+        self._lock, self._table = Lock(), None  # type: Lock, Any
 
     def matcher(self, grammar: Grammar) -> Matcher:
         """A matcher at the beginning of an answer; may take long for a grammar that was not used of late.

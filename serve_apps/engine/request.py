@@ -1,8 +1,9 @@
 """What an engine takes and what it gives back."""
 
+import secrets
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from serve_apps.engine.grammar import Grammar
@@ -17,8 +18,9 @@ class Sampling:
     `repetition_penalty` is transformers': over prompt and answer, or over the last `penalty_window` tokens of them.
     `frequency_penalty` and `presence_penalty` are OpenAI's: over the answer. `min_p` is a share of the likeliest
     token's probability. `bias` is added to the logits of ids. Before `min_tokens` nothing ends an answer; `stop_ids`
-    end it as the model's own ends do, `max_lines` after so many lines (0: any number), and `grammar` says what it may
-    be. `top_logprobs` alternatives are told of each token; with `prompt_logprobs` the prompt's tokens are scored too.
+    end it as the model's own ends do, `max_lines` after so many lines (0: any number), `min_indent` before a line that
+    begins with less white space, and `grammar` says what it may be. `top_logprobs` alternatives are told of each token;
+    with `prompt_logprobs` the prompt's tokens are scored too.
     """
 
     max_tokens: int = 16
@@ -32,6 +34,7 @@ class Sampling:
     stop_ids: frozenset[int] = frozenset()
     include_stop: bool = False
     max_lines: int = 0
+    min_indent: int = 0
     min_tokens: int = 0
     ignore_end: bool = False
     bias: tuple[tuple[int, float], ...] = ()
@@ -43,10 +46,19 @@ class Sampling:
     top_logprobs: int = 0
     prompt_logprobs: bool = False
 
+    def stopped_by(self, more: Sequence[str]) -> "Sampling":
+        """The same with these stop strings besides."""
+        return replace(self, stop=(*self.stop, *more))
+
     @property
     def penalized(self) -> bool:
         """Whether earlier tokens change the logits."""
         return (self.repetition_penalty, self.frequency_penalty, self.presence_penalty) != (1.0, 0.0, 0.0)
+
+
+def drawn_seed() -> int:
+    """A seed that nobody asked for."""
+    return secrets.randbits(48)
 
 
 @dataclass(frozen=True)
@@ -63,7 +75,8 @@ class Event:
     """One token of the answer, the text that it sets free (whole characters only), and on the last why it ended.
 
     Before the first token of a request with `prompt_logprobs` comes one event without a token: `prompt` has the scores
-    of the prompt's tokens but the first. The last event tells how many of the prompt's tokens were `cached`.
+    of the prompt's tokens but the first. The last event tells how many of the prompt's tokens were `cached`, and
+    which stop `word` ended the answer.
     """
 
     scored: Scored | None
@@ -71,6 +84,7 @@ class Event:
     finish: FinishReason | None = None
     prompt: tuple[Scored, ...] = ()
     cached: int = 0
+    word: str = ""
 
 
 @dataclass(eq=False)

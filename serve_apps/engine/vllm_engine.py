@@ -134,7 +134,7 @@ class VllmEngine:
     async def _answered(self, request: Request) -> FinishReason:
         self.counters.prompt += len(request.prompt)
         sampling = request.sampling
-        text, made = TextStream(sampling.stop, sampling.max_lines, sampling.include_stop), 0
+        text, made = TextStream(sampling.stop, sampling.max_lines, sampling.include_stop, sampling.min_indent), 0
         pieces = self._tokens.generate(f"request-{next(self._names)}", request.prompt, request.sampling)
         coming = asyncio.ensure_future(anext(pieces, None))
         try:
@@ -173,7 +173,7 @@ class VllmEngine:
         piece = self._bytes[scored.token] if known else b""
         free = text.feed(piece, final=ended or full, may_stop=made > sampling.min_tokens)
         reason: FinishReason | None = "stop" if text.stopped else "end" if ended else "length" if full else None
-        request.emit(Event(scored, free, reason))
+        request.emit(Event(scored, free, reason, word=text.word))
         return reason
 
 

@@ -19,6 +19,11 @@ def sse(value: Any) -> str:
     return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
 
 
+def named_event(name: str, value: Any) -> str:
+    """One server-sent event with a name."""
+    return f"event: {name}\n{sse(value)}"
+
+
 @dataclass(frozen=True)
 class Dialect:
     """One of the languages that clients speak; each is a module of this folder that exports ``DIALECT``."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from serve_apps.api.attributed import AttributedChoices
 from serve_apps.api.dialects import openai_chat, openai_responses
@@ -87,6 +87,15 @@ class CompletionBody(SamplingBody):
         return self.suffix is not None or bool(self.extra_context) or bool(self.filepath)
 
 
+def _spoken(body: Any) -> str:
+    return "tabby" if isinstance(body, dict) and body.get("segments") is not None else "openai"
+
+
+AnyCompletion = Annotated[
+    Annotated[TabbyBody, Tag("tabby")] | Annotated[CompletionBody, Tag("openai")], Discriminator(_spoken)
+]
+
+
 def router(service: Service) -> APIRouter:
     """The routes."""
     api = APIRouter(tags=["OpenAI"])
@@ -102,21 +111,21 @@ def router(service: Service) -> APIRouter:
         return _card(service, service.model(name, exact=True))
 
     @api.post("/v1/completions", response_model=None)
-    async def completions(body: TabbyBody | CompletionBody, request: Request) -> Response | dict[str, Any]:
+    async def completions(body: AnyCompletion, request: Request) -> Response | dict[str, Any]:
         """Text that follows the prompt, or fills the gap before `suffix`."""
         caller = service.caller(request)
         if isinstance(body, TabbyBody):
             return await while_connected(request, tabby_completion(service, body, caller))
         return await _completions(service, service.model(body.model), body, caller, request)
 
-    api.include_router(openai_chat.router(service))
-    api.include_router(openai_responses.router(service))
+    api.include_router(openai_chat.router(service, DIALECT))
+    api.include_router(openai_responses.router(service, DIALECT))
     return api
 
 
 def _card(service: Service, served: Served) -> dict[str, Any]:
     window = {"max_model_len": served.engine.context}
-    can = {"infilling": served.infills, "extra_context": True, "attribution": service.attributor is not None}
+    can = {"infilling": served.prompts.infills, "extra_context": True, "attribution": service.attributor is not None}
     return {"id": served.name, "object": "model", "created": 0, "owned_by": "starloom", **window, **can}
 
 
@@ -195,13 +204,10 @@ def _texts(served: Served, body: CompletionBody) -> list[str]:
 
 
 async def _ids(served: Served, prompt: str | list[int], body: CompletionBody, wanted: int) -> list[int]:
-    size = served.tokenizer.size
     if isinstance(prompt, list):
         if body.builds:
             raise Problem(400, "prompt: ids go with neither suffix nor other files; send text")
-        if any(not 0 <= token < size for token in prompt):
-            raise Problem(400, f"prompt: ids must lie in 0..{size - 1}")
-        return served.prompts.fitting(prompt)
+        return served.prompts.fitting(served.prompts.known(prompt))
     if not body.builds:
         return await served.prompts.raw(prompt)
     others = [extra.other() for extra in body.extra_context or ()]

@@ -1,6 +1,5 @@
 """What OpenAI's completions and its chat have in common, with vLLM's additions, and pieces of their answers."""
 
-import secrets
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ from serve_apps.api.formats import ResponseFormat, Schema, StructuredOutputs, on
 from serve_apps.api.service import Served
 from serve_apps.attributor import Wish
 from serve_apps.engine.grammar import Grammar
-from serve_apps.engine.request import Sampling, Scored
+from serve_apps.engine.request import Sampling, Scored, drawn_seed
 
 MOST_CHOICES = 16
 MOST_LOGPROBS = 20
@@ -102,7 +101,7 @@ class SamplingBody(Fields):
             top_k=max(0, self.top_k or 0),
             min_p=self.min_p or 0.0,
             typical_p=self.typical_p or 1.0,
-            seed=secrets.randbits(48) if self.seed is None else self.seed,
+            seed=drawn_seed() if self.seed is None else self.seed,
             stop=words(self.stop),
             stop_ids=ids_in(served.tokenizer, "stop_token_ids", self.stop_token_ids),
             include_stop=self.include_stop_str_in_output,

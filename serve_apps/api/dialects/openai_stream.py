@@ -43,9 +43,7 @@ class Asked:
         return [(prompt, one) for prompt, sampling in pairs for one in independent(sampling, self.n)]
 
 
-async def chunked(
-    service: Service, asked: Asked, chunks: Chunks, attributed: AttributedChoices
-) -> AsyncIterator[str]:
+async def chunked(service: Service, asked: Asked, chunks: Chunks, attributed: AttributedChoices) -> AsyncIterator[str]:
     """Server-sent events; all choices are queued, and each one's first token awaited, before the first is given."""
     jobs = asked.jobs()
     streams = await all_started([service.batches(asked.served, *job, asked.caller) for job in jobs])

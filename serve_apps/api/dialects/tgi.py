@@ -1,28 +1,29 @@
 """text-generation-inference's dialect: `/`, `/generate`, `/generate_stream`, `/info`."""
 
-import secrets
 from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 
 from serve_apps.api.dialects.dialect import Dialect, sse
 from serve_apps.api.errors import Problem
-from serve_apps.api.fields import Stop
-from serve_apps.api.prompts import prompt_ids
+from serve_apps.api.fields import Fields, Stop, understood, words
+from serve_apps.api.formats import of_tgi
 from serve_apps.api.service import Caller, Completion, Served, Service, independent, started, together, while_connected
 from serve_apps.api.streaming import streamed
-from serve_apps.engine.request import Event, Sampling, Scored
+from serve_apps.engine.request import Event, Sampling, Scored, drawn_seed
 
 STATUSES = {400: 422, 500: 424, 503: 429}
 KINDS = {422: "validation", 424: "generation", 429: "overloaded"}
 FINISH = {"length": "length", "stop": "stop_sequence", "end": "eos_token", "deadline": "length"}
 
 
-class Parameters(BaseModel):
+class Parameters(Fields):
     """`parameters`; null means not given."""
+
+    REFUSED = {"watermark": ()}
 
     best_of: int | None = Field(None, ge=1, le=8)
     max_new_tokens: int | None = Field(None, ge=1)
@@ -38,32 +39,24 @@ class Parameters(BaseModel):
     return_full_text: bool | None = False
     details: bool | None = False
     decoder_input_details: bool | None = False
-    top_n_tokens: int | None = Field(None, ge=0, le=5)
+    top_n_tokens: int | None = Field(None, ge=0, le=20)
     typical_p: float | None = Field(None, gt=0, le=1)
     adapter_id: str | None = None
-    watermark: bool | None = False
-    grammar: Any = None
+    grammar: dict[str, Any] | None = None
 
     @model_validator(mode="before")
     @classmethod
-    def _nested_once_more(cls, values: Any) -> Any:
+    def _understood(cls, values: Any) -> Any:
         # some versions of llm-ls send {"parameters": {"parameters": {...}}}
         if isinstance(values, dict) and isinstance(values.get("parameters"), dict):
-            return {**values["parameters"], **{k: v for k, v in values.items() if k != "parameters"}}
-        return values
-
-    @model_validator(mode="after")
-    def _refused(self) -> "Parameters":
-        if self.watermark:
-            raise ValueError("watermark: is not supported; leave it out")
-        if self.grammar is not None:
-            raise ValueError("grammar: is not supported; leave it out")
-        return self
+            values = {**values["parameters"], **{k: v for k, v in values.items() if k != "parameters"}}
+        return understood(cls, values)
 
 
-class GenerateBody(BaseModel):
+class GenerateBody(Fields):
     """A prompt and how to go on from it."""
 
+    HARMLESS = frozenset({"model", "options"})
     inputs: str = Field(min_length=1)
     parameters: Parameters | None = None
     stream: bool | None = False
@@ -73,19 +66,20 @@ class GenerateBody(BaseModel):
         """The parameters, or none."""
         return self.parameters or Parameters()
 
-    def sampling(self) -> Sampling:
+    def sampling(self, served: Served, prompt: list[int]) -> Sampling:
         """Greedy unless sampling is asked for, as that server does."""
         p = self.wishes
         sampled = p.do_sample or p.temperature is not None or p.top_p is not None or p.top_k is not None
         sampled = sampled or p.typical_p is not None
         return Sampling(
-            max_tokens=p.max_new_tokens or 100,
+            max_tokens=served.answer(prompt, p.max_new_tokens or 100),
             temperature=(p.temperature or 1.0) if sampled else 0.0,
             top_p=p.top_p or 1.0,
             top_k=p.top_k or 0,
             typical_p=p.typical_p or 1.0,
-            seed=secrets.randbits(48) if p.seed is None else p.seed,
-            stop=tuple(filter(None, p.stop or ())),
+            seed=drawn_seed() if p.seed is None else p.seed,
+            stop=words(p.stop),
+            grammar=of_tgi(p.grammar) if p.grammar else None,
             repetition_penalty=p.repetition_penalty or 1.0,
             frequency_penalty=p.frequency_penalty or 0.0,
             top_logprobs=p.top_n_tokens or 0,
@@ -106,7 +100,8 @@ def router(service: Service) -> APIRouter:
     async def generate_stream(body: GenerateBody, request: Request) -> Response:
         """The answer token by token."""
         served, caller = service.model(body.wishes.adapter_id, exact=True), service.caller(request)
-        prompt, sampling = _prompt(served, body), body.sampling()
+        prompt = await _prompt(served, body)
+        sampling = body.sampling(served, prompt)
         if sampling.prompt_logprobs:
             raise ValueError("decoder_input_details: goes not with a stream; ask for the whole answer")
         batches = await started(service.batches(served, prompt, sampling, caller))
@@ -134,14 +129,17 @@ def router(service: Service) -> APIRouter:
     return api
 
 
-def _prompt(served: Served, body: GenerateBody) -> list[int]:
-    ids = prompt_ids(served.tokenizer, body.inputs)
-    return ids[-body.wishes.truncate :] if body.wishes.truncate else ids
+async def _prompt(served: Served, body: GenerateBody) -> list[int]:
+    if not body.wishes.truncate:
+        return await served.prompts.raw(body.inputs, "inputs")
+    ids = await served.prompts.latest(body.inputs, body.wishes.max_new_tokens or 100)
+    return ids[-body.wishes.truncate :]
 
 
 async def _generated(service: Service, body: GenerateBody, caller: Caller) -> dict[str, Any]:
-    served, sampling = service.model(body.wishes.adapter_id, exact=True), body.sampling()
-    prompt = _prompt(served, body)
+    served = service.model(body.wishes.adapter_id, exact=True)
+    prompt = await _prompt(served, body)
+    sampling = body.sampling(served, prompt)
     tried = independent(sampling, body.wishes.best_of or 1)
     answers = await together(service.complete(served, prompt, one, caller) for one in tried)
     best = max(answers, key=lambda answer: answer.mean_logprob)
