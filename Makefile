@@ -51,6 +51,7 @@ check: lint
 docs: setup
 	$(BIN)/python -m tests.docs.rooms
 	$(BIN)/python -m tests.docs.commands
+	$(BIN)/python -m tests.docs.fields
 
 bench: $(addprefix bench-,$(BENCHES))
 

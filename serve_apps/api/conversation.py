@@ -70,7 +70,7 @@ class Message(Fields):
         Raises:
             ValueError: a part is no text.
         """
-        made: dict[str, Any] = {"role": self.role, "content": text_of(self.content)}
+        made: dict[str, Any] = {"role": self.role, "content": plain_text(self.content)}
         named = self.name or self.tool_name
         made |= {"name": named} if named else {}
         made |= {"tool_call_id": self.tool_call_id} if self.tool_call_id else {}
@@ -86,7 +86,7 @@ class Message(Fields):
         return made
 
 
-def text_of(content: str | Sequence[Part] | None) -> str:
+def plain_text(content: str | Sequence[Part] | None) -> str:
     """The text of a turn.
 
     Raises:

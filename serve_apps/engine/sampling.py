@@ -9,6 +9,7 @@ from serve_apps.engine.pieces import Scores
 from serve_apps.engine.request import Sampling, Scored
 
 Array = np.ndarray[Any, Any]
+COLD = 1e-5  # temperatures below are greedy: logits over them have no finite exponential
 LIKELY = 1024  # top_p looks at so many of the likeliest tokens before it sorts all
 
 
@@ -32,13 +33,14 @@ def choose(
         raise FloatingPointError("the model's logits are not finite")
     early = len(ids) - prompt < sampling.min_tokens
     changed = sampling.penalized or sampling.bias or early or allowed is not None
-    if sampling.temperature == 0 and not changed:
+    greedy = sampling.temperature < COLD
+    if greedy and not changed:
         return scored(scores, row, int(scores.best[row]), sampling.top_logprobs)
     logits = scores.logits[row]
     if changed:
         logits = _penalized(logits, sampling, prompt, ids) if sampling.penalized else logits.astype(np.float64)
         logits = _bounded(logits, sampling, sorted(ends | sampling.stop_ids) if early else [], allowed)
-    token = int(logits.argmax()) if sampling.temperature == 0 else _sample(logits, sampling, len(ids) - prompt)
+    token = int(logits.argmax()) if greedy else _sample(logits, sampling, len(ids) - prompt)
     return scored(scores, row, token, sampling.top_logprobs)
 
 

@@ -238,7 +238,11 @@ class VllmTokens:
         return str(self.engine.vllm_config.model_config.dtype).removeprefix("torch.")
 
     async def generate(self, name: str, prompt: list[int], sampling: Sampling) -> AsyncIterator[list[Scored]]:
-        """The answer's tokens as they come."""
+        """The answer's tokens as they come.
+
+        Raises:
+            RuntimeError: vLLM gave the request up.
+        """
         kind = self.library.sampling_params.RequestOutputKind.DELTA
         told = sampling_arguments(sampling)
         if sampling.grammar is not None:

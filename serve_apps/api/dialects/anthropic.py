@@ -9,7 +9,7 @@ from fastapi.responses import Response
 from pydantic import Field
 
 from serve_apps.api.chat import chat_prompt
-from serve_apps.api.conversation import MOST_TURNS, Part, text_of
+from serve_apps.api.conversation import MOST_TURNS, Part, plain_text
 from serve_apps.api.dialects.dialect import Dialect, named_event
 from serve_apps.api.errors import Problem
 from serve_apps.api.fields import Fields, Stop, words
@@ -52,8 +52,8 @@ class CountBody(Fields):
         Raises:
             ValueError: a part is no text.
         """
-        opening = [{"role": "system", "content": text_of(self.system)}] if self.system else []
-        return [*opening, *({"role": one.role, "content": text_of(one.content)} for one in self.messages)]
+        opening = [{"role": "system", "content": plain_text(self.system)}] if self.system else []
+        return [*opening, *({"role": one.role, "content": plain_text(one.content)} for one in self.messages)]
 
 
 class MessagesBody(CountBody):

@@ -182,16 +182,7 @@ def router(service: Service) -> APIRouter:
     @api.get("/props")
     async def props() -> dict[str, Any]:
         """What clients ask about the window."""
-        served = service.model(None)
-        return {
-            "default_generation_settings": {"n_ctx": served.engine.context, "model": served.name},
-            "total_slots": served.engine.load.places,
-            "model_path": served.name,
-            "model_alias": served.name,
-            "chat_template": served.chat_template or "",
-            "modalities": {"vision": False, "audio": False},
-            "build_info": "starloom",
-        }
+        return _props(service.model(None))
 
     @api.post("/tokenize", response_model=None)
     async def tokenize(body: TokenizeBody) -> Any:
@@ -210,6 +201,18 @@ def router(service: Service) -> APIRouter:
         return Response(service.model(None).tokenizer.json_text, media_type="application/json")
 
     return api
+
+
+def _props(served: Served) -> dict[str, Any]:
+    return {
+        "default_generation_settings": {"n_ctx": served.engine.context, "model": served.name},
+        "total_slots": served.engine.load.places,
+        "model_path": served.name,
+        "model_alias": served.name,
+        "chat_template": served.chat_template or "",
+        "modalities": {"vision": False, "audio": False},
+        "build_info": "starloom",
+    }
 
 
 async def _answered(

@@ -49,23 +49,7 @@ def router(service: Service) -> APIRouter:
     async def show(body: ShowBody) -> dict[str, Any]:
         """What a model is and can."""
         served = service.model(body.model or body.name)
-        template = served.chat_template or "{{ .Prompt }}"
-        can = ["completion", *(["insert"] if served.prompts.infills else [])]
-        can += ["tools"] if "tools" in named_in(template) else []
-        return {
-            "license": "",
-            "modelfile": f"FROM {served.name}\n",
-            "parameters": "",
-            "template": template,
-            "details": _details(served),
-            "model_info": {
-                "general.architecture": ARCHITECTURE,
-                f"{ARCHITECTURE}.context_length": served.engine.context,
-                "tokenizer.ggml.model": "gpt2",
-            },
-            "capabilities": can,
-            "modified_at": _text(service.since),
-        }
+        return {**_shown(served), "modified_at": _text(service.since)}
 
     @api.get("/api/version")
     async def version() -> dict[str, str]:
@@ -77,6 +61,25 @@ def router(service: Service) -> APIRouter:
         return {**names, "modified_at": _text(service.since), "size": 0, "digest": "", "details": _details(served)}
 
     return api
+
+
+def _shown(served: Served) -> dict[str, Any]:
+    template = served.chat_template or "{{ .Prompt }}"
+    can = ["completion", *(["insert"] if served.prompts.infills else [])]
+    can += ["tools"] if "tools" in named_in(template) else []
+    return {
+        "license": "",
+        "modelfile": f"FROM {served.name}\n",
+        "parameters": "",
+        "template": template,
+        "details": _details(served),
+        "model_info": {
+            "general.architecture": ARCHITECTURE,
+            f"{ARCHITECTURE}.context_length": served.engine.context,
+            "tokenizer.ggml.model": "gpt2",
+        },
+        "capabilities": can,
+    }
 
 
 def _details(served: Served) -> dict[str, Any]:

@@ -16,12 +16,13 @@ from serve_apps.api.dialects.openai_fields import (
     MOST_CHOICES,
     MOST_LOGPROBS,
     SamplingBody,
+    begun,
     finish_reason,
     head,
     logprobs_of,
     usage,
 )
-from serve_apps.api.dialects.openai_stream import Asked, chunked
+from serve_apps.api.dialects.openai_stream import ChoicesAsked, chunked
 from serve_apps.api.dialects.tabby import TabbyBody, tabby_completion
 from serve_apps.api.errors import Problem
 from serve_apps.api.fields import Fields
@@ -49,8 +50,9 @@ class ExtraContext(Fields):
 
 
 class CompletionBody(SamplingBody):
-    """/v1/completions. Our own: `extra_context`, what changes least first; `filepath`; `max_lines`; `language`."""
+    """/v1/completions. Our own: `extra_context`, what changes least first; `filepath`; `max_lines`."""
 
+    HARMLESS = frozenset({"language"})
     REFUSED = {"prompt_embeds": (), "add_special_tokens": (True,)}
     prompt: (
         str | Annotated[list[str], Field(max_length=64)] | Ids | Annotated[list[Ids], Field(max_length=64)] | None
@@ -62,7 +64,6 @@ class CompletionBody(SamplingBody):
     echo: bool | None = False
     extra_context: list[ExtraContext] | None = Field(None, max_length=256)
     filepath: str | None = Field(None, max_length=1024)
-    language: str | None = Field(None, max_length=64)
     max_lines: int | None = Field(None, ge=1, le=MOST_LINES)
 
     def prompts(self) -> list[str | list[int]]:
@@ -161,10 +162,10 @@ async def _completions(
     opening = head("cmpl", "text_completion", served)
     if body.stream:
         attributed = AttributedChoices(attributor, body.attribution, texts, choices=n)
-        asked = Asked(served, prompts, n, sampling, caller)
+        asked = ChoicesAsked(served, prompts, n, sampling, caller)
         chunks = await chunked(service, asked, _Chunks(served, opening, body, n), attributed)
         return streamed(DIALECT, chunks)
-    jobs = Asked(served, prompts, tried, sampling, caller).jobs()
+    jobs = ChoicesAsked(served, prompts, tried, sampling, caller).jobs()
     work = together(service.complete(served, *job, caller) for job in jobs)
     answers = await while_connected(request, work)
     attributed = AttributedChoices(attributor, body.attribution, texts)
@@ -259,7 +260,7 @@ class _Chunks:
         if event.scored is not None and self._body.logprobs is not None:
             offset = self._offsets.get(index, 0)
             logprobs = logprobs_of(self._served, [event.scored], offset)
-            self._offsets[index] = offset + len(logprobs["tokens"][0])
+            self._offsets[index] = offset + begun(self._served, event.scored.token)
         if not (event.text or event.finish or logprobs):
             return None
         return {"index": index, "text": event.text, "logprobs": logprobs, "finish_reason": finish_reason(event.finish)}

@@ -19,7 +19,7 @@ from serve_apps.api.dialects.openai_fields import (
     head,
     usage,
 )
-from serve_apps.api.dialects.openai_stream import Asked, chunked
+from serve_apps.api.dialects.openai_stream import ChoicesAsked, chunked
 from serve_apps.api.service import Completion, Served, Service, together, while_connected
 from serve_apps.api.streaming import streamed
 from serve_apps.api.tools import calls_in, forced
@@ -75,7 +75,7 @@ def router(service: Service, dialect: Dialect) -> APIRouter:
         served, caller = service.model(body.model), service.caller(request)
         prompt, sampling = await _asked(served, body)
         attributed = AttributedChoices(service.attribution(body.attribution), body.attribution, ())
-        asked = Asked(served, [prompt], body.n or 1, [sampling], caller)
+        asked = ChoicesAsked(served, [prompt], body.n or 1, [sampling], caller)
         if body.stream:
             chunks = await chunked(service, asked, _Chunks(served, body), attributed)
             return streamed(dialect, chunks)
@@ -98,7 +98,7 @@ async def _asked(served: Served, body: ChatBody) -> tuple[list[int], Sampling]:
 
 
 async def _whole(
-    service: Service, asked: Asked, body: ChatBody, attributed: AttributedChoices, request: Request
+    service: Service, asked: ChoicesAsked, body: ChatBody, attributed: AttributedChoices, request: Request
 ) -> dict[str, Any]:
     served, caller = asked.served, asked.caller
     work = together(service.complete(served, *job, caller) for job in asked.jobs())

@@ -132,15 +132,18 @@ def finish_reason(reason: str | None) -> str | None:
 
 
 def logprobs_of(served: Served, scored: Sequence[Scored], offset: int) -> dict[str, Any]:
-    """Completions' `logprobs`; the first token's text begins at `offset`."""
+    """Completions' `logprobs`; the first token's text begins at `offset`. Part of a character is told as bytes."""
 
     def text(token: int) -> str:
-        return served.tokenizer.decode([token], skip_special=False)
+        piece = served.tokenizer.decode_bytes([token])
+        try:
+            return piece.decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in piece)
 
-    texts = [text(one.token) for one in scored]
-    offsets = [offset]
-    for one in texts[:-1]:
-        offsets.append(offsets[-1] + len(one))
+    texts, offsets = [text(one.token) for one in scored], [offset]
+    for one in scored:
+        offsets.append(offsets[-1] + begun(served, one.token))
     top: list[Mapping[str, float]] = [{text(token): logprob for token, logprob in one.top} for one in scored]
     return {
         "tokens": texts,
@@ -148,6 +151,11 @@ def logprobs_of(served: Served, scored: Sequence[Scored], offset: int) -> dict[s
         "top_logprobs": top,
         "text_offset": offsets[: len(texts)],
     }
+
+
+def begun(served: Served, token: int) -> int:
+    """How many characters begin in a token."""
+    return sum(byte & 0xC0 != 0x80 for byte in served.tokenizer.decode_bytes([token]))
 
 
 def chat_score(served: Served, scored: Scored) -> dict[str, Any]:

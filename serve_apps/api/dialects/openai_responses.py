@@ -10,7 +10,7 @@ from fastapi.responses import Response
 from pydantic import Field
 
 from serve_apps.api.chat import chat_prompt
-from serve_apps.api.conversation import MOST_TURNS, Part, Role, text_of
+from serve_apps.api.conversation import MOST_TURNS, Part, Role, plain_text
 from serve_apps.api.dialects.dialect import Dialect, named_event
 from serve_apps.api.dialects.openai_fields import chat_score
 from serve_apps.api.fields import Fields
@@ -82,7 +82,7 @@ class ResponsesBody(Fields):
             return [*opening, {"role": "user", "content": self.input}]
         if not 0 < len(self.input) <= MOST_TURNS:
             raise ValueError(f"input: must have 1 to {MOST_TURNS} items")
-        return [*opening, *({"role": one.role, "content": text_of(one.content)} for one in self.input)]
+        return [*opening, *({"role": one.role, "content": plain_text(one.content)} for one in self.input)]
 
     def sampling(self, room: int) -> Sampling:
         """How to sample, within the room that the window leaves."""

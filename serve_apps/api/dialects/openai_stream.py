@@ -28,7 +28,7 @@ class Chunks(Protocol):
 
 
 @dataclass(frozen=True)
-class Asked:
+class ChoicesAsked:
     """Prompts, `n` choices of each, and how they are sampled."""
 
     served: Served
@@ -43,7 +43,9 @@ class Asked:
         return [(prompt, one) for prompt, sampling in pairs for one in independent(sampling, self.n)]
 
 
-async def chunked(service: Service, asked: Asked, chunks: Chunks, attributed: AttributedChoices) -> AsyncIterator[str]:
+async def chunked(
+    service: Service, asked: ChoicesAsked, chunks: Chunks, attributed: AttributedChoices
+) -> AsyncIterator[str]:
     """Server-sent events; all choices are queued, and each one's first token awaited, before the first is given."""
     jobs = asked.jobs()
     streams = await all_started([service.batches(asked.served, *job, asked.caller) for job in jobs])
@@ -51,7 +53,7 @@ async def chunked(service: Service, asked: Asked, chunks: Chunks, attributed: At
 
 
 async def _sent(
-    asked: Asked, streams: Sequence[AsyncIterator[list[Event]]], chunks: Chunks, attributed: AttributedChoices
+    asked: ChoicesAsked, streams: Sequence[AsyncIterator[list[Event]]], chunks: Chunks, attributed: AttributedChoices
 ) -> AsyncIterator[str]:
     made, cached, unfinished = 0, [0] * len(streams), len(streams)
     held = "".join(sse({**chunks.head, "choices": [choice]}) for choice in chunks.opening(len(streams)))

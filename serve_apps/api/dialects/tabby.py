@@ -61,10 +61,9 @@ class Segments(Fields):
 class TabbyBody(Fields):
     """/v1/completions with `segments`."""
 
-    HARMLESS = frozenset({"user", "debug_options"})
+    HARMLESS = frozenset({"user", "debug_options", "language"})
     REFUSED = {"mode": ("standard",)}
     model: str | None = None
-    language: str | None = Field(None, max_length=64)
     segments: Segments
     temperature: float | None = Field(None, ge=0, le=2)
     seed: int | None = Field(None, ge=0, lt=1 << 64)

@@ -115,18 +115,16 @@ def router(service: Service) -> APIRouter:
     @api.get("/info")
     async def info() -> dict[str, Any]:
         """What editors ask about the window."""
-        served = service.model(None)
-        window = served.engine.context
-        sizes = dict.fromkeys(("max_input_length", "max_input_tokens"), window - 1)
-        return {
-            "model_id": served.name,
-            "max_total_tokens": window,
-            **sizes,
-            "version": "starloom",
-            "kernels": served.engine.kernels,
-        }
+        return _info(service.model(None))
 
     return api
+
+
+def _info(served: Served) -> dict[str, Any]:
+    window = served.engine.context
+    sizes = dict.fromkeys(("max_input_length", "max_input_tokens"), window - 1)
+    told = {"model_id": served.name, "max_total_tokens": window, **sizes}
+    return {**told, "version": "starloom", "kernels": served.engine.kernels}
 
 
 async def _prompt(served: Served, body: GenerateBody) -> list[int]:

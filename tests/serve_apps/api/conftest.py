@@ -41,12 +41,16 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def running(
-    folder: Path, gate: GateConfig, deadline: float | None, engine_settings: dict[str, object]
+    folder: Path,
+    gate: GateConfig,
+    deadline: float | None,
+    engine_settings: dict[str, object],
+    template: str | None = None,
 ) -> Iterator[Running]:
     settings = {"cache_tokens": 16384, "threads": 1, **engine_settings}
     tokenizer = load_tokenizer(folder)
     engine = LocalEngine(read_model(folder), tokenizer, EngineConfig.model_validate(settings))
-    service = Service({"tiny": Served("tiny", engine, tokenizer)}, deadline)
+    service = Service({"tiny": Served("tiny", engine, tokenizer, chat_template=template)}, deadline)
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen(64)
@@ -71,8 +75,13 @@ def serve(tiny: Path) -> Iterator[Serve]:
 
     with ExitStack() as stack:
 
-        def start(gate: GateConfig | None = None, deadline: float | None = None, **engine: object) -> Running:
-            return stack.enter_context(running(tiny, gate or GateConfig(), deadline, engine))
+        def start(
+            gate: GateConfig | None = None,
+            deadline: float | None = None,
+            template: str | None = None,
+            **engine: object,
+        ) -> Running:
+            return stack.enter_context(running(tiny, gate or GateConfig(), deadline, engine, template))
 
         yield start
 

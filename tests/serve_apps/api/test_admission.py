@@ -97,8 +97,11 @@ def test_sixty_four_clients_on_a_short_queue_are_served_or_told_when_to_come_aga
     server = serve(queue=8, batch=4)
 
     async def ask(client: httpx.AsyncClient, path: str) -> httpx.Response:
-        options = {"inputs": "def f", "parameters": {"max_new_tokens": 200}}
-        return await client.post(path, json={**options, "prompt": "def f", "max_tokens": 200, "temperature": 0})
+        bodies = {
+            "/generate": {"inputs": "def f", "parameters": {"max_new_tokens": 200}},
+            "/v1/completions": {"prompt": "def f", "max_tokens": 200, "temperature": 0},
+        }
+        return await client.post(path, json=bodies[path])
 
     async def everyone() -> list[httpx.Response]:
         limits = httpx.Limits(max_connections=64)

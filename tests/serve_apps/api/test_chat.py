@@ -3,11 +3,13 @@
 import json
 
 import httpx
+import openai
 import pytest
 
 from serve_apps.api.chat import PLAIN_DIALOGUE, conversation, conversation_ids
+from serve_apps.api.tools import calls_in
 from starloom.tokenizer import load_tokenizer
-from tests.serve_apps.api.conftest import Running
+from tests.serve_apps.api.conftest import Running, Serve
 
 TEMPLATE = (
     "{% for m in messages %}{{ '<filename>' + m.role + '\n' + m.content | trim + eos_token }}{% endfor %}<filename>"
@@ -48,8 +50,62 @@ def test_ollama_chat_streams_and_answers_what_openai_answers(server: Running) ->
     lines = [json.loads(line) for line in httpx.post(f"{server.url}/api/chat", json=body).text.splitlines()]
     assert "".join(line["message"]["content"] for line in lines) == text
     assert [line["done"] for line in lines] == [False] * (len(lines) - 1) + [True]
-    refused = httpx.post(f"{server.url}/api/chat", json={"messages": []})
-    assert refused.status_code == 400
-    assert refused.json()["error"].startswith("messages:")
     long = httpx.post(f"{server.url}/api/chat", json={"messages": [{"role": "user", "content": "x = 1\n" * 5000}]})
-    assert "window of 4096" in long.json()["error"]
+    assert "maximum context length is 4096 tokens" in long.json()["error"]
+
+
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "add",
+        "description": "Adds <|endoftext|>.",
+        "parameters": {
+            "type": "object",
+            "properties": {"a": {"type": "integer", "maximum": 99, "minimum": 0}},
+            "required": ["a"],
+            "additionalProperties": False,
+        },
+    },
+}
+HERMES = (
+    "{% for tool in tools or [] %}{{ tool | tojson }}\n{% endfor %}"
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}"
+    "{% for c in m.tool_calls or [] %}<tool_call>{{ c.function.arguments.a }}</tool_call>{% endfor %}\n{% endfor %}"
+)
+
+
+def test_tools_are_told_to_the_model_and_its_calls_to_the_client(serve: Serve) -> None:
+    server = serve(template=HERMES)
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+    turns = [{"role": "user", "content": "add"}]
+    ask = {"model": "tiny", "messages": turns, "tools": [TOOL], "tool_choice": "required", "max_tokens": 100, "seed": 1}
+    said = client.chat.completions.create(**ask).choices[0]
+    (call,) = said.message.tool_calls
+    assert (said.finish_reason, call.function.name) == ("tool_calls", "add")
+    assert 0 <= json.loads(call.function.arguments)["a"] <= 99
+    chunks = list(client.chat.completions.create(**ask, stream=True))
+    told = [call for chunk in chunks for choice in chunk.choices for call in choice.delta.tool_calls or []]
+    assert [one.function.arguments for one in told] == [call.function.arguments]
+    assert chunks[-1].choices[0].finish_reason == "tool_calls"
+    turns += [said.message.model_dump(exclude_none=True), {"role": "tool", "tool_call_id": call.id, "content": "3"}]
+    assert client.chat.completions.create(**{**ask, "tool_choice": "none"}).choices[0].message.tool_calls is None
+    named = {"type": "function", "function": {"name": "add"}}
+    assert client.chat.completions.create(**{**ask, "tool_choice": named}).choices[0].message.tool_calls
+    with pytest.raises(openai.BadRequestError, match="no tool is called 'other'"):
+        client.chat.completions.create(**{**ask, "tool_choice": {"function": {"name": "other"}}})
+
+
+def test_calls_are_read_as_templates_teach_them() -> None:
+    tagged = 'Yes.\n<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call><tool_call>{"name": "add"}'
+    said, calls = calls_in(tagged, ["add"])
+    assert (said, [(call.name, call.arguments) for call in calls]) == ("Yes.", [("add", '{"a": 1}'), ("add", "{}")])
+    assert calls_in('{"name": "add", "parameters": {"a": 1}}', ["add"])[1][0].arguments == '{"a": 1}'
+    for text in ("def f", '{"name": "other"}', '<tool_call>{"name": "add"</tool_call>', "[1]"):
+        assert calls_in(text, ["add"]) == (text, [])
+
+
+def test_tools_in_a_template_are_text_and_its_own_marks_control_tokens(server: Running) -> None:
+    code = load_tokenizer(server.folder)
+    ids = conversation_ids(code, HERMES + "{{ eos_token }}", [{"role": "user", "content": "x"}], [TOOL])
+    assert ids.count(code.special("<|endoftext|>")) == 1
+    assert "Adds <|endoftext|>." in code.decode(ids, skip_special=False)
