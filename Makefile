@@ -9,7 +9,11 @@ BENCHES := curate scale dedup tokenize train serve eval attribution
 SYSTEM_PACKAGES := chromium chromium-driver g++ default-jdk-headless nodejs node-typescript golang-go rustc php-cli \
 	ruby ruby-test-unit perl libtest-deep-perl lua5.4 lua-unit golang-github-stretchr-testify-dev
 
-.PHONY: system setup quickstart test check lint format docs bench clean $(addprefix bench-,$(BENCHES))
+# Clients that tests run unmodified against the server, in environments of their own.
+CLIENTS := tests/serve_apps/clients
+CLIENTS_STAMP := .venv-clients/.installed-$(shell cat $(CLIENTS)/requirements.txt $(CLIENTS)/package-lock.json | cksum | cut -d' ' -f1)
+
+.PHONY: clients system setup quickstart test check lint format docs bench clean $(addprefix bench-,$(BENCHES))
 
 setup: $(STAMP)
 
@@ -28,6 +32,16 @@ system:
 		fi; \
 	else echo "make system: no apt-get or no rights for it; install by hand: $(SYSTEM_PACKAGES)"; fi
 
+clients: $(CLIENTS_STAMP)
+
+$(CLIENTS_STAMP):
+	test -x .venv-clients/bin/python || $(PYTHON) -m venv .venv-clients
+	.venv-clients/bin/pip install --quiet --no-deps --no-compile -r $(CLIENTS)/requirements.txt
+	@if command -v npm >/dev/null; then cd $(CLIENTS) && npm ci --silent --no-audit --no-fund --ignore-scripts; \
+	else echo "make clients: no npm; tests of its clients are skipped"; fi
+	rm -f .venv-clients/.installed-*
+	touch $@
+
 quickstart: setup
 	$(BIN)/starloom run platform/recipes/quickstart.toml
 
@@ -40,7 +54,7 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: setup
+test: setup clients
 	$(BIN)/python -m pytest -q tests
 
 # what a change should pass before it is shown to others
