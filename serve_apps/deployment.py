@@ -19,6 +19,7 @@ from ray import serve
 from serve_apps.api.gate import GateConfig
 from serve_apps.api.keys import KEYS_VARIABLE, keys_of
 from serve_apps.api.prompts import FimOrder
+from serve_apps.api.rates import Rates, SharedLimiter
 from serve_apps.api.service import Served, Service
 from serve_apps.attributor import Attributor
 from serve_apps.autoscaling import CACHE_USE, OCCUPANCY
@@ -28,7 +29,7 @@ from serve_apps.engine.vllm_engine import VllmConfig, start_vllm
 from serve_apps.segments import Elsewhere, Here, spread
 from starloom.artifact import Artifact
 from starloom.config import Config, validate
-from starloom.errors import UserError
+from starloom.errors import RunError, UserError
 from starloom.kinds import Attribution
 from starloom.tokenizer import TOKENIZER_FILE, TOKENIZER_SETTINGS
 
@@ -104,7 +105,7 @@ class ServingConfig(Config):
 class Completions:
     """All models of the config behind all dialects."""
 
-    def __init__(self, values: dict[str, Any], segments: Sequence[Any] = ()) -> None:
+    def __init__(self, values: dict[str, Any], segments: Sequence[Any] = (), rates: Any = None) -> None:
         import torch
 
         config = validate(ServingConfig, values, where="serving")
@@ -115,7 +116,18 @@ class Completions:
             raise UserError("serving.models: two models have one name; give each a name of its own")
         keys = config.gate.keys | keys_of(os.environ.get(KEYS_VARIABLE, ""))
         self._gate = config.gate.model_copy(update={"keys": keys})
+        self._limiter = None if rates is None else SharedLimiter(rates)
         self._service = Service(models, config.deadline_seconds, _attributor(config.attribution, segments))
+
+    def check_health(self) -> None:
+        """Serve replaces a replica that raises.
+
+        Raises:
+            RunError: an engine does not get on with its work.
+        """
+        failed = self._service.failed()
+        if failed:
+            raise RunError(failed)
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """What `replicas_for_load` counts on: the busiest model's."""
@@ -130,7 +142,7 @@ class Completions:
         from serve_apps.api.overlap import router
 
         attributor = self._service.attributor
-        return create_app(self._service, self._gate, [router(attributor)] if attributor else [])
+        return create_app(self._service, self._gate, [router(attributor)] if attributor else [], self._limiter)
 
 
 Replica = serve.deployment(
@@ -141,7 +153,19 @@ Replica = serve.deployment(
 
 
 def application(arguments: dict[str, Any]) -> serve.Application:
-    """The Serve application of a `ServingConfig`, checked before anything is started.
+    """The Serve application of a `ServingConfig`, as ``serve deploy`` takes it, checked before anything is started.
+
+    Raises:
+        UserError: the config is wrong, or would let everyone in without saying so.
+    """
+    gate = validate(ServingConfig, arguments, where="serving").gate
+    if not (gate.keys or gate.keys_file or gate.open or os.environ.get(KEYS_VARIABLE)):
+        raise UserError("serving.gate: whoever reaches the server could use it; give keys_file, or say open: true")
+    return unguarded(arguments)
+
+
+def unguarded(arguments: dict[str, Any]) -> serve.Application:
+    """The same for a server whose reach has been looked at, or is this machine.
 
     Raises:
         UserError: the config is wrong.
@@ -151,7 +175,9 @@ def application(arguments: dict[str, Any]) -> serve.Application:
     scaled = Replica.options(name="Completions", autoscaling_config=config.replicas.autoscaling())
     asked = config.attribution
     together = asked.segments_per_replica if asked else None
-    return scaled.bind(values, spread(asked.index, together) if asked and together else [])
+    segments = spread(asked.index, together) if asked and together else []
+    per_minute = config.gate.requests_per_minute
+    return scaled.bind(values, segments, None if per_minute is None else Rates.bind(per_minute))
 
 
 def _attributor(config: AttributionConfig | None, segments: Sequence[Any]) -> Attributor | None:

@@ -70,7 +70,8 @@ def command(argv: Sequence[str]) -> int:
     parser.add_argument("--open", action="store_true", help="serve other machines without keys, and mean it")
     arguments = parser.parse_args(list(argv))
     check_reach(arguments.host, arguments.open, bool(arguments.api_keys))
-    gate = GateConfig(keys=read_keys(arguments.api_keys))
+    read_keys(arguments.api_keys)  # what is wrong with them is told before anything is started
+    gate = GateConfig(keys_file=arguments.api_keys and str(Path(arguments.api_keys).resolve()))
     config = ServiceConfig(
         root=arguments.root, default_url=arguments.url, gate=gate, allowed=allowed_from(arguments.allow)
     )

@@ -64,12 +64,12 @@ def serving_config(values: dict[str, Any], port: int = 0, host: str = "127.0.0.1
     """
     from ray import serve
 
-    from serve_apps.deployment import application
+    from serve_apps.deployment import unguarded
     from starloom.cluster import connect
     from starloom.model.adapter import base_folder
     from starloom.model.folder import read_config
 
-    made = application(values)
+    made = unguarded(values)
     for model in values["models"]:
         read_config(base_folder(Path(model["folder"])))  # a wrong folder is told before anything is started
     port = free_port(host) if port == 0 else usable_port(host, port)

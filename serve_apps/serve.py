@@ -28,6 +28,7 @@ def main(argv: Sequence[str]) -> int:
     """
     arguments = _parser().parse_args(list(argv))
     check_reach(arguments.host, arguments.open, bool(arguments.api_keys or os.environ.get(KEYS_VARIABLE)))
+    read_keys(arguments.api_keys)  # what is wrong with them is told before anything is started
     named = [_named(location) for location in arguments.model]
     folders = [folder for _, folder in named]
     values: dict[str, Any] = {
@@ -37,7 +38,8 @@ def main(argv: Sequence[str]) -> int:
         ],
         "gate": {
             "requests_per_minute": arguments.requests_per_minute,
-            "keys": read_keys(arguments.api_keys),
+            "keys_file": str(Path(arguments.api_keys).resolve()) if arguments.api_keys else None,
+            "open": arguments.open,
             "allow_origins": arguments.allow_origin,
         },
     }
@@ -51,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
     own = secrets.token_urlsafe(32) if arguments.evaluations and _keys_are_asked_for(values) else None
     people = dict(values["gate"])
     if own is not None:
-        values["gate"] = {**people, "keys": {**people["keys"], own: EVALUATIONS}}
+        values["gate"] = {**people, "keys": {own: EVALUATIONS}}
     with serving_config(values, host=arguments.host, port=arguments.port) as url:
         body = json.dumps({"model": named[0][0], "prompt": "def fibonacci(n):", "max_tokens": 32})
         print(f"serving {', '.join(map(str, folders))} at {url} (a page to try it: {url}/)")
@@ -112,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _keys_are_asked_for(values: dict[str, Any]) -> bool:
-    return bool(values["gate"]["keys"] or os.environ.get(KEYS_VARIABLE))
+    return bool(values["gate"]["keys_file"] or os.environ.get(KEYS_VARIABLE))
 
 
 def _deploy_evaluations(arguments: argparse.Namespace, url: str, own: str | None, gate: dict[str, Any]) -> None:
@@ -120,7 +122,7 @@ def _deploy_evaluations(arguments: argparse.Namespace, url: str, own: str | None
     from serve_apps.evaluation.service import ServiceConfig
     from serve_apps.evaluations import allowed_from, deploy
 
-    keys = gate["keys"] | keys_of(os.environ.get(KEYS_VARIABLE, ""))
+    keys = keys_of(os.environ.get(KEYS_VARIABLE, ""))
     settings = {"root": arguments.evaluations, "default_url": url, "key": own, "gate": {**gate, "keys": keys}}
     deploy(validate(ServiceConfig, {**settings, "allowed": allowed_from(arguments.allow)}, where="serve"))
 

@@ -1,9 +1,12 @@
 """What every test shares: one Ray per test session."""
 
 import logging
+import os
 from collections.abc import Iterator
 
 import pytest
+
+from starloom.cluster import ENVIRONMENT
 
 
 @pytest.fixture(scope="session")
@@ -11,6 +14,7 @@ def ray_cluster() -> Iterator[str]:
     """A local Ray of two CPUs; yields its GCS address. Started once, by the first test that asks."""
     import ray
 
+    os.environ.update(ENVIRONMENT)
     context = ray.init(
         address="local",
         num_cpus=2,

@@ -12,6 +12,10 @@ OBJECT_STORE_SHARE = 0.1
 OBJECT_STORE_BYTES_MAX = 2 << 30
 
 
+# For processes of a Ray that is started here. Serve's proxies take what is named there before their own work.
+ENVIRONMENT = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve_apps.proxy:middlewares"}
+
+
 def connect() -> None:
     """Join the cluster of this process, once.
 
@@ -30,6 +34,7 @@ def connect() -> None:
         if address:
             ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
         else:
+            os.environ.update(ENVIRONMENT)
             ray.init(address="local", include_dashboard=False, logging_level=logging.WARNING, **local_limits())
     except (ConnectionError, OSError) as error:
         raise RunError(f"Ray at {address or 'this machine'}: {one_line(error)}") from error
@@ -60,6 +65,7 @@ def local_cluster() -> Iterator[str]:
     ensure_token_if_auth_enabled(create_token_if_missing=True)  # as `ray.init` does before it starts one
     dashboard = {"include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": None}
     head = {**dashboard, "dashboard_agent_listen_port": 0, **local_limits()}
+    os.environ.update(ENVIRONMENT)
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         context = ray.init(address=cluster.address, logging_level=logging.ERROR, log_to_driver=False)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -14,6 +14,7 @@ from serve_apps.api.dialects import anthropic, llamacpp, ollama, openai, tabby, 
 from serve_apps.api.dialects.dialect import Dialects
 from serve_apps.api.errors import Problem
 from serve_apps.api.gate import GateConfig, guard
+from serve_apps.api.rates import Limiter
 from serve_apps.api.service import Service
 from serve_apps.engine.request import Overloaded
 from serve_apps.segments import AwayError
@@ -26,7 +27,9 @@ CLIENT_CLOSED_REQUEST = 499
 UNION_SIDES = ("body", "tabby", "openai")
 
 
-def create_app(service: Service, gate: GateConfig, more: Sequence[APIRouter] = ()) -> FastAPI:
+def create_app(
+    service: Service, gate: GateConfig, more: Sequence[APIRouter] = (), limiter: Limiter | None = None
+) -> FastAPI:
     """The ASGI application: dialects, the page to try the model, health, metrics, and `more` routes of others."""
     app = FastAPI(title="Starloom", description="A code model behind the dialects that editors speak.")
     for dialect in DIALECTS.known:
@@ -40,9 +43,11 @@ def create_app(service: Service, gate: GateConfig, more: Sequence[APIRouter] = (
         return PAGE.read_text(encoding="utf-8")
 
     @app.get("/health")
-    async def health() -> dict[str, str]:
-        """Alive."""
-        return {"status": "ok"}
+    async def health() -> Response:
+        """Whether every engine gets on with its work."""
+        failed = service.failed()
+        told = {"status": "failed", "error": failed} if failed else {"status": "ok"}
+        return JSONResponse(told, 503 if failed else 200)
 
     @app.get("/metrics")
     async def metrics() -> Response:
@@ -56,6 +61,7 @@ def create_app(service: Service, gate: GateConfig, more: Sequence[APIRouter] = (
         lambda path, problem: DIALECTS.of(path).answer(problem),
         open_paths=OPEN_PATHS | DIALECTS.open_paths,
         open_pages=frozenset({"/", "/search"}),
+        limiter=limiter,
         untyped="/api/",  # Ollama's own documentation sends no content type
         refused=lambda user, status: service.meters.refused.labels(user, str(status)).inc(),
     )

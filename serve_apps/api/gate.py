@@ -2,12 +2,8 @@
 
 import asyncio
 import base64
-import hashlib
-import hmac
 import re
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import parse_qs
 
@@ -17,13 +13,21 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_apps.api.errors import Problem
+from serve_apps.api.keys import Keys
+from serve_apps.api.rates import Limiter, LocalLimiter
 from starloom.config import Config
 
 
 class GateConfig(Config):
-    """Names of users by their keys (none: everyone may come), bytes of a request, requests per minute and key."""
+    """Who may come, and how much.
+
+    Names of users by their keys, and a file of ``name:key`` lines which is read anew when it changes (neither: everyone
+    may come); bytes of a request, requests per minute and key over all replicas. `open`: everyone may, and it is meant.
+    """
 
     keys: dict[str, str] = {}
+    keys_file: str | None = None
+    open: bool = False
     largest_request_bytes: int = Field(4 << 20, gt=0)
     requests_per_minute: int | None = Field(None, gt=0)
     body_seconds: float = Field(20.0, gt=0)  # that a request's body may take to come
@@ -63,34 +67,13 @@ def guard(app: Starlette, config: GateConfig, answer: Callable[[str, Problem], A
         )
 
 
-@dataclass
-class Bucket:
-    """A token bucket: `rate` per second, `size` at once."""
-
-    rate: float
-    size: float
-    _level: float = field(init=False)
-    _at: float = field(default_factory=time.monotonic)
-
-    def __post_init__(self) -> None:
-        self._level = self.size
-
-    def seconds_to_wait(self) -> float:
-        """Zero, and one is taken; or how long until there is one."""
-        now = time.monotonic()
-        self._level, self._at = min(self.size, self._level + (now - self._at) * self.rate), now
-        if self._level >= 1:
-            self._level -= 1
-            return 0.0
-        return (1 - self._level) / self.rate
-
-
 class Gate:
     """ASGI middleware; puts the user's name into the scope's state as `user`.
 
     A key comes as a bearer token, as `X-Api-Key`, or as the password of HTTP's basic scheme, which browsers ask for by
     themselves. `answer` makes a refusal of a path, `refused` is told the user and the status of each. `open_paths` need
     no key, nor does a GET of one of `open_pages`. Below the path `untyped` a body is JSON whatever its type says.
+    `limiter` counts the requests of each user, here and elsewhere.
     """
 
     def __init__(
@@ -102,12 +85,13 @@ class Gate:
         open_pages: frozenset[str] = frozenset(),
         refused: Callable[[str, int], None] = lambda user, status: None,
         untyped: str = "",
+        limiter: Limiter | None = None,
     ) -> None:
         self._app, self._config, self._answer, self._refused = app, config, answer, refused
         self._untyped = untyped
         self._open, self._pages = open_paths | set(config.open_paths), open_pages
-        self._digests = {hashlib.sha256(key.encode()).digest(): name for key, name in config.keys.items()}
-        self._buckets: dict[str, Bucket] = {}
+        self._keys = Keys(config.keys, config.keys_file)
+        self._limiter = limiter or LocalLimiter(config.requests_per_minute)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer why not."""
@@ -120,7 +104,7 @@ class Gate:
             page = scope["method"] == "GET" and path in self._pages
             if path not in self._open and not page:
                 user = self._user(headers, scope.get("query_string", b"") if path == "/overlap" else b"")
-                self._rate(user)
+                await self._rate(user)
             self._announced_size(headers)
             scope.setdefault("state", {})["user"] = user
             body = await self._body(receive)
@@ -131,23 +115,20 @@ class Gate:
             await self._answer(path, problem)(scope, receive, send)
 
     def _user(self, headers: Mapping[bytes, bytes], query: bytes = b"") -> str:
-        if not self._digests:
+        if not self._keys.asked_for:
             return ""
         # a client that can send no header may name its key in the URL
         named = parse_qs(query.decode("latin-1")).get("key", [""])[0].encode("latin-1")
-        digest = hashlib.sha256(_key(headers) or named).digest()
-        # all are compared, each in constant time: the time tells nothing about any key
-        found = [name for known, name in self._digests.items() if hmac.compare_digest(known, digest)]
-        if not found:
+        user = self._keys.name(_key(headers) or named)
+        if user is None:
             raise Problem(401, "the API key is missing or unknown; send it as 'Authorization: Bearer KEY'")
-        return found[0]
+        return user
 
-    def _rate(self, user: str) -> None:
+    async def _rate(self, user: str) -> None:
         per_minute = self._config.requests_per_minute
         if per_minute is None:
             return
-        bucket = self._buckets.setdefault(user, Bucket(per_minute / 60, per_minute))
-        wait = bucket.seconds_to_wait()
+        wait = await self._limiter.seconds_to_wait(user)
         if wait:
             raise Problem(429, f"more than {per_minute} requests per minute; slow down", int(wait) + 1)
 

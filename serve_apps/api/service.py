@@ -110,6 +110,11 @@ class Service:
             raise Problem(400, "attribution: this server has no index; start it with --index RUN")
         return self.attributor if wish else None
 
+    def failed(self) -> str:
+        """What keeps an engine from its work; empty when nothing does."""
+        told = ((name, served.engine.failure) for name, served in self.models.items())
+        return "; ".join(f"{name}: {failure}" for name, failure in told if failure)
+
     def metrics(self) -> bytes:
         """Prometheus' text format."""
         return self.meters.text() + (self.attributor.metrics() if self.attributor else b"")

@@ -24,6 +24,7 @@ from starloom.model.model import CodeModel
 from starloom.tokenizer import END_OF_TEXT, CodeTokenizer
 
 TORCH_BLOCK = 16
+STUCK_SECONDS = 60.0  # a step lasts a fraction of one
 ROWS_AT_ONCE = 16  # drafts fill a step up to so many rows: more cost time that memory does not hide
 
 
@@ -103,6 +104,7 @@ class LocalEngine:
         self._running: list[Running] = []
         self._rows_per_second = config.prefill_chunk / config.step_seconds
         self._changed, self._closed = threading.Condition(), False
+        self._beat = time.monotonic()
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
         self._thread.start()
 
@@ -115,6 +117,17 @@ class LocalEngine:
     def load(self) -> Load:
         """How busy it is."""
         return Load(len(self._running), len(self._waiting), 1 - self._pool.free / self.blocks, self._config.batch)
+
+    @property
+    def failure(self) -> str:
+        """What keeps it from its work: its thread has died, or a step does not end."""
+        if self._closed:
+            return ""
+        if not self._thread.is_alive():
+            return "the engine's thread has died"
+        stuck = time.monotonic() - self._beat
+        busy = bool(self._running or len(self._waiting))
+        return f"no step has ended for {stuck:.0f} seconds" if busy and stuck > STUCK_SECONDS else ""
 
     def prepare(self, sampling: Sampling) -> None:
         """Compile the grammar; ValueError when it is none."""
@@ -132,8 +145,10 @@ class LocalEngine:
                 f"model's window of {self.context} tokens; shorten the prompt or ask for fewer"
             )
         with self._changed:
-            if self._closed:
+            if self._closed or not self._thread.is_alive():
                 raise Overloaded("the engine is stopping; ask again, another one takes over")
+            if not self._running and not len(self._waiting):
+                self._beat = time.monotonic()  # it has slept until now
             self._waiting.put(request)
             self._changed.notify()
 
@@ -145,11 +160,22 @@ class LocalEngine:
         self._thread.join()
 
     def _loop(self) -> None:
+        try:
+            self._work()
+        finally:  # closed, or by a fault of its own, which Python prints: whoever waits is told either way
+            reason: FinishReason = "cancelled" if self._closed else "error"
+            for one in list(self._running):
+                self._finish(one, reason)
+            for request in self._waiting.everything():
+                request.emit(Event(None, "", reason))
+
+    def _work(self) -> None:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._closed or self._waiting or self._running)
+                self._beat = time.monotonic()
                 if self._closed:
-                    break
+                    return
                 self._drop()
                 self._admit()
             try:
@@ -158,10 +184,6 @@ class LocalEngine:
                 print(f"engine: a step failed: {type(error).__name__}: {error}", flush=True)
                 for one in list(self._running):
                     self._finish(one, "error")
-        for one in list(self._running):
-            self._finish(one, "cancelled")
-        for request in self._waiting.everything():
-            request.emit(Event(None, "", "cancelled"))
 
     def _drop(self) -> None:
         for request in self._waiting.given_up():

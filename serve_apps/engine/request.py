@@ -154,6 +154,10 @@ class Engine(Protocol):
     def load(self) -> Load:
         """How busy it is."""
 
+    @property
+    def failure(self) -> str:
+        """What keeps it from its work; empty when nothing does."""
+
     def prepare(self, sampling: Sampling) -> None:
         """Whatever takes long before a request can be queued, on any thread; ValueError when it cannot be served."""
 

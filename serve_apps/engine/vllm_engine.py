@@ -78,6 +78,11 @@ class VllmEngine:
         running = min(self._given, self._config.batch)
         return Load(running, self._given - running, 0.0, self._config.batch)
 
+    @property
+    def failure(self) -> str:
+        """What keeps it from its work: a thread that has died, or vLLM itself."""
+        return "" if self._closed or self._thread.is_alive() else "the thread that asks vLLM has died"
+
     def prepare(self, sampling: Sampling) -> None:
         """Nothing: vLLM compiles grammars itself."""
 

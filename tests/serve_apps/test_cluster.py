@@ -1,8 +1,10 @@
 """What Ray Serve adds: several models, changes and deaths of replicas under load, evaluations beside."""
 
+import socket
 import threading
 import time
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import httpx
 import psutil
 import pytest
 
-from serve_apps.deployment import application
+from serve_apps.deployment import unguarded
 from serve_apps.evaluation.service import ServiceConfig
 from serve_apps.evaluations import deploy
 from serve_apps.hosting import serving_config
@@ -90,7 +92,7 @@ def test_model_is_changed_under_load_without_a_failed_request(ray_cluster: str, 
         old = _completed(url)
         crowd = Crowd(url)
         time.sleep(1)
-        serve.run(application(after), name="starloom", route_prefix="/")
+        serve.run(unguarded(after), name="starloom", route_prefix="/")
         new = _completed(url)
         time.sleep(1)
         crowd.stop()
@@ -116,6 +118,58 @@ def test_killed_replica_costs_each_client_at_most_one_request(ray_cluster: str, 
         crowd.stop()
     assert max(crowd.failed.values()) <= 1
     assert crowd.answers[text] > CLIENTS
+
+
+def test_request_that_loses_its_replica_is_told_when_to_come_again(
+    ray_cluster: str, tiny_models: tuple[Path, Path]
+) -> None:
+    engine = {"batch": 1, "threads": 1, "queue": 64}
+    with serving_config({"models": [{"folder": str(tiny_models[0]), "engine": engine}]}) as url:
+        answers: list[httpx.Response] = []
+
+        def ask(path: str, body: dict[str, object]) -> None:
+            answers.append(httpx.post(url + path, json=body, timeout=60))
+
+        long = {"prompt": "def f", "max_tokens": 120, "ignore_eos": True, "n": 8}
+        asked = [("/v1/completions", long)] * 6 + [("/api/generate", {"prompt": "x", "stream": False})] * 2
+        threads = [threading.Thread(target=ask, args=one) for one in asked]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.5)
+        for victim in _replicas():
+            psutil.Process(victim).kill()
+        for thread in threads:
+            thread.join()
+        lost = [answer for answer in answers if answer.status_code != 200]
+        assert lost
+        assert {(one.status_code, one.headers["Retry-After"], "error" in one.json()) for one in lost} == {
+            (503, "2", True)
+        }
+
+
+def test_rate_of_a_key_is_counted_over_all_replicas(ray_cluster: str, tiny_models: tuple[Path, Path]) -> None:
+    gate = {"keys": {"a": "ann", "b": "bob"}, "requests_per_minute": 20}
+    replicas = {"at_least": 2, "at_most": 2}
+    model = {"folder": str(tiny_models[0]), "engine": {"threads": 1}}
+    with serving_config({"models": [model], "gate": gate, "replicas": replicas}) as url:
+
+        def statuses(key: str) -> Counter[int]:
+            got = [httpx.get(f"{url}/v1/models", headers={"X-Api-Key": key}) for _ in range(40)]
+            return Counter(one.status_code for one in got)
+
+        assert 20 <= statuses("a")[200] <= 24  # some come back while they are asked for
+        assert statuses("b")[429] >= 15
+
+
+def test_three_hundred_half_sent_requests_stop_nobody(ray_cluster: str, tiny_models: tuple[Path, Path]) -> None:
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+    with serving_config({"models": [{"folder": str(tiny_models[0])}]}) as url, ExitStack() as held:
+        port = httpx.URL(url).port
+        for _ in range(300):
+            held.enter_context(socket.create_connection(("127.0.0.1", port))).sendall(head)
+        time.sleep(1)
+        assert httpx.get(f"{url}/health", timeout=10).status_code == 200
+        assert _completed(url)
 
 
 @pytest.mark.slow

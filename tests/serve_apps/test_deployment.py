@@ -31,6 +31,14 @@ def test_wrong_config_names_the_field(values: dict, told: str) -> None:
         application(values)
 
 
+def test_server_for_everyone_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("STARLOOM_API_KEYS", raising=False)
+    with pytest.raises(UserError, match="open: true"):
+        application({"models": [{"folder": "x"}]})
+    for gate in ({"open": True}, {"keys": {"k": "ann"}}, {"keys_file": str(tmp_path / "keys")}):
+        assert application({"models": [{"folder": "x"}], "gate": gate})
+
+
 def test_missing_model_folder_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="must hold a tokenizer"):
         Completions({"models": [{"folder": str(tmp_path)}]})

@@ -3,15 +3,20 @@
 import asyncio
 import json
 import socket
+import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import pytest
 from peft import LoraConfig
 
+from serve_apps.api import keys
 from serve_apps.api.gate import GateConfig
 from serve_apps.api.keys import check_reach
 from serve_apps.api.service import independent
+from serve_apps.engine import engine
 from serve_apps.engine.request import Sampling
 from starloom.config import validate
 from starloom.errors import UserError
@@ -144,3 +149,55 @@ def test_adapters_whose_settings_are_not_understood_are_refused(
     path.write_text(json.dumps({**written, setting: value}))
     with pytest.raises(UserError, match=f"{setting} = .* cannot be served"):
         base_folder(tmp_path)
+
+
+def test_keys_are_read_again_and_a_file_that_is_gone_changes_nothing(
+    serve: Serve, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys, "LOOK_SECONDS", 0.0)
+    path = tmp_path / "keys"
+    path.write_text("ann:first\n")
+    server = serve(GateConfig(keys_file=str(path)))
+
+    def status(key: str) -> int:
+        return httpx.get(f"{server.url}/v1/models", headers={"X-Api-Key": key}).status_code
+
+    assert [status("first"), status("second")] == [200, 401]
+    path.write_text("ann:second\nbob:third\n")
+    assert [status("first"), status("second"), status("third")] == [401, 200, 200]
+    path.write_text("no key")
+    assert [status("second"), status("x")] == [200, 401]
+    path.unlink()
+    assert status("second") == 200
+    path.write_text("eve:fourth")
+    assert [status("second"), status("fourth")] == [401, 200]
+    assert "written name:key" in capfd.readouterr().out
+    with pytest.raises(UserError, match="No such file"):
+        keys.Keys({}, str(tmp_path / "none"))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_health_is_that_of_the_engine(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = serve()
+    assert httpx.get(f"{server.url}/health").json() == {"status": "ok"}
+    monkeypatch.setattr(server.engine, "_admit", lambda: 1 / 0)  # a fault beside the steps ends the thread
+    lost = httpx.post(f"{server.url}/v1/completions", json={"prompt": "x", "max_tokens": 2})
+    assert lost.status_code == 500
+    told = httpx.get(f"{server.url}/health")
+    assert (told.status_code, told.json()["error"]) == (503, "tiny: the engine's thread has died")
+    again = httpx.post(f"{server.url}/v1/completions", json={"prompt": "x", "max_tokens": 2})
+    assert (again.status_code, again.headers["Retry-After"]) == (429, "1")
+
+
+def test_engine_whose_step_does_not_end_is_not_healthy(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    server, over = serve(), threading.Event()
+    monkeypatch.setattr(engine, "STUCK_SECONDS", 0.2)
+    assert server.engine.failure == ""
+    time.sleep(0.4)  # to wait for work is no failure
+    assert server.engine.failure == ""
+    monkeypatch.setattr(server.engine, "_step", over.wait)
+    with suppress(httpx.ReadTimeout):
+        httpx.post(f"{server.url}/v1/completions", json={"prompt": "x", "max_tokens": 2}, timeout=1)
+    assert "no step has ended for" in httpx.get(f"{server.url}/health").json()["error"]
+    monkeypatch.undo()
+    over.set()
