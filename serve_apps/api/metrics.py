@@ -17,6 +17,7 @@ COUNTED: dict[str, tuple[str, str]] = {
     "generation_tokens": ("generated", "Tokens of answers"),
     "prefix_cache_queries": ("prefix_queries", "Tokens looked up in the prefix cache"),
     "prefix_cache_hits": ("prefix_hits", "Tokens found in the prefix cache"),
+    "num_preemptions": ("set_aside", "Requests whose blocks went to older ones"),
     "spec_decode_num_draft_tokens": ("drafted", "Tokens drafted by prompt lookup"),
     "spec_decode_num_accepted_tokens": ("accepted", "Drafted tokens that held"),
 }

@@ -47,6 +47,14 @@ class BlockPool:
         table = shared + [self._take() for _ in range(self.needed(tokens) - len(shared))]
         return table, len(shared) * self.size
 
+    def extend(self, table: list[int], tokens: int) -> bool:
+        """Let a table grow until so many tokens have room; False, and nothing is taken, where too few blocks are."""
+        missing = self.needed(tokens) - len(table)
+        if missing > self.free:
+            return False
+        table += [self._take() for _ in range(missing)]
+        return True
+
     def publish(self, prompt: Sequence[int], table: Sequence[int]) -> None:
         """Let later prompts find the full blocks of a prompt that has been computed."""
         for key, block in zip(self._chain(prompt), table, strict=False):

@@ -4,19 +4,17 @@ import os
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Literal
 
 from serve_apps.engine.blocks import BlockPool
-from serve_apps.engine.grammar import Grammars, Matcher
+from serve_apps.engine.grammar import Grammars
 from serve_apps.engine.native.build import compiler
 from serve_apps.engine.native.runner import NativeRunner, Weights
 from serve_apps.engine.pieces import Piece, Runner, Scores
-from serve_apps.engine.queueing import WaitingQueue
 from serve_apps.engine.request import Counters, Event, FinishReason, Load, Overloaded, Request, Sampling, Scored
 from serve_apps.engine.sampling import choose, scored
+from serve_apps.engine.schedule import ROWS_AT_ONCE, Planned, Running, Schedule
 from serve_apps.engine.speculation import PromptLookup
-from serve_apps.engine.text import TextStream
 from serve_apps.engine.torch_runner import TorchRunner
 from starloom.config import Config, runtime
 from starloom.errors import UserError
@@ -25,7 +23,6 @@ from starloom.tokenizer import END_OF_TEXT, CodeTokenizer
 
 TORCH_BLOCK = 16
 STUCK_SECONDS = 60.0  # a step lasts a fraction of one
-ROWS_AT_ONCE = 16  # drafts fill a step up to so many rows: more cost time that memory does not hide
 
 
 class EngineConfig(Config):
@@ -35,54 +32,15 @@ class EngineConfig(Config):
     weights: Weights = "float32"
     threads: int = runtime(0, ge=0)
     cache_tokens: int = runtime(32768, gt=0)
-    batch: int = runtime(16, gt=0)
+    batch: int = runtime(32, gt=0)
     prefill_chunk: int = runtime(256, gt=0)
     step_seconds: float = runtime(0.07, gt=0)
     queue: int = runtime(64, gt=0)
     drafts: int = runtime(10, ge=0)
 
 
-@dataclass(eq=False)
-class Running:
-    """A request that holds blocks; `computed` tokens of it are in the cache."""
-
-    request: Request
-    ids: list[int]
-    table: list[int]
-    computed: int
-    lookup: PromptLookup
-    matcher: Matcher | None = None
-    cached: int = 0  # tokens of the prompt that were found
-    prompt_scores: list[Scored] = field(default_factory=list)
-    text: TextStream = field(init=False)
-
-    def __post_init__(self) -> None:
-        sampling = self.request.sampling
-        self.text = TextStream(sampling.stop, sampling.max_lines, sampling.include_stop, sampling.min_indent)
-        self.lookup.extend(self.ids)
-
-    @property
-    def generated(self) -> int:
-        """Tokens sampled so far."""
-        return len(self.ids) - len(self.request.prompt)
-
-    @property
-    def left(self) -> int:
-        """Tokens that may be sampled still."""
-        return self.request.sampling.max_tokens - self.generated
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A piece of a step, and how many of its tokens are drafts."""
-
-    running: Running
-    piece: Piece
-    drafted: int
-
-
 class LocalEngine:
-    """The model in this process. Blocks for the longest possible answer are taken at admission: nothing is evicted."""
+    """The model in this process, its steps on a thread."""
 
     def __init__(
         self, model: CodeModel, tokenizer: CodeTokenizer, config: EngineConfig, ends: frozenset[int] = frozenset()
@@ -100,8 +58,7 @@ class LocalEngine:
         self._bytes = tokenizer.token_bytes + [b""] * (model.config.vocabulary - tokenizer.size)
         self._grammars = Grammars(tokenizer, model.config.vocabulary, self._ends)
         self._specials = set(tokenizer.special_ids.values())
-        self._waiting = WaitingQueue(config.queue)
-        self._running: list[Running] = []
+        self._schedule = Schedule(self._pool, config.batch, config.queue, self._begun, self.counters)
         self._rows_per_second = config.prefill_chunk / config.step_seconds
         self._changed, self._closed = threading.Condition(), False
         self._beat = time.monotonic()
@@ -116,7 +73,8 @@ class LocalEngine:
     @property
     def load(self) -> Load:
         """How busy it is."""
-        return Load(len(self._running), len(self._waiting), 1 - self._pool.free / self.blocks, self._config.batch)
+        use = 1 - self._pool.free / self.blocks
+        return Load(len(self._schedule.running), self._schedule.queued, use, self._config.batch)
 
     @property
     def failure(self) -> str:
@@ -126,8 +84,7 @@ class LocalEngine:
         if not self._thread.is_alive():
             return "the engine's thread has died"
         stuck = time.monotonic() - self._beat
-        busy = bool(self._running or len(self._waiting))
-        return f"no step has ended for {stuck:.0f} seconds" if busy and stuck > STUCK_SECONDS else ""
+        return f"no step has ended for {stuck:.0f} seconds" if self._schedule.busy and stuck > STUCK_SECONDS else ""
 
     def prepare(self, sampling: Sampling) -> None:
         """Compile the grammar; ValueError when it is none."""
@@ -147,9 +104,9 @@ class LocalEngine:
         with self._changed:
             if self._closed or not self._thread.is_alive():
                 raise Overloaded("the engine is stopping; ask again, another one takes over")
-            if not self._running and not len(self._waiting):
+            if not self._schedule.busy:
                 self._beat = time.monotonic()  # it has slept until now
-            self._waiting.put(request)
+            self._schedule.waiting.put(request)
             self._changed.notify()
 
     def close(self) -> None:
@@ -164,59 +121,49 @@ class LocalEngine:
             self._work()
         finally:  # closed, or by a fault of its own, which Python prints: whoever waits is told either way
             reason: FinishReason = "cancelled" if self._closed else "error"
-            for one in list(self._running):
+            for one in self._schedule.everything():
                 self._finish(one, reason)
-            for request in self._waiting.everything():
+            for request in self._schedule.waiting.everything():
                 request.emit(Event(None, "", reason))
 
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._closed or self._waiting or self._running)
+                self._changed.wait_for(lambda: self._closed or self._schedule.busy)
                 self._beat = time.monotonic()
                 if self._closed:
                     return
                 self._drop()
-                self._admit()
+                self._schedule.admit()
             try:
                 self._step()
             except Exception as error:  # noqa: BLE001 - told to every client; the next request is served
                 print(f"engine: a step failed: {type(error).__name__}: {error}", flush=True)
-                for one in list(self._running):
+                for one in self._schedule.everything():
                     self._finish(one, "error")
 
     def _drop(self) -> None:
-        for request in self._waiting.given_up():
-            self._waiting.take(request)
+        for request in self._schedule.waiting.given_up():
+            self._schedule.waiting.take(request)
             self._count(request)
             request.emit(Event(None, "", "cancelled" if request.cancelled else "deadline"))
-        for one in [one for one in self._running if one.request.cancelled or one.request.late]:
-            self._count(one.request)
-            self._finish(one, "cancelled" if one.request.cancelled else "deadline")
+        for one in self._schedule.everything():
+            if one.request.cancelled or one.request.late:
+                self._count(one.request)
+                self._finish(one, "cancelled" if one.request.cancelled else "deadline")
 
     def _count(self, request: Request) -> None:
         self.counters.cancelled_requests += request.cancelled
         self.counters.late_requests += not request.cancelled
 
-    def _admit(self) -> None:
-        while len(self._running) < self._config.batch:
-            request = self._waiting.next(one.request.user for one in self._running)
-            if request is None:
-                return
-            known = [] if request.sampling.prompt_logprobs else request.prompt
-            got = self._pool.acquire(known, len(request.prompt) + request.sampling.max_tokens)
-            if got is None:
-                return
-            self._waiting.take(request)
-            lookup, grammar = PromptLookup(self._config.drafts), request.sampling.grammar
-            matcher = None if grammar is None else self._grammars.matcher(grammar)
-            self._running.append(Running(request, list(request.prompt), *got, lookup, matcher, got[1]))
-            self.counters.prompt += len(request.prompt)
-            self.counters.prefix_queries += len(request.prompt)
-            self.counters.prefix_hits += got[1]
+    def _begun(self, request: Request, table: list[int], found: int) -> Running:
+        grammar = request.sampling.grammar
+        matcher = None if grammar is None else self._grammars.matcher(grammar)
+        lookup = PromptLookup(self._config.drafts)
+        return Running(request, list(request.prompt), table, found, lookup, matcher, found)
 
     def _step(self) -> None:
-        plan = self._plan()
+        plan = self._schedule.plan(self._rows(), self._config.drafts)
         if not plan:
             return
         started = time.perf_counter()
@@ -232,27 +179,11 @@ class LocalEngine:
                 self._finish(one.running, "error")
             row += one.piece.wanted
 
-    def _plan(self) -> list[Planned]:
-        """New prompts get what rows a step has time for, the oldest first; of all others the next token and drafts."""
-        budget = max(
+    def _rows(self) -> int:
+        """How many rows of new prompts a step has time for."""
+        return max(
             ROWS_AT_ONCE, min(self._config.prefill_chunk, int(self._rows_per_second * self._config.step_seconds))
         )
-        decoding = sum(len(one.ids) - one.computed == 1 for one in self._running)
-        room = ROWS_AT_ONCE // max(1, decoding) - 1
-        plan = []
-        for one in self._running:
-            missing = len(one.ids) - one.computed
-            if missing == 1 and one.generated:
-                draft = one.lookup.draft(min(room, one.left - 1))
-                ids = [one.ids[-1], *draft]
-                plan.append(Planned(one, Piece(ids, one.computed, one.table, len(ids)), len(draft)))
-            elif budget:
-                count = min(missing, budget)
-                budget -= count
-                ids = one.ids[one.computed : one.computed + count]
-                wanted = count if one.request.sampling.prompt_logprobs else int(count == missing)
-                plan.append(Planned(one, Piece(ids, one.computed, one.table, wanted), 0))
-        return plan
 
     def _learn_speed(self, rows: int, seconds: float) -> None:
         if rows >= ROWS_AT_ONCE:  # smaller steps are bound by memory and tell nothing of a row's price
@@ -262,7 +193,7 @@ class LocalEngine:
         """What a step has computed for one request: tokens are taken as long as the drafts before them held."""
         one, piece = planned.running, planned.piece
         end = one.computed + len(piece.ids) - planned.drafted
-        if one.request.sampling.prompt_logprobs and not one.generated:
+        if one.scores_prompt:
             self._score_prompt(one, piece, scores, row)
             row += piece.wanted - 1
         one.computed = end
@@ -314,12 +245,8 @@ class LocalEngine:
         return finish is None
 
     def _finish(self, one: Running, reason: FinishReason, choice: Scored | None = None, text: str = "") -> None:
-        self._running.remove(one)
-        if reason == "error":
-            self.counters.failed_requests += 1
-        else:  # the next keystroke sends this prompt and answer again
-            self._pool.publish(one.ids[: one.computed], one.table)
-        self._pool.release(one.table)
+        self.counters.failed_requests += reason == "error"
+        self._schedule.leave(one, keep=reason != "error")  # the next keystroke sends this prompt and answer again
         one.request.emit(Event(choice, text, reason, cached=one.cached, word=one.text.word))
 
 

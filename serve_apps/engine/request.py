@@ -125,6 +125,7 @@ class Counters:
     late_requests: int = 0
     failed_requests: int = 0
     steps: int = 0
+    set_aside: int = 0
 
 
 @dataclass(frozen=True)

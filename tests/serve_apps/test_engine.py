@@ -105,6 +105,44 @@ def test_drafts_hold_where_the_answer_repeats_itself_and_change_nothing(folder: 
     assert answers[0] == answers[1]
 
 
+@pytest.mark.parametrize("kernels", ["native", "torch"])
+def test_requests_that_are_set_aside_for_others_answer_as_if_alone(make: Make, kernels: str) -> None:
+    """Ten answers of up to 100 tokens in a cache of 160: blocks are taken as tokens come, and given to older ones."""
+    alone, engine = make(kernels=kernels), make(kernels=kernels, cache_tokens=160, batch=10)
+    rng = np.random.default_rng(1)
+    jobs = [
+        (
+            [int(token) for token in rng.integers(20, 280, size)],
+            Sampling(max_tokens=100, temperature=temperature, seed=7, ignore_end=True, prompt_logprobs=scored),
+        )
+        for size, temperature, scored in [(3, 0.0, False), (20, 0.9, False), (5, 1.0, True), (12, 0.0, False)] * 3
+    ]
+    expected = [_events(_start(alone, *job)[1]) for job in jobs]
+    waiting = [_start(engine, *job) for job in jobs]
+    gone = _start(engine, [5] * 20, ENDLESS)[0]
+    time.sleep(0.05)
+    gone.cancel()
+    for (_, events), wanted in zip(waiting, expected, strict=True):
+        found = _events(events)
+        assert [one.scored and one.scored.token for one in found] == [one.scored and one.scored.token for one in wanted]
+        if kernels == "native":  # to the bit
+            assert [one.scored for one in found] == [one.scored for one in wanted]
+            assert [one.prompt for one in found if one.prompt] == [one.prompt for one in wanted if one.prompt]
+        assert "".join(one.text for one in found) == "".join(one.text for one in wanted)
+    assert engine.counters.set_aside > 0
+    assert engine.free_blocks == engine.blocks
+
+
+def test_short_answers_to_long_wishes_run_together(make: Make) -> None:
+    """Four requests that might fill a cache each, but do not: all run at once."""
+    engine = make(cache_tokens=128, batch=4)
+    stop = Sampling(max_tokens=100, temperature=0.0, min_tokens=20, bias=((0, 100.0),))
+    waiting = [_start(engine, [30 + n, 31], stop)[1] for n in range(4)]
+    assert [len(_tokens(events)) for events in waiting] == [21] * 4
+    assert engine.counters.steps < 60
+    assert engine.counters.set_aside == 0
+
+
 def test_int8_weights_say_nearly_the_same(make: Make) -> None:
     sampling = replace(GREEDY, max_tokens=1, prompt_logprobs=True)
     prompt = list(range(20, 60))

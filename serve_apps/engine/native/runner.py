@@ -127,6 +127,9 @@ class NativeRunner:
         """K and V of all pieces' tokens into the cache, and the logits of the last `wanted` tokens of each piece.
 
         The caller sees to it that ids and positions are within the model's bounds. The GIL is free meanwhile.
+
+        Raises:
+            ValueError: a piece goes beyond its table.
         """
         ids = np.array([token for piece in pieces for token in piece.ids], np.int32)
         lengths = [len(piece.ids) for piece in pieces]
@@ -135,6 +138,8 @@ class NativeRunner:
         context = -(-(int(position.max()) + 1) // LANES) * LANES
         tables = np.zeros((len(pieces), context // LANES), np.int32)
         for row, piece in zip(tables, pieces, strict=True):
+            if len(piece.table) * LANES < piece.start + len(piece.ids):
+                raise ValueError("a piece goes beyond its table of blocks")  # it would write to another's
             known = piece.table[: len(row)]
             row[: len(known)] = known
         ends = np.cumsum(lengths)

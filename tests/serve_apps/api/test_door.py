@@ -180,7 +180,7 @@ def test_keys_are_read_again_and_a_file_that_is_gone_changes_nothing(
 def test_health_is_that_of_the_engine(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     server = serve()
     assert httpx.get(f"{server.url}/health").json() == {"status": "ok"}
-    monkeypatch.setattr(server.engine, "_admit", lambda: 1 / 0)  # a fault beside the steps ends the thread
+    monkeypatch.setattr(server.engine, "_drop", lambda: 1 / 0)  # a fault beside the steps ends the thread
     lost = httpx.post(f"{server.url}/v1/completions", json={"prompt": "x", "max_tokens": 2})
     assert lost.status_code == 500
     told = httpx.get(f"{server.url}/health")
