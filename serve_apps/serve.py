@@ -100,7 +100,10 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--requests-per-minute", type=int, help="of each key")
     parser.add_argument(
-        "--weights", choices=("float32", "int8"), default="float32", help="int8 is faster and less exact"
+        "--weights",
+        choices=("auto", "float32", "bfloat16", "int8"),
+        default="auto",
+        help="int8 and bfloat16 are faster and less exact; auto is bfloat16 where the processor multiplies it",
     )
     parser.add_argument("--index", metavar="RUN_OR_INDEX", help="look completions up in it (default: the run's own)")
     parser.add_argument(

@@ -9,7 +9,7 @@ from typing import Literal
 from serve_apps.engine.blocks import BlockPool
 from serve_apps.engine.grammar import Grammars
 from serve_apps.engine.native.build import compiler
-from serve_apps.engine.native.runner import NativeRunner, Weights
+from serve_apps.engine.native.runner import NativeRunner, Weights, best_weights
 from serve_apps.engine.pieces import Piece, Runner, Scores
 from serve_apps.engine.request import Counters, Event, FinishReason, Load, Overloaded, Request, Sampling, Scored
 from serve_apps.engine.sampling import choose, scored
@@ -26,10 +26,13 @@ STUCK_SECONDS = 60.0  # a step lasts a fraction of one
 
 
 class EngineConfig(Config):
-    """Sizes and routes. A step lasts about `step_seconds`: no cancelled request holds its blocks longer."""
+    """Sizes and routes. A step lasts about `step_seconds`: no cancelled request holds its blocks longer.
+
+    `weights` "auto" is bfloat16 where the processor multiplies it, and else float32.
+    """
 
     kernels: Literal["auto", "native", "torch"] = runtime("auto")
-    weights: Weights = "float32"
+    weights: Weights | Literal["auto"] = "float32"
     threads: int = runtime(0, ge=0)
     cache_tokens: int = runtime(32768, gt=0)
     batch: int = runtime(32, gt=0)
@@ -49,10 +52,8 @@ class LocalEngine:
         self.context, self.counters = model.config.context, Counters()
         self._config = config
         self._runner, self.blocks = make_runner(model, config)
-        native = isinstance(self._runner, NativeRunner)
-        self.kernels = f"native, {config.weights} weights" if native else "torch"
-        self.device = "cpu"
-        self.precision: str = config.weights if native else "float32"
+        self.device, self.precision = "cpu", self._runner.precision
+        self.kernels = f"native, {self.precision} weights" if isinstance(self._runner, NativeRunner) else "torch"
         self._pool = BlockPool(self.blocks, self._runner.block_size)
         self._ends = ends | {tokenizer.special(END_OF_TEXT)}
         self._bytes = tokenizer.token_bytes + [b""] * (model.config.vocabulary - tokenizer.size)
@@ -261,8 +262,9 @@ def make_runner(model: CodeModel, config: EngineConfig) -> tuple[Runner, int]:
     if native:
         threads = config.threads or len(os.sched_getaffinity(0))
         blocks = -(-tokens // NativeRunner.block_size)
-        return NativeRunner(model, blocks=blocks, threads=threads, weights=config.weights), blocks
-    if config.weights != "float32":
+        weights = config.weights if config.weights != "auto" else best_weights(model.config)
+        return NativeRunner(model, blocks=blocks, threads=threads, weights=weights), blocks
+    if config.weights not in ("float32", "auto"):
         raise UserError(f"weights = {config.weights!r} needs kernels = 'native' and a C++ compiler; install g++")
     blocks = -(-tokens // TORCH_BLOCK)
     return TorchRunner(model, blocks=blocks, block_size=TORCH_BLOCK), blocks

@@ -30,9 +30,13 @@ class Scores:
 
 
 class Runner(Protocol):
-    """A model with its cache."""
+    """A model with its cache; `precision` is what its weights are held in."""
 
     block_size: int
+
+    @property
+    def precision(self) -> str:
+        """``float32``, ``bfloat16`` or ``int8``."""
 
     def forward(self, pieces: Sequence[Piece]) -> Scores:
         """K and V of all pieces' tokens into the cache; the logits that are wanted, in the order of the pieces."""

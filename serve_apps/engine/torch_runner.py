@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Final
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,8 @@ from starloom.model.model import Attention, Block, CodeModel
 
 class TorchRunner:
     """A model and its cache of [layers, K and V, blocks × size, head_dim]."""
+
+    precision: Final = "float32"
 
     def __init__(self, model: CodeModel, *, blocks: int, block_size: int) -> None:
         self.model, self.block_size = model, block_size

@@ -12,6 +12,7 @@ import torch
 from transformers import GPTBigCodeForCausalLM
 
 from serve_apps.engine.engine import EngineConfig, LocalEngine
+from serve_apps.engine.native.runner import has_bfloat16
 from serve_apps.engine.request import Event, Overloaded, Request, Sampling
 from starloom.errors import UserError
 from starloom.model.folder import read_model
@@ -141,6 +142,37 @@ def test_short_answers_to_long_wishes_run_together(make: Make) -> None:
     assert [len(_tokens(events)) for events in waiting] == [21] * 4
     assert engine.counters.steps < 60
     assert engine.counters.set_aside == 0
+
+
+def test_bfloat16_weights_say_nearly_the_same_in_any_company(tmp_path: Path) -> None:
+    path = write_tiny_model(tmp_path / "m", tiny_tokenizer(), layers=3, vocabulary=300, hidden=64)
+    if not has_bfloat16():
+        with pytest.raises(UserError, match="this processor has no products of it"):
+            LocalEngine(read_model(path), load_tokenizer(path), EngineConfig(weights="bfloat16"))
+        pytest.skip("this processor has no products of bfloat16")
+    engines = [
+        LocalEngine(
+            read_model(path),
+            load_tokenizer(path),
+            EngineConfig.model_validate({"weights": weights, "cache_tokens": 512, "threads": threads}),
+        )
+        for weights, threads in (("float32", 2), ("auto", 2), ("bfloat16", 1))
+    ]
+    exact, best, other = engines
+    assert (exact.precision, best.precision) == ("float32", "bfloat16")
+    sampling = Sampling(max_tokens=40, temperature=0.7, seed=3, ignore_end=True, top_logprobs=3)
+    alone = _events(_start(other, [30, 31, 32], sampling)[1])
+    crowd = [_start(best, [40 + n, 41, 42, 43], replace(sampling, seed=n))[1] for n in range(9)]
+    found = _events(_start(best, [30, 31, 32], sampling)[1])
+    assert [one.scored for one in found] == [one.scored for one in alone]  # to the bit
+    wanted = _events(_start(exact, [30, 31, 32], sampling)[1])
+    pairs = [(a.scored, b.scored) for a, b in zip(found, wanted, strict=True) if a.scored and b.scored]
+    same = [abs(a.logprob - b.logprob) for a, b in pairs[:1] if a.token == b.token]
+    assert all(difference < 0.1 for difference in same)
+    for events in crowd:
+        _events(events)
+    for engine in engines:
+        engine.close()
 
 
 def test_int8_weights_say_nearly_the_same(make: Make) -> None:

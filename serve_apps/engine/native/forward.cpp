@@ -14,10 +14,19 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 typedef float vec __attribute__((vector_size(64), aligned(4), may_alias));
 typedef int32_t ints __attribute__((vector_size(64), aligned(4), may_alias));
 typedef int8_t bytes16 __attribute__((vector_size(16), aligned(1), may_alias));
+struct Half {  // bfloat16: the upper half of a float
+    uint16_t bits;
+};
+#ifdef __AVX512BF16__
+constexpr bool HALVES = true;
+#else
+constexpr bool HALVES = false;
+#endif
 constexpr int LANES = 16;
 constexpr int HEADS_AT_ONCE = 8;
 constexpr int64_t SPINS = 20000;  // about a millisecond
@@ -34,6 +43,11 @@ static inline vec load(const int8_t* at) {
 }
 #endif
 static inline void store(float* at, vec value) { *(vec*)at = value; }
+#ifdef __AVX512BF16__
+static inline void store(Half* at, vec value) { _mm256_storeu_si256((__m256i*)at, (__m256i)_mm512_cvtneps_pbh((__m512)value)); }
+#else
+static inline void store(Half*, vec) {}
+#endif
 static inline vec larger(vec a, vec b) { return a > b ? a : b; }
 
 static inline float sum(vec value) {
@@ -66,11 +80,13 @@ static inline vec gelu(vec x) {  // the tanh form: x · sigmoid(2u)
 }
 
 struct Linear {
-    const void* panels;   // float or int8
+    const void* panels;   // float, int8, or pairs of bfloat16: [outputs / 16][inputs / 2][16][2]
     const float* scales;  // of each output, int8 only
     const float* bias;    // padded to whole panels; may be null
-    int64_t inputs, outputs, quantized;
+    int64_t inputs, outputs, kind;
 };
+
+enum Kind { FLOATS, BYTES, PAIRS };
 
 struct Layer {
     const float *norm1_weight, *norm1_bias, *norm2_weight, *norm2_bias;
@@ -90,6 +106,7 @@ struct Batch {
     int64_t rows, wanted, table_width, context;  // context: the most keys that a row of this batch sees
     const int32_t *ids, *position, *sequence, *tables, *wanted_rows;
     float *x, *normed, *fused, *mixed, *wide, *scratch, *logits;
+    Half *normed_half, *mixed_half, *wide_half;  // what stands in their namesakes, for weights of bfloat16
     int32_t* best;
     float* log_total;
     int64_t threads;
@@ -98,14 +115,15 @@ struct Batch {
 enum Ending { PLAIN, GELU, ADD };
 
 template <int ROWS, int PANELS, class Weight>
-static inline void tile(const float* x, int64_t width, const Weight* panels, int64_t inputs, vec (&sums)[ROWS][PANELS]) {
+static inline void tile(const float* x, int64_t width, const Weight* panels, const Weight* ahead, int64_t inputs,
+                        vec (&sums)[ROWS][PANELS]) {
     for (int row = 0; row < ROWS; row++)
         for (int panel = 0; panel < PANELS; panel++) sums[row][panel] = vec{};
     for (int64_t k = 0; k < inputs; k++) {
         vec weight[PANELS];
         // with many rows a line is used too long for the processor to look far ahead by itself
         if constexpr (ROWS > 1)
-            for (int panel = 0; panel < PANELS; panel++) __builtin_prefetch(panels + (panel * inputs + k + 48) * LANES);
+            for (int panel = 0; panel < PANELS; panel++) __builtin_prefetch(ahead + (panel * inputs + k) * LANES);
 #pragma GCC unroll 4
         for (int panel = 0; panel < PANELS; panel++) weight[panel] = load(panels + (panel * inputs + k) * LANES);
 #pragma GCC unroll 12
@@ -117,20 +135,51 @@ static inline void tile(const float* x, int64_t width, const Weight* panels, int
     }
 }
 
-template <int ROWS, int PANELS, class Weight>
-static void finished_tile(const float* x, const Linear& layer, int64_t first, float* y, int64_t stride, Ending ending) {
+// The same over pairs: a lane adds the products of two inputs at once, in fp32 (AVX-512's vdpbf16ps).
+template <int ROWS, int PANELS>
+static inline void tile(const Half* x, int64_t width, const Half* panels, const Half* ahead, int64_t inputs,
+                        vec (&sums)[ROWS][PANELS]) {
+#ifdef __AVX512BF16__
+    for (int row = 0; row < ROWS; row++)
+        for (int panel = 0; panel < PANELS; panel++) sums[row][panel] = vec{};
+    for (int64_t k = 0; k < inputs; k += 2) {
+        __m512bh weight[PANELS];
+        if constexpr (ROWS > 1)
+            for (int panel = 0; panel < PANELS; panel++) __builtin_prefetch(ahead + (panel * inputs + k) * LANES);
+#pragma GCC unroll 4
+        for (int panel = 0; panel < PANELS; panel++)
+            weight[panel] = (__m512bh)_mm512_loadu_si512(panels + (panel * inputs + k) * LANES);
+#pragma GCC unroll 12
+        for (int row = 0; row < ROWS; row++) {
+            int32_t pair;
+            memcpy(&pair, x + row * width + k, sizeof pair);
+            const __m512bh value = (__m512bh)_mm512_set1_epi32(pair);
+#pragma GCC unroll 4
+            for (int panel = 0; panel < PANELS; panel++)
+                sums[row][panel] = (vec)_mm512_dpbf16_ps((__m512)sums[row][panel], value, weight[panel]);
+        }
+    }
+#endif
+}
+
+template <int ROWS, int PANELS, class Weight, class Input, class Output>
+static void finished_tile(const Input* x, const Linear& layer, int64_t first, int64_t ahead, Output* y, int64_t stride,
+                          Ending ending) {
     vec sums[ROWS][PANELS];
-    tile<ROWS, PANELS>(x, layer.inputs, (const Weight*)layer.panels + first * layer.inputs * LANES, layer.inputs, sums);
+    const Weight* panels = (const Weight*)layer.panels;
+    tile<ROWS, PANELS>(x, layer.inputs, panels + first * layer.inputs * LANES, panels + ahead * LANES, layer.inputs, sums);
     for (int panel = 0; panel < PANELS; panel++) {
         const int64_t column = (first + panel) * LANES;
         for (int row = 0; row < ROWS; row++) {
             vec value = sums[row][panel];
-            if (layer.quantized) value *= load(layer.scales + column);
+            if (layer.kind == BYTES) value *= load(layer.scales + column);
             if (layer.bias) value += load(layer.bias + column);
             if (ending == GELU) value = gelu(value);
-            float* at = y + row * stride + column;
+            Output* at = y + row * stride + column;
             const int64_t left = layer.outputs - column;
-            if (left >= LANES) {
+            if constexpr (std::is_same_v<Output, Half>) {  // the next product's input, whose width is whole panels
+                store(at, value);
+            } else if (left >= LANES) {
                 store(at, ending == ADD ? load(at) + value : value);
             } else {
                 for (int64_t lane = 0; lane < left; lane++) at[lane] = ending == ADD ? at[lane] + value[lane] : value[lane];
@@ -139,37 +188,48 @@ static void finished_tile(const float* x, const Linear& layer, int64_t first, fl
     }
 }
 
-template <class Weight, int PANELS, int ROWS>
-static void some_rows(int64_t rows, const float* x, const Linear& layer, int64_t first, float* y, int64_t stride, Ending e) {
+template <class Weight, int PANELS, int ROWS, class Input, class Output>
+static void some_rows(int64_t rows, const Input* x, const Linear& layer, int64_t first, int64_t ahead, Output* y,
+                      int64_t stride, Ending e) {
     if (rows == ROWS)
-        finished_tile<ROWS, PANELS, Weight>(x, layer, first, y, stride, e);
+        finished_tile<ROWS, PANELS, Weight>(x, layer, first, ahead, y, stride, e);
     else if constexpr (ROWS > 1)
-        some_rows<Weight, PANELS, ROWS - 1>(rows, x, layer, first, y, stride, e);
+        some_rows<Weight, PANELS, ROWS - 1>(rows, x, layer, first, ahead, y, stride, e);
 }
 
-template <class Weight, int PANELS, int MOST>
-static void all_rows(int64_t rows, const float* x, const Linear& layer, int64_t first, float* y, int64_t stride, Ending e) {
+template <class Weight, int PANELS, int MOST, class Input, class Output>
+static void all_rows(int64_t rows, const Input* x, const Linear& layer, int64_t first, int64_t last, Output* y, int64_t stride,
+                     Ending e) {
     for (int64_t row = 0; row < rows; row += MOST) {
         const int64_t count = rows - row < MOST ? rows - row : MOST;
-        some_rows<Weight, PANELS, MOST>(count, x + row * layer.inputs, layer, first, y + row * stride, stride, e);
+        // the first rows fetch their own weights from memory, the next ones those that come after: so that memory works
+        // while the products of many rows are computed
+        const int64_t from = row ? first + PANELS < last ? first + PANELS : first : first;
+        const int64_t ahead = from * layer.inputs + (row ? 0 : std::is_same_v<Weight, Half> ? 96 : 48);
+        some_rows<Weight, PANELS, MOST>(count, x + row * layer.inputs, layer, first, ahead, y + row * stride, stride, e);
     }
 }
 
-template <class Weight>
-static void columns(int64_t rows, const float* x, const Linear& layer, int64_t first, int64_t count, float* y,
+template <class Weight, class Input, class Output>
+static void columns(int64_t rows, const Input* x, const Linear& layer, int64_t first, int64_t count, Output* y,
                     int64_t stride, Ending e) {
-    if (count == 4 && rows <= 6) return all_rows<Weight, 4, 6>(rows, x, layer, first, y, stride, e);
-    for (; count >= 2; count -= 2, first += 2) all_rows<Weight, 2, 12>(rows, x, layer, first, y, stride, e);
-    if (count) all_rows<Weight, 1, 12>(rows, x, layer, first, y, stride, e);
+    const int64_t last = first + count;
+    if (count == 4 && rows <= 6) return all_rows<Weight, 4, 6>(rows, x, layer, first, last, y, stride, e);
+    for (; count >= 2; count -= 2, first += 2) all_rows<Weight, 2, 12>(rows, x, layer, first, last, y, stride, e);
+    if (count) all_rows<Weight, 1, 12>(rows, x, layer, first, last, y, stride, e);
 }
 
 // y[rows, stride] from x[rows, inputs]; called by all threads of the team
-static void linear(int64_t rows, const float* x, const Linear& layer, float* y, int64_t stride, Ending ending) {
+template <class Output>
+static void linear(int64_t rows, const float* x, const Half* halves, const Linear& layer, Output* y, int64_t stride,
+                   Ending ending) {
     const int64_t panels = (layer.outputs + LANES - 1) / LANES;
 #pragma omp for schedule(dynamic) nowait
     for (int64_t first = 0; first < panels; first += 4) {
         const int64_t count = panels - first < 4 ? panels - first : 4;
-        if (layer.quantized)
+        if (HALVES && layer.kind == PAIRS)
+            columns<Half>(rows, halves, layer, first, count, y, stride, ending);
+        else if (layer.kind == BYTES)
             columns<int8_t>(rows, x, layer, first, count, y, stride, ending);
         else
             columns<float>(rows, x, layer, first, count, y, stride, ending);
@@ -205,6 +265,10 @@ struct Barrier {
         }
     }
 };
+
+static void halve(const float* from, int64_t count, Half* to) {  // `count` is a multiple of 16
+    for (int64_t k = 0; k < count; k += LANES) store(to + k, load(from + k));
+}
 
 static void normalize(const float* x, const float* weight, const float* bias, float epsilon, int64_t hidden, float* out) {
     float total = 0, squares = 0;
@@ -353,6 +417,9 @@ static void summarize(const float* logits, int64_t count, int32_t* best, float* 
     *log_total = most + std::log(sum(total) + rest);
 }
 
+// Whether this processor multiplies pairs of bfloat16.
+extern "C" int has_halves() { return HALVES; }
+
 extern "C" void forward(const Model* given, const Batch* rows_given) {
     const Model& model = *given;
     const Batch& batch = *rows_given;
@@ -360,6 +427,7 @@ extern "C" void forward(const Model* given, const Batch* rows_given) {
     const int64_t groups = (model.heads + HEADS_AT_ONCE - 1) / HEADS_AT_ONCE;
     // two threads share one row's heads as evenly as groups allow
     const int64_t group = (model.heads + groups - 1) / groups;
+    const bool halves = model.head.kind == PAIRS;
     Barrier barrier;
 #pragma omp parallel num_threads(batch.threads)
     {
@@ -373,11 +441,13 @@ extern "C" void forward(const Model* given, const Batch* rows_given) {
         for (int64_t number = 0; number < model.layers; number++) {
             const Layer& layer = model.layer[number];
 #pragma omp for schedule(static) nowait
-            for (int64_t row = 0; row < rows; row++)
+            for (int64_t row = 0; row < rows; row++) {
                 normalize(batch.x + row * hidden, layer.norm1_weight, layer.norm1_bias, model.epsilon, hidden,
                           batch.normed + row * hidden);
+                if (halves) halve(batch.normed + row * hidden, hidden, batch.normed_half + row * hidden);
+            }
             barrier.wait();
-            linear(rows, batch.normed, layer.attention, batch.fused, fused, PLAIN);
+            linear(rows, batch.normed, batch.normed_half, layer.attention, batch.fused, fused, PLAIN);
             barrier.wait();
 #pragma omp for schedule(static) nowait
             for (int64_t row = 0; row < rows; row++) keep(model, layer, batch, row);
@@ -389,26 +459,36 @@ extern "C" void forward(const Model* given, const Batch* rows_given) {
                 if (count > 0)
                     attend_some<HEADS_AT_ONCE>(count, model, layer, batch, row, head,
                                                batch.scratch + omp_get_thread_num() * HEADS_AT_ONCE * batch.context);
+                const int64_t at = row * hidden + head * model.dim;
+                if (halves && count > 0) halve(batch.mixed + at, count * model.dim, batch.mixed_half + at);
             }
             barrier.wait();
-            linear(rows, batch.mixed, layer.projection, batch.x, hidden, ADD);
+            linear(rows, batch.mixed, batch.mixed_half, layer.projection, batch.x, hidden, ADD);
             barrier.wait();
 #pragma omp for schedule(static) nowait
-            for (int64_t row = 0; row < rows; row++)
+            for (int64_t row = 0; row < rows; row++) {
                 normalize(batch.x + row * hidden, layer.norm2_weight, layer.norm2_bias, model.epsilon, hidden,
                           batch.normed + row * hidden);
+                if (halves) halve(batch.normed + row * hidden, hidden, batch.normed_half + row * hidden);
+            }
             barrier.wait();
-            linear(rows, batch.normed, layer.widen, batch.wide, layer.widen.outputs, GELU);
+            const int64_t wide = layer.widen.outputs;
+            if (halves)
+                linear(rows, batch.normed, batch.normed_half, layer.widen, batch.wide_half, wide, GELU);
+            else
+                linear(rows, batch.normed, batch.normed_half, layer.widen, batch.wide, wide, GELU);
             barrier.wait();
-            linear(rows, batch.wide, layer.narrow, batch.x, hidden, ADD);
+            linear(rows, batch.wide, batch.wide_half, layer.narrow, batch.x, hidden, ADD);
             barrier.wait();
         }
 #pragma omp for schedule(static) nowait
-        for (int64_t number = 0; number < batch.wanted; number++)
+        for (int64_t number = 0; number < batch.wanted; number++) {
             normalize(batch.x + batch.wanted_rows[number] * hidden, model.norm_weight, model.norm_bias, model.epsilon, hidden,
                       batch.normed + number * hidden);
+            if (halves) halve(batch.normed + number * hidden, hidden, batch.normed_half + number * hidden);
+        }
         barrier.wait();
-        linear(batch.wanted, batch.normed, model.head, batch.logits, model.vocabulary, PLAIN);
+        linear(batch.wanted, batch.normed, batch.normed_half, model.head, batch.logits, model.vocabulary, PLAIN);
         barrier.wait();
 #pragma omp for schedule(static) nowait
         for (int64_t number = 0; number < batch.wanted; number++)

@@ -11,16 +11,19 @@ from torch import Tensor
 
 from serve_apps.engine.native.build import load_library
 from serve_apps.engine.pieces import Piece, Scores
+from starloom.errors import UserError
+from starloom.model.config import ModelConfig
 from starloom.model.model import Block, CodeModel
 
 LANES, HEADS_AT_ONCE = 16, 8
 BLOCK_SIZE = LANES
-Weights = Literal["float32", "int8"]
+Weights = Literal["float32", "bfloat16", "int8"]
+KINDS = {"float32": 0, "int8": 1, "bfloat16": 2}  # as forward.cpp numbers them
 _P, _I, _F = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
 
 class _Linear(ctypes.Structure):
-    _fields_ = [("panels", _P), ("scales", _P), ("bias", _P), ("inputs", _I), ("outputs", _I), ("quantized", _I)]
+    _fields_ = [("panels", _P), ("scales", _P), ("bias", _P), ("inputs", _I), ("outputs", _I), ("kind", _I)]
 
 
 class _Layer(ctypes.Structure):
@@ -46,7 +49,8 @@ class _Batch(ctypes.Structure):
     _fields_ = [
         *((name, _I) for name in ("rows", "wanted", "table_width", "context")),
         *((name, _P) for name in ("ids", "position", "sequence", "tables", "wanted_rows")),
-        *((name, _P) for name in ("x", "normed", "fused", "mixed", "wide", "scratch", "logits", "best", "log_total")),
+        *((name, _P) for name in ("x", "normed", "fused", "mixed", "wide", "scratch", "logits")),
+        *((name, _P) for name in ("normed_half", "mixed_half", "wide_half", "best", "log_total")),
         ("threads", _I),
     ]
 
@@ -74,6 +78,28 @@ def packed(weight: Tensor) -> Tensor:
     return filled.view(-1, LANES, inputs).transpose(1, 2).contiguous()
 
 
+def paired(weight: Tensor) -> Tensor:
+    """[outputs, inputs] to bfloat16 [outputs / 16, inputs / 2, 16, 2], the last panel filled up with zeros."""
+    outputs, inputs = weight.shape
+    filled = torch.nn.functional.pad(weight, (0, 0, 0, -outputs % LANES)).to(torch.bfloat16)
+    return filled.view(-1, LANES, inputs // 2, 2).transpose(1, 2).contiguous()
+
+
+def has_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 by itself; where it does not, such weights gain nothing."""
+    return bool(load_library().has_halves())
+
+
+def suits_bfloat16(shape: ModelConfig) -> bool:
+    """Whether a model's sizes are whole vectors where its numbers pass as bfloat16."""
+    return not (shape.head_dim % LANES or shape.inner % LANES)
+
+
+def best_weights(shape: ModelConfig) -> Weights:
+    """bfloat16 where the processor multiplies it and the model's sizes suit it, and else float32."""
+    return "bfloat16" if suits_bfloat16(shape) and has_bfloat16() else "float32"
+
+
 def quantized(weight: Tensor) -> tuple[Tensor, Tensor]:
     """int8 weights and the scale of each output: symmetric, the largest of a row is 127."""
     scales = weight.abs().amax(1).clamp_min(1e-12) / 127
@@ -81,13 +107,23 @@ def quantized(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class NativeRunner:
-    """A model in fp32 (or with int8 weights) on the CPU. The model's own tensors are not needed afterwards."""
+    """A model on the CPU, in fp32, with int8 weights, or with weights and inputs of products in bfloat16.
+
+    Sums are in fp32 whatever the weights are. The model's own tensors are not needed afterwards.
+
+    Raises:
+        UserError: bfloat16 is asked for, and the processor or the model's width does not suit it.
+    """
 
     block_size = BLOCK_SIZE
 
     def __init__(self, model: CodeModel, *, blocks: int, threads: int, weights: Weights = "float32") -> None:
         self._library, self._memory, self._threads = load_library(), _Memory(), threads
-        self._weights = weights
+        self._weights = self.precision = weights
+        if weights == "bfloat16" and not has_bfloat16():
+            raise UserError("weights = 'bfloat16': this processor has no products of it (AVX-512 BF16); use float32")
+        if weights == "bfloat16" and not suits_bfloat16(model.config):
+            raise UserError(f"weights = 'bfloat16': the model's head and inner sizes must be multiples of {LANES}")
         config, body = model.config, model.transformer
         self._shape, self.vocabulary = config, config.vocabulary
         padded = config.head_dim + -config.head_dim % LANES
@@ -116,12 +152,14 @@ class NativeRunner:
 
     def _linear(self, weight: Tensor, bias: Tensor | None) -> _Linear:
         outputs, inputs = weight.shape
-        weight, scales, small = weight.detach().float(), 0, self._weights == "int8"
-        if small:
+        weight, scales, kind = weight.detach().float(), 0, KINDS[self._weights]
+        address = 0 if bias is None else self._memory.of(_filled(bias.float()))
+        if self._weights == "bfloat16":  # numpy has no such numbers: their bits stand for them
+            return _Linear(self._memory.of(paired(weight).view(torch.int16)), scales, address, inputs, outputs, kind)
+        if self._weights == "int8":
             weight, per_output = quantized(weight)
             scales = self._memory.of(_filled(per_output))
-        address = 0 if bias is None else self._memory.of(_filled(bias.float()))
-        return _Linear(self._memory.of(packed(weight)), scales, address, inputs, outputs, small)
+        return _Linear(self._memory.of(packed(weight)), scales, address, inputs, outputs, kind)
 
     def forward(self, pieces: Sequence[Piece]) -> Scores:
         """K and V of all pieces' tokens into the cache, and the logits of the last `wanted` tokens of each piece.
@@ -156,10 +194,12 @@ class NativeRunner:
             "scratch": self._threads * HEADS_AT_ONCE * context,
         }
         room = {name: np.empty(count, np.float32) for name, count in floats.items()}
+        small = self._weights == "bfloat16"
+        halves = [np.empty(floats[name] if small else 0, np.uint16) for name in ("normed", "mixed", "wide")]
         logits = np.empty((wanted, self.vocabulary), np.float32)
         best, log_total = np.empty(wanted, np.int32), np.empty(wanted, np.float32)
         inputs = (ids, position, sequence, tables, wanted_rows)
-        outputs = (*room.values(), logits, best, log_total)
+        outputs: tuple[np.ndarray[Any, Any], ...] = (*room.values(), logits, *halves, best, log_total)
         addresses = [array.ctypes.data for array in (*inputs, *outputs)]
         batch = _Batch(rows, wanted, tables.shape[1], context, *addresses, self._threads)
         self._library.forward(ctypes.byref(self._model), ctypes.byref(batch))
