@@ -23,6 +23,7 @@ from serve_apps.api.rates import Rates, SharedLimiter
 from serve_apps.api.service import Served, Service
 from serve_apps.attributor import Attributor
 from serve_apps.autoscaling import CACHE_USE, OCCUPANCY
+from serve_apps.engine.cores import cores_at_hand
 from serve_apps.engine.engine import EngineConfig, LocalEngine
 from serve_apps.engine.request import Engine
 from serve_apps.engine.vllm_engine import VllmConfig, start_vllm
@@ -109,7 +110,7 @@ class Completions:
         import torch
 
         config = validate(ServingConfig, values, where="serving")
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        torch.set_num_threads(cores_at_hand())
         sys.setswitchinterval(SWITCH_SECONDS)
         models = {settings.shown: _served(settings) for settings in config.models}
         if len(models) < len(config.models):

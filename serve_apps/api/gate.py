@@ -8,6 +8,7 @@ from typing import Any, Literal
 from urllib.parse import parse_qs
 
 from pydantic import Field, field_validator
+from ray.exceptions import TaskCancelledError
 from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -144,7 +145,10 @@ class Gate:
         try:
             async with asyncio.timeout(self._config.body_seconds):
                 while True:
-                    message = await receive()
+                    try:
+                        message = await receive()
+                    except TaskCancelledError:  # so Ray Serve tells that the client has gone
+                        return None
                     if message["type"] == "http.disconnect":
                         return None
                     parts.append(message.get("body", b""))

@@ -5,11 +5,13 @@ import datetime
 import hashlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeVar
 
 from fastapi import Request as HttpRequest
+from ray.exceptions import TaskCancelledError
 from starlette.requests import ClientDisconnect
 
 from serve_apps.api.errors import Problem
@@ -200,8 +202,9 @@ async def while_connected(request: HttpRequest, work: Awaitable[T]) -> T:
 
 
 async def _gone(request: HttpRequest) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+    with suppress(TaskCancelledError):  # so Ray Serve tells it
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
 
 
 def independent(sampling: Sampling, count: int) -> list[Sampling]:

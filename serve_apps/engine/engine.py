@@ -1,12 +1,12 @@
 """Continuous batching on a thread: each step computes a chunk of new prompts and the next tokens of all others."""
 
-import os
 import threading
 import time
 from collections.abc import Sequence
 from typing import Literal
 
 from serve_apps.engine.blocks import BlockPool
+from serve_apps.engine.cores import cores_at_hand
 from serve_apps.engine.grammar import Grammars
 from serve_apps.engine.native.build import compiler
 from serve_apps.engine.native.runner import NativeRunner, Weights, best_weights
@@ -260,7 +260,7 @@ def make_runner(model: CodeModel, config: EngineConfig) -> tuple[Runner, int]:
     native = config.kernels == "native" or (config.kernels == "auto" and compiler() is not None)
     tokens = max(config.cache_tokens, model.config.context)
     if native:
-        threads = config.threads or len(os.sched_getaffinity(0))
+        threads = config.threads or cores_at_hand()
         blocks = -(-tokens // NativeRunner.block_size)
         weights = config.weights if config.weights != "auto" else best_weights(model.config)
         return NativeRunner(model, blocks=blocks, threads=threads, weights=weights), blocks

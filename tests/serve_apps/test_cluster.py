@@ -4,7 +4,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +147,15 @@ def test_request_that_loses_its_replica_is_told_when_to_come_again(
         }
 
 
+def _replicas_logs() -> list[str]:
+    from ray._private.worker import global_worker
+
+    folder = Path(global_worker.node.get_logs_dir_path()) / "serve"
+    return [
+        path.read_text() for path in folder.glob("replica_starloom_*.log") if time.time() - path.stat().st_mtime < 60
+    ]
+
+
 def test_rate_of_a_key_is_counted_over_all_replicas(ray_cluster: str, tiny_models: tuple[Path, Path]) -> None:
     gate = {"keys": {"a": "ann", "b": "bob"}, "requests_per_minute": 20}
     replicas = {"at_least": 2, "at_most": 2}
@@ -170,6 +179,12 @@ def test_three_hundred_half_sent_requests_stop_nobody(ray_cluster: str, tiny_mod
         time.sleep(1)
         assert httpx.get(f"{url}/health", timeout=10).status_code == 200
         assert _completed(url)
+        held.close()
+        for stream in (True, False):  # and clients that go while they wait
+            with suppress(httpx.ReadTimeout):
+                httpx.post(f"{url}/v1/completions", json={**ASK, "n": 16, "stream": stream}, timeout=0.02)
+        time.sleep(1)
+        assert "Traceback" not in "".join(_replicas_logs())
 
 
 @pytest.mark.slow

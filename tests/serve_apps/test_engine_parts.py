@@ -1,8 +1,13 @@
 """Blocks, stop strings, drafts and the choice of a token, each by itself."""
 
+import os
+from pathlib import Path
+
 import numpy as np
+import pytest
 
 from serve_apps.engine.blocks import BlockPool
+from serve_apps.engine.cores import cores_at_hand
 from serve_apps.engine.pieces import Scores
 from serve_apps.engine.request import Sampling
 from serve_apps.engine.sampling import choose
@@ -73,3 +78,28 @@ def test_typical_sampling_keeps_what_is_as_surprising_as_expected() -> None:
     assert _frequencies(logits, Sampling(typical_p=0.2), 50).tolist() == [0, 1, 0, 0]
     assert np.abs(_frequencies(logits, Sampling(typical_p=0.7)) - [0.625, 0.375, 0, 0]).max() < 0.03
     assert _frequencies(logits, Sampling(typical_p=0.7, top_p=0.5), 50).tolist() == [1, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("line", "files", "cores"),
+    [
+        ("0::/a/b\n", {"a/cpu.max": "100000 100000", "a/b/cpu.max": "max 100000"}, 1),
+        ("0::/a/b\n", {"a/cpu.max": "350000 100000", "a/b/cpu.max": "150000 100000"}, 1),
+        ("0::/\n", {"cpu.max": "99900000 100000"}, 999),
+        (
+            "4:cpu,cpuacct:/a\n1:memory:/x\n",
+            {"cpu/a/cpu.cfs_quota_us": "50000", "cpu/a/cpu.cfs_period_us": "100000"},
+            1,
+        ),
+        ("4:cpu:/a\n", {"cpu/a/cpu.cfs_quota_us": "-1", "cpu/a/cpu.cfs_period_us": "100000"}, 999),
+        ("0::/elsewhere\n", {}, 999),
+    ],
+)
+def test_cores_are_those_of_the_container(tmp_path: Path, line: str, files: dict[str, str], cores: int) -> None:
+    (tmp_path / "own").write_text(line)
+    for name, text in files.items():
+        (tmp_path / "groups" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "groups" / name).write_text(text)
+    found = cores_at_hand(tmp_path / "groups", tmp_path / "own")
+    assert found == min(cores, len(os.sched_getaffinity(0)))
+    assert cores_at_hand(tmp_path / "groups", tmp_path / "none") == len(os.sched_getaffinity(0))
