@@ -55,6 +55,11 @@ class Page:
         element = self._do("element", using="css selector", value=selector)[ELEMENT]
         self._do(f"element/{element}/click")
 
+    def keys(self, selector: str, text: str) -> None:
+        """Type; WebDriver's code points stand for keys without a character."""
+        element = self._do("element", using="css selector", value=selector)[ELEMENT]
+        self._do(f"element/{element}/value", text=text)
+
     def wait(self, script: str) -> Any:
         """Until a script's value is true."""
         until = time.monotonic() + 20

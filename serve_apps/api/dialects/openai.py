@@ -127,6 +127,7 @@ def router(service: Service) -> APIRouter:
 def _card(service: Service, served: Served) -> dict[str, Any]:
     window = {"max_model_len": served.engine.context}
     can = {"infilling": served.prompts.infills, "extra_context": True, "attribution": service.attributor is not None}
+    can["chat"] = served.chat_template is not None
     return {"id": served.name, "object": "model", "created": 0, "owned_by": "starloom", **window, **can}
 
 
