@@ -7,7 +7,7 @@ import asyncio
 import itertools
 import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -31,8 +31,21 @@ class VllmConfig(Config):
     queue: int = runtime(128, gt=0)
 
 
+@dataclass(frozen=True)
+class Told:
+    """A piece of an answer: its tokens, and with the first what of the prompt was scored and found in the cache."""
+
+    scored: Sequence[Scored]
+    prompt: tuple[Scored, ...] = ()
+    cached: int = 0
+
+
 class Tokens(Protocol):
     """vLLM as far as it is used: ids with their log probabilities, in pieces."""
+
+    @property
+    def cache_use(self) -> float:
+        """The share of its cache's blocks that requests hold."""
 
     @property
     def device(self) -> str:
@@ -42,7 +55,11 @@ class Tokens(Protocol):
     def precision(self) -> str:
         """What the weights are held in: ``bfloat16``, ``float32``."""
 
-    def generate(self, name: str, prompt: list[int], sampling: Sampling) -> AsyncIterator[list[Scored]]:
+    @property
+    def failure(self) -> str:
+        """What keeps vLLM from its work; empty when nothing does."""
+
+    def generate(self, name: str, prompt: list[int], sampling: Sampling) -> AsyncIterator[Told]:
         """The answer's tokens as they come, until it ends; to close the iterator is to abort the request."""
 
     def close(self) -> None:
@@ -74,14 +91,16 @@ class VllmEngine:
 
     @property
     def load(self) -> Load:
-        """How busy it is; vLLM's own metrics tell the use of its cache."""
+        """How busy it is."""
         running = min(self._given, self._config.batch)
-        return Load(running, self._given - running, 0.0, self._config.batch)
+        return Load(running, self._given - running, self._tokens.cache_use, self._config.batch)
 
     @property
     def failure(self) -> str:
         """What keeps it from its work: a thread that has died, or vLLM itself."""
-        return "" if self._closed or self._thread.is_alive() else "the thread that asks vLLM has died"
+        if self._closed:
+            return ""
+        return self._tokens.failure if self._thread.is_alive() else "the thread that asks vLLM has died"
 
     def prepare(self, sampling: Sampling) -> None:
         """Nothing: vLLM compiles grammars itself."""
@@ -91,11 +110,8 @@ class VllmEngine:
         if not request.prompt or len(request.prompt) + request.sampling.max_tokens > self.context:
             raise ValueError(f"prompt: it and max_tokens must fit the model's window of {self.context} tokens")
         sampling = request.sampling
-        if sampling.prompt_logprobs or sampling.typical_p < 1 or sampling.penalty_window:
-            raise ValueError(
-                "echo: neither scores of prompts, typical_p nor a window of penalties are had from vLLM here; leave "
-                "them out"
-            )
+        if sampling.typical_p < 1 or sampling.penalty_window:
+            raise ValueError("typical_p: neither it nor a window of penalties are had from vLLM; leave them out")
         with self._lock:
             if self._closed or self._given >= self._config.batch + self._config.queue:
                 raise Overloaded(f"{self._given} requests are under way; try again in a moment")
@@ -140,6 +156,7 @@ class VllmEngine:
         self.counters.prompt += len(request.prompt)
         sampling = request.sampling
         text, made = TextStream(sampling.stop, sampling.max_lines, sampling.include_stop, sampling.min_indent), 0
+        cached = 0
         pieces = self._tokens.generate(f"request-{next(self._names)}", request.prompt, request.sampling)
         coming = asyncio.ensure_future(anext(pieces, None))
         try:
@@ -151,11 +168,17 @@ class VllmEngine:
                     continue
                 piece = coming.result()
                 if piece is None:  # by an end of the model's own settings that nobody told us of
-                    request.emit(Event(None, text.feed(b"", final=True), "end"))
+                    request.emit(Event(None, text.feed(b"", final=True), "end", cached=cached))
                     return "end"
-                for scored in piece:
+                if not made:
+                    cached = piece.cached
+                    self.counters.prefix_queries += len(request.prompt)
+                    self.counters.prefix_hits += cached
+                if piece.prompt:
+                    request.emit(Event(None, "", prompt=piece.prompt))
+                for scored in piece.scored:
                     made += 1
-                    reason = self._told(request, text, scored, made)
+                    reason = self._told(request, text, scored, made, cached)
                     if reason:
                         return reason
                 coming = asyncio.ensure_future(anext(pieces, None))
@@ -169,7 +192,7 @@ class VllmEngine:
         self.counters.late_requests += not request.cancelled
         return "cancelled" if request.cancelled else "deadline"
 
-    def _told(self, request: Request, text: TextStream, scored: Scored, made: int) -> FinishReason | None:
+    def _told(self, request: Request, text: TextStream, scored: Scored, made: int, cached: int) -> FinishReason | None:
         self.counters.generated += 1
         sampling = request.sampling
         ended = (scored.token in self._ends and not sampling.ignore_end) or scored.token in sampling.stop_ids
@@ -178,7 +201,7 @@ class VllmEngine:
         piece = self._bytes[scored.token] if known else b""
         free = text.feed(piece, final=ended or full, may_stop=made > sampling.min_tokens)
         reason: FinishReason | None = "stop" if text.stopped else "end" if ended else "length" if full else None
-        request.emit(Event(scored, free, reason, word=text.word))
+        request.emit(Event(scored, free, reason, cached=cached if reason else 0, word=text.word))
         return reason
 
 
@@ -199,6 +222,7 @@ def sampling_arguments(sampling: Sampling) -> dict[str, Any]:
         "stop_token_ids": sorted(sampling.stop_ids),
         "logit_bias": dict(sampling.bias) or None,
         "logprobs": sampling.top_logprobs,
+        "prompt_logprobs": sampling.top_logprobs if sampling.prompt_logprobs else None,
         "detokenize": False,
     }
 
@@ -231,6 +255,17 @@ class VllmTokens:
 
     engine: Any
     library: Any
+    usage: list[float] = field(default_factory=lambda: [0.0])  # of the cache, as vLLM last told it
+
+    @property
+    def cache_use(self) -> float:
+        """The share of its cache's blocks that requests hold."""
+        return self.usage[0]
+
+    @property
+    def failure(self) -> str:
+        """Whether its processes have died."""
+        return "vLLM's engine has died" if self.engine.errored else ""
 
     @property
     def device(self) -> str:
@@ -242,7 +277,7 @@ class VllmTokens:
         """The model's own, as vLLM has resolved it."""
         return str(self.engine.vllm_config.model_config.dtype).removeprefix("torch.")
 
-    async def generate(self, name: str, prompt: list[int], sampling: Sampling) -> AsyncIterator[list[Scored]]:
+    async def generate(self, name: str, prompt: list[int], sampling: Sampling) -> AsyncIterator[Told]:
         """The answer's tokens as they come.
 
         Raises:
@@ -260,7 +295,12 @@ class VllmTokens:
                 if answer.finish_reason not in (None, "stop", "length"):
                     raise RuntimeError(f"vLLM ended a request: {answer.finish_reason}")
                 if answer.token_ids:
-                    yield scored_tokens(answer.token_ids, answer.logprobs, sampling.top_logprobs)
+                    known = [] if output.prompt_logprobs is None else output.prompt_logprobs[1:]
+                    yield Told(
+                        scored_tokens(answer.token_ids, answer.logprobs, sampling.top_logprobs),
+                        tuple(scored_tokens(prompt[1:], known, sampling.top_logprobs) if known else ()),
+                        output.num_cached_tokens or 0,
+                    )
         finally:
             await self.engine.abort(name)
 
@@ -282,5 +322,26 @@ def start_vllm(
         from vllm.v1.engine.async_llm import AsyncLLM
     except ImportError:
         raise UserError("engine.kind = 'vllm': vLLM is not installed; pip install 'starloom[vllm]'") from None
-    engine = AsyncLLM.from_engine_args(vllm.AsyncEngineArgs(**engine_arguments(folder, config, context)))
-    return VllmEngine(VllmTokens(engine, vllm), tokenizer, config, context, ends)
+    arguments, usage = vllm.AsyncEngineArgs(**engine_arguments(folder, config, context)), [0.0]
+    engine = AsyncLLM.from_engine_args(arguments, stat_loggers=[_usage_logger(usage)])
+    return VllmEngine(VllmTokens(engine, vllm, usage), tokenizer, config, context, ends)
+
+
+def _usage_logger(usage: list[float]) -> Any:
+    """VLLM's interface for statistics, of which the cache's use is kept in `usage`."""
+    from vllm.v1.metrics.loggers import StatLoggerBase
+
+    class CacheUse(StatLoggerBase):  # type: ignore[misc]
+        """Keeps the last share that vLLM told."""
+
+        def __init__(self, vllm_config: Any, engine_index: int = 0) -> None: ...
+
+        def record(self, scheduler_stats: Any, *_more: Any, **_named: Any) -> None:
+            """Called after each step."""
+            if scheduler_stats is not None:
+                usage[0] = float(scheduler_stats.kv_cache_usage)
+
+        def log_engine_initialized(self) -> None:
+            """Nothing is told."""
+
+    return CacheUse

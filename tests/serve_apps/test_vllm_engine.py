@@ -1,7 +1,11 @@
-"""The vLLM adapter over a stand-in that gives tokens as vLLM would; vLLM itself needs a GPU."""
+"""The vLLM adapter over a stand-in that gives tokens as vLLM would, and beside our engine over vLLM's CPU build."""
 
 import asyncio
+import json
+import os
 import queue
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -11,22 +15,32 @@ import pytest
 
 from serve_apps.deployment import Completions
 from serve_apps.engine.request import Event, Overloaded, Request, Sampling, Scored
-from serve_apps.engine.vllm_engine import VllmConfig, VllmEngine, engine_arguments, sampling_arguments, scored_tokens
+from serve_apps.engine.vllm_engine import (
+    Told,
+    VllmConfig,
+    VllmEngine,
+    engine_arguments,
+    sampling_arguments,
+    scored_tokens,
+)
 from starloom.errors import UserError
 from starloom.tokenizer import CodeTokenizer, load_tokenizer
+from tests.models import tiny_tokenizer, write_tiny_model
 
+ROOT = Path(__file__).resolve().parents[2]
+VLLM = ROOT / ".bench" / "vllm" / "bin" / "python"
 TEXT = "def f(x):\n    return 'é'\n"
 
 
 class Spelling:
     """Gives the ids of TEXT over and over, two at a time; a prompt of one token makes it wait, of two fail."""
 
-    device, precision = "cuda", "bfloat16"
+    device, precision, cache_use, failure = "cuda", "bfloat16", 0.25, ""
 
     def __init__(self, tokenizer: CodeTokenizer) -> None:
         self.ids, self.aborted = tokenizer.encode(TEXT), list[str]()
 
-    async def generate(self, name: str, prompt: list[int], sampling: Sampling) -> AsyncIterator[list[Scored]]:
+    async def generate(self, name: str, prompt: list[int], sampling: Sampling) -> AsyncIterator[Told]:
         try:
             if len(prompt) == 2:
                 raise RuntimeError("out of memory")
@@ -35,7 +49,7 @@ class Spelling:
                     await asyncio.sleep(60)
                 for place in range(0, len(self.ids), 2):
                     await asyncio.sleep(0)
-                    yield [Scored(token, -1.0) for token in self.ids[place : place + 2]]
+                    yield Told([Scored(token, -1.0) for token in self.ids[place : place + 2]], cached=len(prompt) - 1)
         finally:
             self.aborted.append(name)
 
@@ -103,6 +117,43 @@ def test_too_many_or_too_long_requests_are_refused_and_closing_ends_the_rest(tok
     engine.close()
     assert [_all(events)[-1].finish for events in waiting] == ["cancelled"] * 2
     assert sorted(spelling.aborted) == ["all", "request-0", "request-1"]
+
+
+def test_answer_that_vllm_ends_itself_has_ended(tokenizer: CodeTokenizer) -> None:
+    class Ending(Spelling):
+        async def generate(self, name: str, prompt: list[int], sampling: Sampling) -> AsyncIterator[Told]:
+            yield Told([Scored(token, -1.0) for token in self.ids[:4]])
+
+    engine = VllmEngine(Ending(tokenizer), tokenizer, VllmConfig(kind="vllm"), 128)
+    events = _all(_asked(engine, [5, 5, 5], Sampling(max_tokens=50))[1])
+    assert ("".join(event.text for event in events), events[-1].finish) == (
+        tokenizer.decode(engine._tokens.ids[:4]),
+        "end",
+    )
+    engine.close()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not VLLM.exists(), reason="needs vLLM's CPU build, which `make bench-serve` installs for itself")
+def test_both_engines_keep_one_contract(tmp_path: Path) -> None:
+    code = tiny_tokenizer(size=300)
+    folder = write_tiny_model(tmp_path / "m", code, hidden=128, heads=2, context=512)  # its attention wants wide heads
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "eos_token_id": [0, code.special("<fim_pad>")]}))
+    script = ROOT / "tests" / "serve_apps" / "engine_contract.py"
+    settings = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, **settings, "PYTHONPATH": f"{ROOT}:{ROOT / 'platform'}"}
+    said = []
+    for python, kind in ((sys.executable, "local"), (str(VLLM), "vllm")):
+        command = [python, str(script), kind, str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=400, env=environment)
+        assert done.returncode == 0, done.stderr[-3000:]
+        said.append(json.loads(next(line for line in reversed(done.stdout.splitlines()) if line.startswith("{"))))
+    ours, theirs = said
+    for name in ("regex", "json"):  # vLLM scores what its grammar leaves, and writes JSON without blanks
+        assert ours.pop(name)["text"].replace(" ", "") == theirs.pop(name)["text"].replace(" ", "")
+    assert ours == theirs
+    assert (ours["cached"], ours["cancelled"], ours["idle"], ours["failure"]) == (True, "cancelled", 0, "")
 
 
 def test_arguments_and_tables_in_vllms_words(tmp_path: Path) -> None:
