@@ -1,7 +1,8 @@
 """What Ray Serve's proxies do besides: a request that lost its replica is answered as clients of its dialect read it.
 
-Serve's own proxy answers 500 without a body, or a line of text. ``RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH`` names
-`middlewares` on the nodes of the cluster; `starloom serve` sets it for a Ray that it starts itself.
+Serve's own proxy answers nothing, or 503 with a line of text; what a replica tells of itself is passed on.
+``RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH`` names `middlewares` on the nodes of the cluster; `starloom serve` sets it
+for a Ray that it starts itself.
 """
 
 from starlette.middleware import Middleware
@@ -11,7 +12,7 @@ from serve_apps.api.app import DIALECTS
 from serve_apps.api.errors import Problem
 
 RETRY_SECONDS = 2  # a replica is back before long
-PROXY_WORDS = (500, 503)
+UNAVAILABLE = 503  # with a line of text; where a replica is lost Serve's proxy says nothing at all
 
 
 def middlewares() -> list[Middleware]:
@@ -54,4 +55,5 @@ class LostReplicas:
 
 def _is_proxys_own(message: Message) -> bool:
     headers = {name.lower(): value for name, value in message.get("headers", ())}
-    return message["status"] in PROXY_WORDS and headers.get(b"content-type", b"text/plain").startswith(b"text/plain")
+    text = headers.get(b"content-type", b"text/plain").startswith(b"text/plain")
+    return bool(message["status"] == UNAVAILABLE and text)

@@ -5,6 +5,7 @@ are what stands in ``FIELDS.md`` beside this file, made from these classes.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -90,6 +91,22 @@ def ids_in(tokenizer: CodeTokenizer, name: str, ids: list[int] | None) -> frozen
     if any(token >= tokenizer.size for token in ids or ()):
         raise Problem(400, f"{name}: ids must lie in 0..{tokenizer.size - 1}")
     return frozenset(ids or ())
+
+
+@dataclass(frozen=True)
+class Repetition:
+    """A repetition penalty (1: none), and over how many of the last tokens (0: all)."""
+
+    penalty: float
+    window: int
+
+
+def repetition_of(penalty: float | None, last: int | None) -> Repetition:
+    """llama.cpp's and Ollama's `repeat_penalty` and `repeat_last_n`: 64 where nothing is said, -1 is all, 0 is none."""
+    back = 64 if last is None else last
+    if back == 0 or penalty in (None, 1.0):
+        return Repetition(1.0, 0)
+    return Repetition(penalty or 1.0, max(0, back))
 
 
 def words(stop: str | list[str] | None) -> tuple[str, ...]:

@@ -36,8 +36,13 @@ class ResponseFormat(Fields):
 class StructuredOutputs(Fields):
     """vLLM's `structured_outputs`, of which one is asked for."""
 
-    HARMLESS = frozenset({"disable_fallback", "disable_any_whitespace", "whitespace_pattern"})
-    REFUSED = {"structural_tag": (), "disable_additional_properties": ()}
+    HARMLESS = frozenset({"disable_fallback"})
+    REFUSED = {
+        "structural_tag": (),
+        "disable_additional_properties": (),
+        "disable_any_whitespace": (),
+        "whitespace_pattern": (),
+    }
     json_: str | Schema | None = Field(None, alias="json")
     regex: str | None = None
     choice: list[str] | None = Field(None, min_length=1, max_length=1000)

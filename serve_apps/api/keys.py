@@ -34,6 +34,8 @@ def read_keys(path: str | None) -> dict[str, str]:
         return {}
     try:
         return keys_of(Path(path).read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise UserError(f"--api-keys {path}: is no UTF-8 text; give a file of name:key lines") from None
     except OSError as error:
         raise UserError(f"--api-keys {path}: {error.strerror}; give a file of name:key lines") from None
 

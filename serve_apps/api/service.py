@@ -24,6 +24,7 @@ from serve_apps.engine.request import Engine, Event, Request, Sampling, Scored
 from starloom.tokenizer import CodeTokenizer
 
 DEADLINE_HEADER = "x-deadline-seconds"
+SMALLEST_WINDOW = 8
 T = TypeVar("T")
 
 
@@ -36,21 +37,28 @@ class Served:
     tokenizer: CodeTokenizer
     fim_order: FimOrder = "psm"
     chat_template: str | None = None
+    window: int | None = None  # none: the engine's
+
+    @property
+    def context(self) -> int:
+        """Tokens of a prompt and its answer."""
+        return (
+            self.engine.context if self.window is None else max(SMALLEST_WINDOW, min(self.window, self.engine.context))
+        )
 
     @cached_property
     def prompts(self) -> PromptBuilder:
         """From what clients send to ids that fit the model's window."""
-        return PromptBuilder(self.tokenizer, self.engine.context, self.fim_order)
+        return PromptBuilder(self.tokenizer, self.context, self.fim_order)
 
     def within(self, window: int) -> "Served":
-        """The same with prompts cut for a window of so many tokens, if that is smaller than its own."""
-        made = replace(self)
-        made.__dict__["prompts"] = replace(self.prompts, context=max(8, min(window, self.engine.context)))
-        return made
+        """The same in a window of so many tokens, if that is smaller than the engine's."""
+        return replace(self, window=window)
 
-    def answer(self, prompt: list[int], asked: int) -> int:
+    def answer(self, prompt: list[int], asked: int | None = None) -> int:
         """How many tokens an answer may have: what is asked for, or what the window leaves."""
-        return max(1, min(asked, self.engine.context - len(prompt)))
+        left = self.context - len(prompt)
+        return max(1, left if asked is None else min(asked, left))
 
 
 @dataclass(frozen=True)

@@ -71,4 +71,9 @@ def _call(text: str, names: Sequence[str]) -> ToolCall | None:
     if not isinstance(value, dict) or value.get("name") not in names:
         return None
     arguments = value.get("arguments", value.get("parameters", {}))
-    return ToolCall(value["name"], arguments if isinstance(arguments, str) else json.dumps(arguments))
+    if isinstance(arguments, str):  # some models write JSON in JSON
+        try:
+            arguments = json.loads(arguments)
+        except ValueError:
+            return None
+    return ToolCall(value["name"], json.dumps(arguments))

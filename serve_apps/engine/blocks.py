@@ -32,14 +32,15 @@ class BlockPool:
         """Blocks for so many tokens."""
         return -(-tokens // self.size)
 
-    def acquire(self, prompt: Sequence[int], tokens: int) -> tuple[list[int], int] | None:
+    def acquire(self, prompt: Sequence[int], tokens: int, spare: int = 0) -> tuple[list[int], int] | None:
         """A table for `tokens` tokens and how many of the prompt's are in it already; None when there is no room.
 
+        There is room where `spare` blocks are left free besides.
         At least the prompt's last token is left to compute, since its logits are wanted.
         """
         shared = self._shared(prompt)
         resting = sum(block in self._unused for block in shared)
-        if self.needed(tokens) - len(shared) > self.free - resting:
+        if self.needed(tokens) - len(shared) > self.free - resting - spare:
             return None
         for block in shared:
             self._unused.pop(block, None)

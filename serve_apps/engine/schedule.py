@@ -6,7 +6,7 @@ nothing but the tokens before it and on its own seed and place.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from serve_apps.engine.blocks import BlockPool
@@ -105,7 +105,7 @@ class Schedule:
             if request is None:
                 return
             known = [] if request.sampling.prompt_logprobs else request.prompt
-            got = self._acquired(known, len(request.prompt) + 1)
+            got = self.pool.acquire(known, len(request.prompt) + 1, self._spare)
             if got is None:
                 return
             self.waiting.take(request)
@@ -154,18 +154,17 @@ class Schedule:
     def _resumed(self) -> bool:
         """Whether the first of those set aside could go on."""
         one = self._aside[0]
-        got = self._acquired([] if one.scores_prompt else one.ids, len(one.ids))
+        got = self.pool.acquire([] if one.scores_prompt else one.ids, len(one.ids), self._spare)
         if got is None:
             return False
         one.table, one.computed = got
         self.running.append(self._aside.popleft())
         return True
 
-    def _acquired(self, known: Sequence[int], tokens: int) -> tuple[list[int], int] | None:
-        """Blocks for so many tokens, if one is left for each that runs: else it would be set aside at once."""
-        if self.running and self.pool.free < self.pool.needed(tokens) + len(self.running):
-            return None
-        return self.pool.acquire(known, tokens)
+    @property
+    def _spare(self) -> int:
+        """A block for each that runs: without them who comes now would be set aside at once."""
+        return len(self.running)
 
     def _roomy(self, one: Running, tokens: int) -> bool:
         """Whether drafts fit without taking a block from somebody."""

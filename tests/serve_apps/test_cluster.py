@@ -157,7 +157,7 @@ def _replicas_logs() -> list[str]:
 
 
 def test_rate_of_a_key_is_counted_over_all_replicas(ray_cluster: str, tiny_models: tuple[Path, Path]) -> None:
-    gate = {"keys": {"a": "ann", "b": "bob"}, "requests_per_minute": 20}
+    gate = {"keys": {"a": "ann", "b": "bob"}, "requests_per_minute": 6}
     replicas = {"at_least": 2, "at_most": 2}
     model = {"folder": str(tiny_models[0]), "engine": {"threads": 1}}
     with serving_config({"models": [model], "gate": gate, "replicas": replicas}) as url:
@@ -166,8 +166,8 @@ def test_rate_of_a_key_is_counted_over_all_replicas(ray_cluster: str, tiny_model
             got = [httpx.get(f"{url}/v1/models", headers={"X-Api-Key": key}) for _ in range(40)]
             return Counter(one.status_code for one in got)
 
-        assert 20 <= statuses("a")[200] <= 24  # some come back while they are asked for
-        assert statuses("b")[429] >= 15
+        assert 6 <= statuses("a")[200] < 12  # each replica by itself would let six through
+        assert statuses("b")[200] >= 6
 
 
 def test_three_hundred_half_sent_requests_stop_nobody(ray_cluster: str, tiny_models: tuple[Path, Path]) -> None:
@@ -184,7 +184,9 @@ def test_three_hundred_half_sent_requests_stop_nobody(ray_cluster: str, tiny_mod
             with suppress(httpx.ReadTimeout):
                 httpx.post(f"{url}/v1/completions", json={**ASK, "n": 16, "stream": stream}, timeout=0.02)
         time.sleep(1)
-        assert "Traceback" not in "".join(_replicas_logs())
+        logs = _replicas_logs()
+        assert any(logs)
+        assert "Traceback" not in "".join(logs)
 
 
 @pytest.mark.slow

@@ -66,10 +66,10 @@ class MessagesBody(CountBody):
     top_k: int | None = Field(None, ge=0, le=1 << 20)
     top_p: float | None = Field(None, gt=0, le=1)
 
-    def sampling(self, room: int) -> Sampling:
-        """How to sample, within the room that the window leaves."""
+    def sampling(self, served: Served, prompt: list[int]) -> Sampling:
+        """How to sample after a prompt."""
         return Sampling(
-            max_tokens=max(1, min(self.max_tokens, room)),
+            max_tokens=served.answer(prompt, self.max_tokens),
             temperature=1.0 if self.temperature is None else self.temperature,
             top_p=self.top_p or 1.0,
             top_k=self.top_k or 0,
@@ -87,7 +87,7 @@ def router(service: Service) -> APIRouter:
         """The assistant's next turn."""
         served, caller = service.model(body.model), service.caller(request)
         prompt, stops = await chat_prompt(served, body.turns())
-        own = body.sampling(served.engine.context - len(prompt))
+        own = body.sampling(served, prompt)
         job = (served, prompt, own.stopped_by(stops), caller)
         if body.stream:
             return streamed(DIALECT, _events(served, len(prompt), own, await started(service.batches(*job))))

@@ -12,7 +12,7 @@ from pydantic import Field
 from serve_apps.api.dialects.dialect import Dialect, sse
 from serve_apps.api.dialects.openai import ExtraContext
 from serve_apps.api.errors import Problem
-from serve_apps.api.fields import Bias, Fields, Stop, biases, words
+from serve_apps.api.fields import Bias, Fields, Stop, biases, repetition_of, words
 from serve_apps.api.formats import Schema, of_schema, only
 from serve_apps.api.prompts import Document, beside_the_loop, whole
 from serve_apps.api.service import Completion, Served, Service, gathered, started, while_connected
@@ -34,8 +34,6 @@ class LlamaBody(Fields):
             "id_slot",
             "slot_id",
             "t_max_prompt_ms",
-            "n_keep",
-            "n_discard",
             "min_keep",
             "n_cache_reuse",
         }
@@ -50,6 +48,8 @@ class LlamaBody(Fields):
         "dynatemp_range": (0, 0.0),
         "top_n_sigma": (-1, -1.0, 0, 0.0),
         "tfs_z": (1, 1.0),
+        "n_keep": (0, -1),
+        "n_discard": (0,),
         "image_data": (),
         "lora": (),
         "return_tokens": (),
@@ -90,8 +90,7 @@ class LlamaBody(Fields):
         """
         forms = [Grammar("grammar", self.grammar)] if self.grammar else []
         forms += [of_schema(self.json_schema)] if self.json_schema is not None else []
-        back = 64 if self.repeat_last_n is None else self.repeat_last_n
-        repeated = 1.0 if back == 0 else self.repeat_penalty or 1.0
+        repetition = repetition_of(self.repeat_penalty, self.repeat_last_n)
         return Sampling(
             max_tokens=served.answer(prompt, self.asked),
             temperature=0.8 if self.temperature is None else self.temperature,
@@ -102,8 +101,8 @@ class LlamaBody(Fields):
             seed=drawn_seed() if self.seed is None or self.seed < 0 else self.seed,
             stop=words(self.stop),
             min_indent=self.n_indent or 0,
-            repetition_penalty=repeated,
-            penalty_window=max(0, back) if repeated != 1.0 else 0,
+            repetition_penalty=repetition.penalty,
+            penalty_window=repetition.window,
             presence_penalty=self.presence_penalty or 0.0,
             frequency_penalty=self.frequency_penalty or 0.0,
             bias=self._bias(served),

@@ -16,7 +16,7 @@ from serve_apps.api.conversation import MOST_TURNS, Message, Tool, plain_tools
 from serve_apps.api.dialects import ollama_models
 from serve_apps.api.dialects.dialect import Dialect
 from serve_apps.api.errors import Problem
-from serve_apps.api.fields import Fields, Stop, StopText, words
+from serve_apps.api.fields import Fields, Stop, StopText, repetition_of, words
 from serve_apps.api.formats import Schema, of_ollama
 from serve_apps.api.prompts import Document
 from serve_apps.api.service import Caller, Served, Service, started, while_connected
@@ -35,9 +35,9 @@ class Options(Fields):
 
     HARMLESS = frozenset(
         {"num_batch", "num_gpu", "main_gpu", "low_vram", "use_mmap", "use_mlock", "num_thread", "numa", "f16_kv"}
-        | {"vocab_only", "num_keep", "mirostat_eta", "mirostat_tau", "embedding_only", "logits_all", "num_gqa"}
+        | {"vocab_only", "mirostat_eta", "mirostat_tau", "embedding_only", "logits_all", "num_gqa"}
     )
-    REFUSED = {"mirostat": (0,), "tfs_z": (1, 1.0), "penalize_newline": (True,)}
+    REFUSED = {"mirostat": (0,), "tfs_z": (1, 1.0), "penalize_newline": (True,), "num_keep": (0, -1, 4)}
     num_predict: int | None = Field(None, ge=-2)
     num_ctx: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0, le=100)
@@ -55,8 +55,7 @@ class Options(Fields):
     def sampling(self, room: int) -> Sampling:
         """That server's defaults where nothing is said."""
         asked = USUAL_TOKENS if self.num_predict is None else self.num_predict
-        back = 64 if self.repeat_last_n is None else self.repeat_last_n
-        repeated = 1.0 if back == 0 else self.repeat_penalty or 1.0
+        repetition = repetition_of(self.repeat_penalty, self.repeat_last_n)
         return Sampling(
             max_tokens=max(1, room if asked < 1 else min(asked, room)),
             temperature=0.8 if self.temperature is None else self.temperature,
@@ -66,8 +65,8 @@ class Options(Fields):
             typical_p=self.typical_p or 1.0,
             seed=drawn_seed() if self.seed is None or self.seed < 0 else self.seed,
             stop=words(self.stop),
-            repetition_penalty=repeated,
-            penalty_window=max(0, back) if repeated != 1.0 else 0,
+            repetition_penalty=repetition.penalty,
+            penalty_window=repetition.window,
             frequency_penalty=self.frequency_penalty or 0.0,
             presence_penalty=self.presence_penalty or 0.0,
         )
@@ -90,7 +89,7 @@ class OllamaBody(Fields):
 
     def sampling(self, served: Served, prompt: list[int]) -> Sampling:
         """How to sample after a prompt."""
-        made = (self.options or Options()).sampling(served.prompts.context - len(prompt))
+        made = (self.options or Options()).sampling(served.answer(prompt))
         return dataclasses.replace(made, grammar=of_ollama(self.format))
 
 

@@ -22,7 +22,7 @@ from serve_apps.api.dialects.openai_fields import (
 from serve_apps.api.dialects.openai_stream import ChoicesAsked, chunked
 from serve_apps.api.service import Completion, Served, Service, together, while_connected
 from serve_apps.api.streaming import streamed
-from serve_apps.api.tools import calls_in, forced
+from serve_apps.api.tools import ToolCall, calls_in, forced
 from serve_apps.engine.request import Event, Sampling
 
 USUAL_TOKENS = 512  # of an answer for which no number is asked
@@ -31,9 +31,10 @@ USUAL_TOKENS = 512  # of an answer for which no number is asked
 class ChatBody(SamplingBody):
     """/v1/chat/completions."""
 
-    HARMLESS = frozenset({"parallel_tool_calls", "reasoning_effort", "verbosity", "prediction", "include_reasoning"})
+    HARMLESS = frozenset({"reasoning_effort", "prediction", "include_reasoning"})
     REFUSED = {
         "audio": (),
+        "verbosity": ("medium",),
         "modalities": (["text"],),
         "functions": (),
         "function_call": ("none", "auto"),
@@ -59,10 +60,12 @@ class ChatBody(SamplingBody):
         """The tools that may be called."""
         return [] if self.tool_choice == "none" else plain_tools(self.tools)
 
-    @property
-    def names(self) -> list[str]:
-        """Their names."""
-        return [tool["function"]["name"] for tool in self.offered]
+    parallel_tool_calls: bool | None = None
+
+    def called(self, text: str) -> tuple[str, list[ToolCall]]:
+        """What an answer says besides, and its calls of the tools that are offered."""
+        said, calls = calls_in(text, [tool["function"]["name"] for tool in self.offered])
+        return said, calls[:1] if self.parallel_tool_calls is False else calls
 
 
 def router(service: Service, dialect: Dialect) -> APIRouter:
@@ -119,7 +122,7 @@ def _choice(served: Served, number: int, answer: Completion, body: ChatBody) -> 
     message: dict[str, Any] = {"role": "assistant", "content": answer.text}
     finish = finish_reason(answer.finish)
     if body.offered:
-        said, calls = calls_in(answer.text, body.names)
+        said, calls = body.called(answer.text)
         if calls:
             message |= {"content": said or None, "tool_calls": [call.told() for call in calls]}
             finish = "tool_calls" if finish == "stop" else finish
@@ -160,10 +163,10 @@ class _Chunks:
         return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
 
     def _called(self, text: str) -> dict[str, Any]:
-        said, calls = calls_in(text, self._body.names)
+        said, calls = self._body.called(text)
         delta: dict[str, Any] = {"content": said} if said else {}
         return {**delta, "tool_calls": _numbered(calls)} if calls else delta
 
 
-def _numbered(calls: Sequence[Any]) -> list[dict[str, Any]]:
+def _numbered(calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
     return [call.told(index=number) for number, call in enumerate(calls)]

@@ -33,13 +33,14 @@ class SamplingBody(Fields):
     HARMLESS = frozenset(
         {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"}
         | {"request_id", "priority", "cache_salt", "spaces_between_special_tokens", "guided_decoding_backend"}
-        | {"guided_whitespace_pattern", "cache_prompt"}
+        | {"cache_prompt"}
     )
     REFUSED = {
         "use_beam_search": (),
         "length_penalty": (1, 1.0),
         "early_stopping": (),
         "bad_words": (),
+        "guided_whitespace_pattern": (),
         "allowed_token_ids": (),
         "logits_processors": (),
         "truncate_prompt_tokens": (),

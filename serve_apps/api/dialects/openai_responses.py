@@ -40,7 +40,7 @@ class Format(NamedSchema):
 class TextOptions(Fields):
     """How the answer is written."""
 
-    HARMLESS = frozenset({"verbosity"})
+    REFUSED = {"verbosity": ("medium",)}
     format: Format | None = None
 
 
@@ -84,13 +84,13 @@ class ResponsesBody(Fields):
             raise ValueError(f"input: must have 1 to {MOST_TURNS} items")
         return [*opening, *({"role": one.role, "content": plain_text(one.content)} for one in self.input)]
 
-    def sampling(self, room: int) -> Sampling:
-        """How to sample, within the room that the window leaves."""
+    def sampling(self, served: Served, prompt: list[int]) -> Sampling:
+        """How to sample after a prompt."""
         asked = self.text.format if self.text else None
         schema = NamedSchema.model_validate({"schema": asked.schema_}) if asked else None
         form = ResponseFormat(type=asked.type, json_schema=schema) if asked else None
         return Sampling(
-            max_tokens=max(1, min(self.max_output_tokens or USUAL_TOKENS, room)),
+            max_tokens=served.answer(prompt, self.max_output_tokens or USUAL_TOKENS),
             temperature=1.0 if self.temperature is None else self.temperature,
             top_p=self.top_p or 1.0,
             seed=drawn_seed(),
@@ -108,7 +108,7 @@ def router(service: Service, dialect: Dialect) -> APIRouter:
         """The assistant's next turn."""
         served, caller = service.model(body.model), service.caller(request)
         prompt, stops = await chat_prompt(served, body.messages())
-        sampling = body.sampling(served.engine.context - len(prompt))
+        sampling = body.sampling(served, prompt)
         answer = _Answer(served, body, len(prompt))
         job = (served, prompt, sampling.stopped_by(stops), caller)
         if not body.stream:

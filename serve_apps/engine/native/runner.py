@@ -120,7 +120,7 @@ class NativeRunner:
     def __init__(self, model: CodeModel, *, blocks: int, threads: int, weights: Weights = "float32") -> None:
         self._library, self._memory, self._threads = load_library(), _Memory(), threads
         self._weights = self.precision = weights
-        if weights == "bfloat16" and not has_bfloat16():
+        if weights == "bfloat16" and not self._library.has_halves():
             raise UserError("weights = 'bfloat16': this processor has no products of it (AVX-512 BF16); use float32")
         if weights == "bfloat16" and not suits_bfloat16(model.config):
             raise UserError(f"weights = 'bfloat16': the model's head and inner sizes must be multiples of {LANES}")

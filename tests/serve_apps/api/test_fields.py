@@ -7,7 +7,6 @@ import httpx
 import openai
 import pytest
 
-from serve_apps.api.app import DIALECTS
 from tests.docs import fields as table
 from tests.serve_apps.api.conftest import Running
 
@@ -52,7 +51,6 @@ def test_field_that_nobody_knows_is_refused_by_its_name(server: Running, path: s
     refused = _post(server, path, **UNKNOWN[path], frobnicate=3)
     assert refused.status_code == (422 if path == "/generate" else 400)
     assert "frobnicate: is no field that is known here" in refused.text
-    assert DIALECTS.of(path).shape  # and in its own shape
     assert "error" in refused.json()
 
 
@@ -75,6 +73,8 @@ REFUSED: dict[str, tuple[str, dict[str, object]]] = {
     "mirostat": ("/api/generate", {"prompt": "x", "options": {"mirostat": 2}}),
     "images": ("/api/generate", {"prompt": "x", "images": ["AAAA"]}),
     "format": ("/api/generate", {"prompt": "x", "format": "xml"}),
+    "white space": ("/v1/completions", {"prompt": "x", "guided_whitespace_pattern": " *"}),
+    "what is kept": ("/api/generate", {"prompt": "x", "options": {"num_keep": 100}}),
     "dry": ("/completion", {"prompt": "x", "dry_multiplier": 0.8}),
     "two grammars": ("/completion", {"prompt": "x", "grammar": 'root ::= "a"', "json_schema": {}}),
 }

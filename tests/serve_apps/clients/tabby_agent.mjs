@@ -8,7 +8,7 @@ const server = { endpoint: process.argv[2], token: "none", requestTimeout: 30000
 await agent.initialize({ config: { server, anonymousUsageTracking: { disable: true } } });
 const text = "def f(x):\n    return x + 1\n\n\ndef g(x):\n    ";
 const shown = await agent.provideCompletions(
-  { filepath: "/work/f.py", language: "python", text, position: text.length, manually: true },
+  { filepath: "/project/f.py", language: "python", text, position: text.length, manually: true },
 );
 await agent.postEvent({ type: "select", completion_id: shown.id, choice_index: 0 });
 console.log(JSON.stringify({ status: agent.getStatus(), shown }));
