@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final, Literal
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from serve_apps.segments import Holder
 from starloom.attribution.answer import Query, answer_of
@@ -66,7 +66,3 @@ class Attributor:
         matches = [{**match, "span": own(match["span"])} for match in answer["matches"] if match["span"][1] > shift]
         spans = [own(span) for span in answer["spans"] if span[1] > shift]
         return {**answer, "spans": spans, "matches": matches}
-
-    def metrics(self) -> bytes:
-        """Prometheus' text format."""
-        return generate_latest(self.registry)

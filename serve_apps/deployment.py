@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Annotated, Any, get_args
 
 from fastapi import FastAPI
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, model_validator
 from ray import serve
 
+from serve_apps.api.figures import Fleet, Totals
 from serve_apps.api.gate import GateConfig
 from serve_apps.api.keys import KEYS_VARIABLE, keys_of
 from serve_apps.api.prompts import FimOrder
@@ -27,6 +28,7 @@ from serve_apps.engine.cores import cores_at_hand
 from serve_apps.engine.engine import EngineConfig, LocalEngine
 from serve_apps.engine.request import Engine
 from serve_apps.engine.vllm_engine import VllmConfig, start_vllm
+from serve_apps.routing import PrefixRouter
 from serve_apps.segments import Elsewhere, Here, spread
 from starloom.artifact import Artifact
 from starloom.config import Config, validate
@@ -66,12 +68,16 @@ class ModelSettings(Config):
 
 
 class Replicas(Config):
-    """Bounds of the number of replicas, and for how long the load must ask for more or fewer."""
+    """Bounds of the number of replicas, for how long the load must ask for more or fewer, and the cores of each.
+
+    `cpus` is what a replica asks the cluster for; its engines take the threads that they are told.
+    """
 
     at_least: int = Field(1, ge=1)
     at_most: int = Field(1, ge=1)
     seconds_before_more: float = Field(10, ge=0)
     seconds_before_fewer: float = Field(300, ge=0)
+    cpus: float = Field(1, ge=0)
 
     def autoscaling(self) -> dict[str, Any]:
         """Serve's settings."""
@@ -102,11 +108,30 @@ class ServingConfig(Config):
     attribution: AttributionConfig | None = None
     replicas: Replicas = Replicas()
 
+    @property
+    def gpus(self) -> int:
+        """That a replica asks for; its models share them."""
+        return max((one.devices for one in self._vllm), default=0)
+
+    @property
+    def _vllm(self) -> list[VllmConfig]:
+        return [model.engine for model in self.models if isinstance(model.engine, VllmConfig)]
+
+    @model_validator(mode="after")
+    def _share_a_memory(self) -> "ServingConfig":
+        shares = sum(one.memory_share for one in self._vllm)
+        if shares > 1:
+            raise ValueError(f"memory_share: all models' come to {shares:g}; they share a GPU's memory, 1 in all")
+        return self
+
 
 class Completions:
     """All models of the config behind all dialects."""
 
-    def __init__(self, values: dict[str, Any], segments: Sequence[Any] = (), rates: Any = None) -> None:
+    def __init__(
+        self, values: dict[str, Any], segments: Sequence[Any] = (), rates: Any = None, totals: Any = None
+    ) -> None:
+        """Beside the values: handles of what holds an index, of `Rates` and of `Totals`, where there are any."""
         import torch
 
         config = validate(ServingConfig, values, where="serving")
@@ -118,6 +143,8 @@ class Completions:
         keys = config.gate.keys | keys_of(os.environ.get(KEYS_VARIABLE, ""))
         self._gate = config.gate.model_copy(update={"keys": keys})
         self._limiter = None if rates is None else SharedLimiter(rates)
+        own = serve.get_replica_context().replica_id.unique_id
+        self._fleet = None if totals is None else Fleet(totals, own)
         self._service = Service(models, config.deadline_seconds, _attributor(config.attribution, segments))
 
     def check_health(self) -> None:
@@ -143,7 +170,8 @@ class Completions:
         from serve_apps.api.overlap import router
 
         attributor = self._service.attributor
-        return create_app(self._service, self._gate, [router(attributor)] if attributor else [], self._limiter)
+        more = [router(attributor)] if attributor else []
+        return create_app(self._service, self._gate, more, self._limiter, self._fleet)
 
 
 Replica = serve.deployment(
@@ -173,12 +201,20 @@ def unguarded(arguments: dict[str, Any]) -> serve.Application:
     """
     config = validate(ServingConfig, arguments, where="serving")
     values = config.model_dump(mode="json", exclude={"replicas"})  # more replicas are no other replicas
-    scaled = Replica.options(name="Completions", autoscaling_config=config.replicas.autoscaling())
+    several = config.replicas.at_most > 1
+    routed: dict[str, Any] = {"request_router_config": {"request_router_class": PrefixRouter}} if several else {}
+    scaled = Replica.options(
+        name="Completions",
+        autoscaling_config=config.replicas.autoscaling(),
+        ray_actor_options={"num_cpus": config.replicas.cpus, "num_gpus": config.gpus},
+        **routed,
+    )
     asked = config.attribution
     together = asked.segments_per_replica if asked else None
     segments = spread(asked.index, together) if asked and together else []
     per_minute = config.gate.requests_per_minute
-    return scaled.bind(values, segments, None if per_minute is None else Rates.bind(per_minute))
+    rates = None if per_minute is None else Rates.bind(per_minute)
+    return scaled.bind(values, segments, rates, Totals.bind() if several else None)
 
 
 def _attributor(config: AttributionConfig | None, segments: Sequence[Any]) -> Attributor | None:

@@ -1,6 +1,7 @@
-"""What Ray Serve's proxies do besides: a request that lost its replica is answered as clients of its dialect read it.
+"""What Ray Serve's proxies do besides: name a request's session, and answer one that lost its replica.
 
-Serve's own proxy answers nothing, or 503 with a line of text; what a replica tells of itself is passed on.
+`LostReplicas` says it as clients of the dialect read it: Serve's own proxy answers nothing, or 503 with a line of text.
+What a replica tells of itself is passed on.
 ``RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH`` names `middlewares` on the nodes of the cluster; `starloom serve` sets it
 for a Ray that it starts itself.
 """
@@ -10,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_apps.api.app import DIALECTS
 from serve_apps.api.errors import Problem
+from serve_apps.routing import Sessions
 
 RETRY_SECONDS = 2  # a replica is back before long
 UNAVAILABLE = 503  # with a line of text; where a replica is lost Serve's proxy says nothing at all
@@ -17,7 +19,7 @@ UNAVAILABLE = 503  # with a line of text; where a replica is lost Serve's proxy 
 
 def middlewares() -> list[Middleware]:
     """What Serve puts before its proxy."""
-    return [Middleware(LostReplicas)]
+    return [Middleware(LostReplicas), Middleware(Sessions)]
 
 
 class LostReplicas:

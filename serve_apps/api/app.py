@@ -1,7 +1,9 @@
 """All dialects over one service, behind one gate."""
 
+import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from fastapi import APIRouter, FastAPI, Request
@@ -13,6 +15,7 @@ from starlette.requests import ClientDisconnect
 from serve_apps.api.dialects import anthropic, llamacpp, ollama, openai, tabby, tgi
 from serve_apps.api.dialects.dialect import Dialects
 from serve_apps.api.errors import Problem
+from serve_apps.api.figures import Fleet, exposition, families
 from serve_apps.api.gate import GateConfig, guard
 from serve_apps.api.rates import Limiter
 from serve_apps.api.service import Service
@@ -28,10 +31,28 @@ UNION_SIDES = ("body", "tabby", "openai")
 
 
 def create_app(
-    service: Service, gate: GateConfig, more: Sequence[APIRouter] = (), limiter: Limiter | None = None
+    service: Service,
+    gate: GateConfig,
+    more: Sequence[APIRouter] = (),
+    limiter: Limiter | None = None,
+    fleet: Fleet | None = None,
 ) -> FastAPI:
-    """The ASGI application: dialects, the page to try the model, health, metrics, and `more` routes of others."""
-    app = FastAPI(title="Starloom", description="A code model behind the dialects that editors speak.")
+    """The ASGI application: dialects, the page to try the model, health, metrics, and `more` routes of others.
+
+    Metrics are those of all replicas where there is a `fleet` of them.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        reports = [asyncio.ensure_future(fleet.report(service.registries))] if fleet else []
+        yield
+        for report in reports:
+            report.cancel()
+            with suppress(asyncio.CancelledError):
+                await report
+
+    about = "A code model behind the dialects that editors speak."
+    app = FastAPI(title="Starloom", description=about, lifespan=lifespan)
     for dialect in DIALECTS.known:
         app.include_router(dialect.router(service))
     for router in more:
@@ -52,7 +73,9 @@ def create_app(
     @app.get("/metrics")
     async def metrics() -> Response:
         """Prometheus' text format."""
-        return Response(service.metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        own = families(*service.registries)
+        told = await fleet.total(own) if fleet else own
+        return Response(exposition(told), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     _tell_errors(app, service)
     guard(

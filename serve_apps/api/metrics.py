@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -66,10 +66,6 @@ class Meters:
         self.whole = self._histogram("vllm:e2e_request_latency_seconds", "Until the last token", WHOLE)
         self.done = Counter("vllm:request_success", "Finished", (*by, "finished_reason"), registry=self.registry)
         self.refused = Counter("starloom:refused_requests", "Refused", ("key", "status"), registry=self.registry)
-
-    def text(self) -> bytes:
-        """Prometheus' text format."""
-        return generate_latest(self.registry)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(name, text, ("model_name", "key"), buckets=buckets, registry=self.registry)

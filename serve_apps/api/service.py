@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import TypeVar
 
 from fastapi import Request as HttpRequest
+from prometheus_client import CollectorRegistry
 from ray.exceptions import TaskCancelledError
 from starlette.requests import ClientDisconnect
 
@@ -125,9 +126,10 @@ class Service:
         told = ((name, served.engine.failure) for name, served in self.models.items())
         return "; ".join(f"{name}: {failure}" for name, failure in told if failure)
 
-    def metrics(self) -> bytes:
-        """Prometheus' text format."""
-        return self.meters.text() + (self.attributor.metrics() if self.attributor else b"")
+    @property
+    def registries(self) -> list[CollectorRegistry]:
+        """What is counted here."""
+        return [self.meters.registry, *([self.attributor.registry] if self.attributor else [])]
 
     def caller(self, request: HttpRequest) -> Caller:
         """Who sent a request; its deadline is the header's or the service's.

@@ -21,14 +21,23 @@ LOOK_SECONDS = 0.05  # so often a request is asked whether its client is still t
 
 
 class VllmConfig(Config):
-    """What vLLM is started with; `batch` and `queue` bound what it is given at once."""
+    """What vLLM is started with; `batch` and `queue` bound what it is given at once.
+
+    A replica asks the cluster for `gpus`, as many as tensor_parallel where none are said; 0 is for vLLM's CPU build.
+    """
 
     kind: Literal["vllm"]
     dtype: str = "auto"
     tensor_parallel: int = runtime(1, gt=0)
+    gpus: int | None = runtime(None, ge=0)
     memory_share: float = runtime(0.9, gt=0, le=1)
     batch: int = runtime(64, gt=0)
     queue: int = runtime(128, gt=0)
+
+    @property
+    def devices(self) -> int:
+        """GPUs of a replica."""
+        return self.tensor_parallel if self.gpus is None else self.gpus
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import httpx
 import psutil
 import pytest
 
+from serve_apps.api.figures import TOLD_SECONDS
 from serve_apps.deployment import unguarded
 from serve_apps.evaluation.service import ServiceConfig
 from serve_apps.evaluations import deploy
@@ -19,8 +20,10 @@ from serve_apps.hosting import serving_config
 
 pytestmark = pytest.mark.slow
 
-ASK = {"prompt": "def f", "max_tokens": 40, "temperature": 0, "ignore_eos": True}
+ASK: dict[str, Any] = {"prompt": "def f", "max_tokens": 40, "temperature": 0, "ignore_eos": True}
+ASK_TOKENS = ASK["max_tokens"]
 CLIENTS = 6
+GENERATED = "generation_tokens_total"
 
 
 class Crowd:
@@ -63,7 +66,7 @@ def _completed(url: str, **more: Any) -> str:
 def _replicas() -> set[int]:
     mine = {child.pid for child in psutil.Process().children(recursive=True)}
     known = [one for one in psutil.process_iter(["cmdline"]) if one.pid in mine]  # a dead one has no command line
-    return {one.pid for one in known if "ServeReplica:starloom" in " ".join(one.info["cmdline"] or ())}
+    return {one.pid for one in known if "ServeReplica:starloom:Completions" in " ".join(one.info["cmdline"] or ())}
 
 
 def test_several_models_answer_by_name_beside_evaluations(
@@ -101,23 +104,58 @@ def test_model_is_changed_under_load_without_a_failed_request(ray_cluster: str, 
     assert set(crowd.answers) == {old, new, "streamed"}
 
 
+def _metric(url: str, name: str) -> float:
+    told = httpx.get(f"{url}/metrics", timeout=30)
+    assert told.status_code == 200, told.text
+    return sum(float(line.rpartition(" ")[2]) for line in told.text.splitlines() if line.startswith(f"vllm:{name}{{"))
+
+
+def _find_beginnings_again(url: str) -> None:
+    """Five files, each typed on for five keys: four of five requests go to the replica that knows all but the end."""
+    lines = "".join(f"value_{n} = {n}\n" for n in range(200))
+    for number in range(5):
+        for key in range(5):
+            body = {**ASK, "prompt": f"# file {number}\n{lines}{'x' * key}", "max_tokens": 1, "suffix": ""}
+            assert httpx.post(f"{url}/v1/completions", json=body, timeout=60).status_code == 200
+    assert _metric(url, "prefix_cache_hits_total") > 0.7 * _metric(url, "prefix_cache_queries_total")
+
+
 @pytest.mark.slow
-def test_killed_replica_costs_each_client_at_most_one_request(ray_cluster: str, tiny_models: tuple[Path, Path]) -> None:
-    with serving_config({"models": [{"folder": str(tiny_models[0])}]}) as url:
+def test_of_three_replicas_one_is_killed_and_one_drained_under_load(
+    ray_cluster: str, tiny_models: tuple[Path, Path]
+) -> None:
+    from ray import serve
+
+    model = {"folder": str(tiny_models[0]), "engine": {"threads": 1}}
+    three, two = ({"models": [model], "replicas": {"at_least": n, "at_most": n, "cpus": 0.5}} for n in (3, 2))
+    with serving_config(three) as url:
+        _find_beginnings_again(url)
         text = _completed(url)
-        crowd = Crowd(url)
-        time.sleep(1)
-        (victim,) = _replicas()
-        psutil.Process(victim).kill()
-        until = time.monotonic() + 60
-        while not _replicas() - {victim}:
+        crowd, counts = Crowd(url), [_metric(url, GENERATED)]
+        time.sleep(2)
+        before = _replicas()
+        assert len(before) == 3
+        psutil.Process(min(before)).kill()
+        until = time.monotonic() + 90
+        while len(_replicas() - {min(before)}) < 3:
             assert time.monotonic() < until
+            counts.append(_metric(url, GENERATED))
+            time.sleep(0.2)
+        failed = crowd.failed.copy()
+        assert max(failed.values()) <= 1
+        serve.run(unguarded(two), name="starloom", route_prefix="/")
+        while len(_replicas()) > 2:
+            assert time.monotonic() < until
+            counts.append(_metric(url, GENERATED))
             time.sleep(0.2)
         assert _completed(url) == text
-        time.sleep(1)
         crowd.stop()
-    assert max(crowd.failed.values()) <= 1
-    assert crowd.answers[text] > CLIENTS
+        assert crowd.failed == failed  # who is drained ends what it has begun
+        assert set(crowd.answers) <= {text, "streamed", ""}
+        assert counts == sorted(counts)  # the counts of those that are gone stay
+        time.sleep(2 * TOLD_SECONDS)
+        answered = (sum(crowd.answers.values()) - crowd.answers[""]) * ASK_TOKENS
+        assert _metric(url, GENERATED) >= 0.8 * answered  # what the killed one had not told is lost
 
 
 def test_request_that_loses_its_replica_is_told_when_to_come_again(
