@@ -143,8 +143,7 @@ class Completions:
         keys = config.gate.keys | keys_of(os.environ.get(KEYS_VARIABLE, ""))
         self._gate = config.gate.model_copy(update={"keys": keys})
         self._limiter = None if rates is None else SharedLimiter(rates)
-        own = serve.get_replica_context().replica_id.unique_id
-        self._fleet = None if totals is None else Fleet(totals, own)
+        self._fleet = None if totals is None else Fleet(totals, serve.get_replica_context().replica_id.unique_id)
         self._service = Service(models, config.deadline_seconds, _attributor(config.attribution, segments))
 
     def check_health(self) -> None:
@@ -201,7 +200,7 @@ def unguarded(arguments: dict[str, Any]) -> serve.Application:
     """
     config = validate(ServingConfig, arguments, where="serving")
     values = config.model_dump(mode="json", exclude={"replicas"})  # more replicas are no other replicas
-    several = config.replicas.at_most > 1
+    several = max(config.replicas.at_least, config.replicas.at_most) > 1
     routed: dict[str, Any] = {"request_router_config": {"request_router_class": PrefixRouter}} if several else {}
     scaled = Replica.options(
         name="Completions",

@@ -13,7 +13,7 @@ from typing import Any
 from serve_apps.api.keys import KEYS_VARIABLE, check_reach, keys_of, read_keys
 from serve_apps.hosting import index_of, model_folder, serving_config
 from starloom import storage
-from starloom.config import validate
+from starloom.config import parse_value, validate
 from starloom.errors import UserError
 from starloom.kinds import Attribution
 
@@ -33,9 +33,10 @@ def main(argv: Sequence[str]) -> int:
     folders = [folder for _, folder in named]
     values: dict[str, Any] = {
         "models": [
-            {"name": name, "folder": str(folder.resolve()), "engine": {"weights": arguments.weights}}
+            {"name": name, "folder": str(folder.resolve()), "engine": _engine(arguments.engine, arguments.weights)}
             for name, folder in named
         ],
+        "replicas": _replicas(arguments.replicas),
         "gate": {
             "requests_per_minute": arguments.requests_per_minute,
             "keys_file": str(Path(arguments.api_keys).resolve()) if arguments.api_keys else None,
@@ -102,9 +103,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--weights",
         choices=("auto", "float32", "bfloat16", "int8"),
-        default="auto",
-        help="int8 and bfloat16 are faster and less exact; auto is bfloat16 where the processor multiplies it",
+        help="int8 and bfloat16 are faster and less exact; auto, the default, is bfloat16 where the processor "
+        "multiplies it",
     )
+    parser.add_argument(
+        "--engine", action="append", default=[], metavar="NAME=VALUE",
+        help="a setting of each model's engine, such as threads=4, cache_tokens=65536 or kind=vllm; repeatable",
+    )  # fmt: skip
+    parser.add_argument("--replicas", default="1", metavar="N[..M]", help="how many, or up to M as the load asks")
     parser.add_argument("--index", metavar="RUN_OR_INDEX", help="look completions up in it (default: the run's own)")
     parser.add_argument(
         "--ignore", action="append", default=[], metavar="NAME", help="an owner or owner/repo that is no answer"
@@ -114,6 +120,28 @@ def _parser() -> argparse.ArgumentParser:
         "--evaluations", metavar="FOLDER", help="serve /v1/evaluations and /leaderboard, kept in FOLDER"
     )
     return parser
+
+
+def _engine(settings: Sequence[str], weights: str | None) -> dict[str, Any]:
+    """The settings of an engine; whether there are such is looked at where they are used."""
+    made: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not (name and equals):
+            raise UserError(f"--engine {setting}: write NAME=VALUE, such as threads=4")
+        made[name] = parse_value(value)
+    if weights is not None or made.get("kind", "local") == "local":
+        made.setdefault("weights", weights or "auto")
+    return made
+
+
+def _replicas(text: str) -> dict[str, int]:
+    least, dots, most = text.partition("..")
+    if not least.isascii() or not least.isdigit() or (dots and not (most.isascii() and most.isdigit())):
+        raise UserError(f"--replicas {text}: write a number, or two with .. between, such as 1..4")
+    if int(most or least) < int(least) or not int(least):
+        raise UserError(f"--replicas {text}: write one or more, and the larger number last")
+    return {"at_least": int(least), "at_most": int(most or least)}
 
 
 def _keys_are_asked_for(values: dict[str, Any]) -> bool:
