@@ -3,7 +3,8 @@
 // Every output number is one sum over k in ascending order, whatever else is in the batch, however many threads there
 // are and however a prompt is cut into chunks: company never changes a row's bits.
 // Weights are packed into panels of 16 outputs, [outputs / 16][inputs][16]: a panel is read once, front to back, for all
-// rows, which makes small batches as fast as memory allows. Vectors are GCC's: AVX-512, AVX2 or NEON by -march=native.
+// rows, which makes small batches as fast as memory allows. A vector is 16 numbers: one register of AVX-512, two of AVX2,
+// four of NEON or SSE, which are kept in a struct, since GCC keeps vectors wider than a register in memory.
 #include <omp.h>
 #include <sched.h>
 #ifdef __linux__
@@ -21,9 +22,75 @@
 #include <cstring>
 #include <type_traits>
 
+constexpr int LANES = 16;
+#ifdef __AVX512F__
 typedef float vec __attribute__((vector_size(64), aligned(4), may_alias));
 typedef int32_t ints __attribute__((vector_size(64), aligned(4), may_alias));
-typedef int8_t bytes16 __attribute__((vector_size(16), aligned(1), may_alias));
+static inline vec splat(float value) { return value - vec{}; }
+static inline vec load(const float* at) { return *(const vec*)at; }
+static inline void store(float* at, vec value) { *(vec*)at = value; }
+static inline vec load(const int8_t* at) {  // GCC takes the bytes one by one when left to itself
+    return (vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)at)));
+}
+static inline ints below(int32_t limit) {  // lanes whose number is less
+    return ints{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15} < limit;
+}
+static inline vec pick(ints which, vec yes, vec no) { return which ? yes : no; }
+static inline vec larger(vec a, vec b) { return a > b ? a : b; }
+static inline vec power_of_two(vec whole) { return (vec)((__builtin_convertvector(whole, ints) + 127) << 23); }
+// rows and panels of a tile, heads and blocks of attention: as many sums as there are registers
+constexpr int FEW_ROWS = 6, FEW_PANELS = 4, MANY_ROWS = 12, MANY_PANELS = 2, HEADS_AT_ONCE = 8, BLOCKS_AT_ONCE = 2;
+constexpr int wide_for(int heads) { return heads <= 6 ? 4 : 2; }
+#else
+#ifdef __AVX__
+constexpr int PART = 8;
+#else
+constexpr int PART = 4;
+#endif
+constexpr int PARTS = LANES / PART;
+typedef float part __attribute__((vector_size(PART * 4)));
+typedef float loose __attribute__((vector_size(PART * 4), aligned(4), may_alias));
+typedef int32_t int_part __attribute__((vector_size(PART * 4)));
+typedef int8_t byte_part __attribute__((vector_size(PART), aligned(1), may_alias));
+struct ints {
+    int_part p[PARTS];
+};
+struct vec {
+    part p[PARTS];
+    float operator[](int lane) const { return p[lane / PART][lane % PART]; }
+};
+#define EACH _Pragma("GCC unroll 4") for (int i = 0; i < PARTS; i++)
+#define BOTH(op)                                                                    \
+    static inline vec operator op(vec a, vec b) { EACH a.p[i] = a.p[i] op b.p[i]; return a; } \
+    static inline vec operator op(vec a, float b) { EACH a.p[i] = a.p[i] op b; return a; }    \
+    static inline vec operator op(float a, vec b) { EACH b.p[i] = a op b.p[i]; return b; }
+BOTH(+) BOTH(-) BOTH(*) BOTH(/)
+static inline vec& operator+=(vec& a, vec b) { EACH a.p[i] += b.p[i]; return a; }
+static inline vec& operator*=(vec& a, vec b) { EACH a.p[i] *= b.p[i]; return a; }
+static inline vec splat(float value) { vec a; EACH a.p[i] = value - part{}; return a; }
+static inline vec load(const float* at) { vec a; EACH a.p[i] = (part)*(const loose*)(at + i * PART); return a; }
+static inline void store(float* at, vec a) { EACH *(loose*)(at + i * PART) = (loose)a.p[i]; }
+static inline vec load(const int8_t* at) {
+    vec a;
+    EACH a.p[i] = __builtin_convertvector(__builtin_convertvector(*(const byte_part*)(at + i * PART), int_part), part);
+    return a;
+}
+static inline ints below(int32_t limit) {
+    int_part first;
+    for (int lane = 0; lane < PART; lane++) first[lane] = lane;
+    ints a;
+    EACH a.p[i] = first + i * PART < limit;
+    return a;
+}
+static inline vec pick(ints which, vec yes, vec no) { EACH yes.p[i] = which.p[i] ? yes.p[i] : no.p[i]; return yes; }
+static inline vec larger(vec a, vec b) { EACH a.p[i] = a.p[i] > b.p[i] ? a.p[i] : b.p[i]; return a; }
+static inline vec power_of_two(vec whole) {
+    EACH whole.p[i] = (part)((__builtin_convertvector(whole.p[i], int_part) + 127) << 23);
+    return whole;
+}
+constexpr int FEW_ROWS = 1, FEW_PANELS = 4, MANY_ROWS = 6, MANY_PANELS = 1, HEADS_AT_ONCE = 4, BLOCKS_AT_ONCE = 1;
+constexpr int wide_for(int heads) { return heads <= 2 ? 2 : 1; }
+#endif
 struct Half {  // bfloat16: the upper half of a float
     uint16_t bits;
 };
@@ -32,28 +99,13 @@ constexpr bool HALVES = true;
 #else
 constexpr bool HALVES = false;
 #endif
-constexpr int LANES = 16;
-constexpr int HEADS_AT_ONCE = 8;
 constexpr int64_t SPINS = 4000;  // about a fifth of a millisecond
 
-static inline vec splat(float value) { return value - vec{}; }
-static inline vec load(const float* at) { return *(const vec*)at; }
-#ifdef __AVX512F__  // GCC takes the bytes one by one when left to itself
-static inline vec load(const int8_t* at) {
-    return (vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)at)));
-}
-#else
-static inline vec load(const int8_t* at) {
-    return __builtin_convertvector(__builtin_convertvector(*(const bytes16*)at, ints), vec);
-}
-#endif
-static inline void store(float* at, vec value) { *(vec*)at = value; }
 #ifdef __AVX512BF16__
 static inline void store(Half* at, vec value) { _mm256_storeu_si256((__m256i*)at, (__m256i)_mm512_cvtneps_pbh((__m512)value)); }
 #else
 static inline void store(Half*, vec) {}
 #endif
-static inline vec larger(vec a, vec b) { return a > b ? a : b; }
 
 static inline float sum(vec value) {
     float total = 0;
@@ -63,8 +115,8 @@ static inline float sum(vec value) {
 
 // exp by 2^n · polynomial(r), |r| <= ln(2)/2 (Cephes); relative error below 2e-7, inputs clamped to [-87, 88]
 static inline vec exponential(vec x) {
-    x = x < splat(-87.0f) ? splat(-87.0f) : x;
-    x = x > splat(88.0f) ? splat(88.0f) : x;
+    x = larger(x, splat(-87.0f));
+    x = 0.0f - larger(0.0f - x, splat(-88.0f));
     const vec shifted = x * 1.44269504088896341f + 12582912.0f;
     const vec n = shifted - 12582912.0f;
     const vec r = x - n * 0.693359375f + n * 2.12194440e-4f;
@@ -75,8 +127,7 @@ static inline vec exponential(vec x) {
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1.0f;
-    const ints power = (__builtin_convertvector(n, ints) + 127) << 23;
-    return p * (vec)power;
+    return p * power_of_two(n);
 }
 
 static inline vec gelu(vec x) {  // the tanh form: x · sigmoid(2u)
@@ -219,9 +270,11 @@ template <class Weight, class Input, class Output>
 static void columns(int64_t rows, const Input* x, const Linear& layer, int64_t first, int64_t count, Output* y,
                     int64_t stride, Ending e) {
     const int64_t last = first + count;
-    if (count == 4 && rows <= 6) return all_rows<Weight, 4, 6>(rows, x, layer, first, last, y, stride, e);
-    for (; count >= 2; count -= 2, first += 2) all_rows<Weight, 2, 12>(rows, x, layer, first, last, y, stride, e);
-    if (count) all_rows<Weight, 1, 12>(rows, x, layer, first, last, y, stride, e);
+    if (count == FEW_PANELS && rows <= FEW_ROWS)
+        return all_rows<Weight, FEW_PANELS, FEW_ROWS>(rows, x, layer, first, last, y, stride, e);
+    for (; count >= MANY_PANELS; count -= MANY_PANELS, first += MANY_PANELS)
+        all_rows<Weight, MANY_PANELS, MANY_ROWS>(rows, x, layer, first, last, y, stride, e);
+    if (MANY_PANELS > 1 && count) all_rows<Weight, 1, MANY_ROWS>(rows, x, layer, first, last, y, stride, e);
 }
 
 // y[rows, stride] from x[rows, inputs]; called by all threads of the team
@@ -362,30 +415,31 @@ static void attend(const Model& model, const Layer& layer, const Batch& batch, i
     const int32_t* table = batch.tables + batch.sequence[row] * batch.table_width;
     const float* query = batch.fused + row * (model.hidden + 2 * dim) + head * dim;
     const float scale = 1.0f / std::sqrt((float)dim);
-    const ints lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     vec top[HEADS];
     for (int h = 0; h < HEADS; h++) top[h] = splat(-1e30f);
     const auto keep_scores = [&](int64_t b, const vec(&sums)[HEADS]) {
-        const ints seen = lanes < (int32_t)(length - b * LANES);
+        const ints seen = below((int32_t)(length - b * LANES));
         for (int h = 0; h < HEADS; h++) {
-            const vec score = seen ? sums[h] * scale : splat(-1e30f);
+            const vec score = pick(seen, sums[h] * scale, splat(-1e30f));
             store(scores + h * stride + b * LANES, score);
             top[h] = larger(top[h], score);
         }
     };
     const auto keys_of = [&](int64_t b) { return layer.keys + table[b < blocks ? b : blocks - 1] * dim * LANES; };
     int64_t done = 0;
-    for (; done + 2 <= blocks; done += 2) {
-        vec sums[2][HEADS];
-        const float* const keys[2] = {keys_of(done), keys_of(done + 1)};
-        block_scores<HEADS, 2>(query, dim, keys, keys_of(done + 2), sums);
-        keep_scores(done, sums[0]);
-        keep_scores(done + 1, sums[1]);
-    }
-    if (done < blocks) {
+    if constexpr (BLOCKS_AT_ONCE == 2)
+        for (; done + 2 <= blocks; done += 2) {
+            vec sums[2][HEADS];
+            const float* const keys[2] = {keys_of(done), keys_of(done + 1)};
+            block_scores<HEADS, 2>(query, dim, keys, keys_of(done + 2), sums);
+            keep_scores(done, sums[0]);
+            keep_scores(done + 1, sums[1]);
+        }
+    for (; done < blocks; done++) {
         vec sums[1][HEADS];
         const float* const keys[1] = {keys_of(done)};
-        block_scores<HEADS, 1>(query, dim, keys, layer.values + table[0] * LANES * model.padded_dim, sums);
+        const float* values = layer.values + table[0] * LANES * model.padded_dim;
+        block_scores<HEADS, 1>(query, dim, keys, done + 1 < blocks ? keys_of(done + 1) : values, sums);
         keep_scores(done, sums[0]);
     }
     float share[HEADS];
@@ -395,14 +449,13 @@ static void attend(const Model& model, const Layer& layer, const Batch& batch, i
         vec total = {};
         for (int64_t b = 0; b < blocks; b++) {
             float* at = scores + h * stride + b * LANES;
-            const ints seen = lanes < (int32_t)(length - b * LANES);
-            const vec weight = seen ? exponential(load(at) - most) : vec{};
+            const vec weight = pick(below((int32_t)(length - b * LANES)), exponential(load(at) - most), vec{});
             store(at, weight);
             total += weight;
         }
         share[h] = 1.0f / sum(total);
     }
-    constexpr int WIDE = HEADS <= 6 ? 4 : 2;  // as many sums as there are registers
+    constexpr int WIDE = wide_for(HEADS);
     int64_t d = 0;
     float* out = batch.mixed + row * model.hidden + head * dim;
     for (; dim - d > (WIDE - 1) * LANES; d += WIDE * LANES)
