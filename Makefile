@@ -5,15 +5,18 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 BENCHES := curate scale dedup tokenize train serve eval attribution
 
-# For tests only: a browser, and toolchains of the languages whose programs the sandbox runs.
+# For tests only: a browser, editors, and toolchains of the languages whose programs the sandbox runs.
 SYSTEM_PACKAGES := chromium chromium-driver g++ default-jdk-headless nodejs node-typescript golang-go rustc php-cli \
-	ruby ruby-test-unit perl libtest-deep-perl lua5.4 lua-unit golang-github-stretchr-testify-dev
+	ruby ruby-test-unit perl libtest-deep-perl lua5.4 lua-unit golang-github-stretchr-testify-dev \
+	vim neovim emacs-nox tmux curl
 
-# Clients that tests run unmodified against the server, in environments of their own.
+# Clients that tests run unmodified against the server, and editors and what drives them, in environments of their own.
 CLIENTS := tests/serve_apps/clients
-CLIENTS_STAMP := .venv-clients/.installed-$(shell cat $(CLIENTS)/requirements.txt $(CLIENTS)/package-lock.json | cksum | cut -d' ' -f1)
+EDITORS := tests/serve_apps/editors
+CLIENTS_STAMP := .venv-clients/.installed-$(shell cat $(CLIENTS)/requirements.txt $(CLIENTS)/package-lock.json \
+	$(EDITORS)/package-lock.json | cksum | cut -d' ' -f1)
 
-.PHONY: clients system setup quickstart test check lint format docs bench clean $(addprefix bench-,$(BENCHES))
+.PHONY: clients editor-pictures system setup quickstart test check lint format docs bench clean $(addprefix bench-,$(BENCHES))
 
 setup: $(STAMP)
 
@@ -37,8 +40,9 @@ clients: $(CLIENTS_STAMP)
 $(CLIENTS_STAMP):
 	test -x .venv-clients/bin/python || $(PYTHON) -m venv .venv-clients
 	.venv-clients/bin/pip install --quiet --no-deps --no-compile -r $(CLIENTS)/requirements.txt
-	@if command -v npm >/dev/null; then cd $(CLIENTS) && npm ci --silent --no-audit --no-fund --ignore-scripts; \
-	else echo "make clients: no npm; tests of its clients are skipped"; fi
+	@if command -v npm >/dev/null; then \
+		for folder in $(CLIENTS) $(EDITORS); do npm ci --prefix $$folder --silent --no-audit --no-fund --ignore-scripts; done; \
+	else echo "make clients: no npm; tests of its clients and editors are skipped"; fi
 	rm -f .venv-clients/.installed-*
 	touch $@
 
@@ -66,6 +70,10 @@ docs: setup
 	$(BIN)/python -m tests.docs.rooms
 	$(BIN)/python -m tests.docs.commands
 	$(BIN)/python -m tests.docs.fields
+
+# pictures of each editor with the plugin, for serve_apps/editors/README.md
+editor-pictures: setup clients
+	$(BIN)/python -m tests.serve_apps.editors.pictures
 
 bench: $(addprefix bench-,$(BENCHES))
 

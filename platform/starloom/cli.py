@@ -12,6 +12,7 @@ from starloom.errors import guarded
 # Commands of the three packages, which this package must not import, and of libraries that take long to load.
 DELEGATED = {
     "serve": ("serve_apps.serve", "main", "serve a model over HTTP"),
+    "editor": ("serve_apps.editor", "main", "put the plugin into an editor, or try what editors send against a server"),
     "evaluate": ("serve_apps.evaluate", "command", "evaluate a model folder, a run, or an OpenAI-compatible URL"),
     "attribute": ("starloom.attribution.command", "attribute", "what of a text stands in a run's corpus, and where"),
     "lookup": ("starloom.attribution.command", "lookup", "what a run's corpus has of an owner, a repository or a file"),

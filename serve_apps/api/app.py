@@ -12,6 +12,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from serve_apps.api import editors
 from serve_apps.api.dialects import anthropic, llamacpp, ollama, openai, tabby, tgi
 from serve_apps.api.dialects.dialect import Dialects
 from serve_apps.api.errors import Problem
@@ -55,6 +56,7 @@ def create_app(
     app = FastAPI(title="Starloom", description=about, lifespan=lifespan)
     for dialect in DIALECTS.known:
         app.include_router(dialect.router(service))
+    app.include_router(editors.router())
     for router in more:
         app.include_router(router)
 
@@ -83,7 +85,7 @@ def create_app(
         gate,
         lambda path, problem: DIALECTS.of(path).answer(problem),
         open_paths=OPEN_PATHS | DIALECTS.open_paths,
-        open_pages=frozenset({"/", "/search"}),
+        open_pages=frozenset({"/", "/search"}) | editors.pages(),
         limiter=limiter,
         untyped="/api/",  # Ollama's own documentation sends no content type
         refused=lambda user, status: service.meters.refused.labels(user, str(status)).inc(),

@@ -11,10 +11,15 @@ from pathlib import Path
 import pytest
 import uvicorn
 
+from serve_apps.api import overlap
 from serve_apps.api.app import create_app
 from serve_apps.api.gate import GateConfig
 from serve_apps.api.service import Served, Service
+from serve_apps.attributor import Attributor
 from serve_apps.engine.engine import EngineConfig, LocalEngine
+from serve_apps.segments import Here
+from starloom.artifact import Artifact
+from starloom.kinds import Attribution
 from starloom.model.folder import read_model
 from starloom.tokenizer import load_tokenizer
 from tests.models import tiny_tokenizer, write_tiny_model
@@ -46,17 +51,21 @@ def running(
     deadline: float | None,
     engine_settings: dict[str, object],
     template: str | None = None,
+    index: str | None = None,
 ) -> Iterator[Running]:
     settings = {"cache_tokens": 16384, "threads": 1, **engine_settings}
     tokenizer = load_tokenizer(folder)
     engine = LocalEngine(read_model(folder), tokenizer, EngineConfig.model_validate(settings))
-    service = Service({"tiny": Served("tiny", engine, tokenizer, chat_template=template)}, deadline)
+    view = Attribution(Artifact.open(index)) if index else None
+    attributor = Attributor(view.artifact.fingerprint, Here(view)) if view else None
+    service = Service({"tiny": Served("tiny", engine, tokenizer, chat_template=template)}, deadline, attributor)
+    more = [overlap.router(attributor)] if attributor else []
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen(64)
         port = int(listening.getsockname()[1])
         server = uvicorn.Server(
-            uvicorn.Config(create_app(service, gate), log_level="warning", timeout_graceful_shutdown=2)
+            uvicorn.Config(create_app(service, gate, more), log_level="warning", timeout_graceful_shutdown=2)
         )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
