@@ -26,6 +26,8 @@
 (require 'subr-x)
 (require 'url)
 (require 'url-http)
+(defvar url-http-end-of-headers)
+(declare-function project-root "project")
 
 (defgroup starloom nil "Completions by a Starloom server." :group 'convenience)
 (defcustom starloom-url "http://127.0.0.1:8000" "The server." :type 'string)
@@ -36,15 +38,15 @@
 (defcustom starloom-max-tokens 96 "Most tokens of a suggestion." :type 'integer)
 (defcustom starloom-other-files t "Whether pieces of other buffers are sent as context." :type 'boolean)
 (defcustom starloom-exclude nil "Regular expressions of file names whose text is never sent." :type '(repeat regexp))
-(defcustom starloom-attribute-accepted t "Whether accepted suggestions are looked up in the training data." :type 'boolean)
-(defcustom starloom-tell-server nil "Whether numbers of characters shown and accepted are told; never a text." :type 'boolean)
+(defcustom starloom-attribute-accepted t "Whether accepted suggestions are looked up." :type 'boolean)
+(defcustom starloom-tell-server nil "Whether numbers of characters shown and taken are told, never a text." :type 'boolean)
 (defface starloom-ghost '((t :inherit shadow)) "Suggestions.")
 (defface starloom-found '((t :inherit warning :underline t)) "Passages of the training data.")
 
 (defconst starloom--client "emacs/0.1.0")
 (defconst starloom--ahead 8192 "Characters before point that are sent.")
 (defconst starloom--behind 2048 "And after it.")
-(defconst starloom--grid 1024 "A window begins at a multiple: while somebody types on, the server knows its beginning.")
+(defconst starloom--grid 1024 "A window begins at a multiple of it, which stays while somebody types on.")
 (defconst starloom--secret
   (rx (or (seq (or bos "/" "\\")
                (or (seq ".env" (? (any ".-") (* (not (any "/\\"))))) ".envrc" ".netrc" "_netrc" ".npmrc" ".pypirc"
@@ -76,7 +78,8 @@
     (if secret (if (functionp secret) (funcall secret) secret) (getenv "STARLOOM_API_KEY"))))
 
 (defun starloom--told (status)
-  "What the answer in the current buffer says: its object, or an alist of problem, code and wait; STATUS is url.el's."
+  "What the current buffer says: an object, or problem, code and wait.
+STATUS is url.el's."
   (let* ((code (or (bound-and-true-p url-http-response-status) 0))
          (told (ignore-errors
                  (goto-char url-http-end-of-headers)
@@ -93,7 +96,8 @@
                  (code . ,code) (wait . ,(or wait (if (or (not object) (>= code 500)) 2 0)))))))))
 
 (defun starloom--ask (path body callback)
-  "POST BODY to PATH, or GET it where BODY is nil; CALLBACK gets what `starloom--told' makes of the answer."
+  "POST BODY to PATH, or GET it where BODY is nil.
+CALLBACK gets what `starloom--told' makes of the answer."
   (let* ((key (starloom--key))
          (url-request-method (if body "POST" "GET"))
          (url-request-extra-headers
@@ -112,7 +116,7 @@
              nil))))
 
 (defun starloom--stop ()
-  "Nobody waits for an answer any more: hang up, which ends the work on the server."
+  "Nobody waits any more: hang up, which ends the work on the server."
   (when (timerp starloom--timer) (cancel-timer starloom--timer))
   (when (buffer-live-p starloom--request)
     (when-let* ((process (get-buffer-process starloom--request)))
@@ -123,12 +127,13 @@
   (setq starloom--timer nil starloom--request nil))
 
 (defun starloom--refused (original &rest arguments)
-  "Call ORIGINAL with ARGUMENTS, but not for our own requests: their callbacks tell of 401, where url.el asks for a name."
+  "Call ORIGINAL with ARGUMENTS, but not for our own requests.
+Their callbacks tell of 401, where url.el asks for a name."
   (or (and (assoc "X-Starloom-Client" (bound-and-true-p url-http-extra-headers)) t) (apply original arguments)))
 (advice-add 'url-http-handle-authentication :around #'starloom--refused)
 
 (defun starloom--tell (type id characters)
-  "Tell that of completion ID so many CHARACTERS were shown or taken, by TYPE."
+  "Tell that of completion ID CHARACTERS were shown or taken, by TYPE."
   (when starloom-tell-server
     (starloom--ask "/v1/events" `((type . ,type) (completion_id . ,(or id "")) (characters . ,characters) (language . ,(starloom--language))) #'ignore)))
 
@@ -153,7 +158,7 @@
   starloom--ignored)
 
 (defun starloom--others ()
-  "Pieces of other buffers with files in the same mode, those seen last at the end."
+  "Pieces of other buffers in the same mode, those seen last at the end."
   (let ((mode major-mode) (here (current-buffer)) (root (starloom--root)) found)
     (dolist (buffer (and starloom-other-files (buffer-list)) (vconcat found))
       (with-current-buffer buffer
@@ -169,11 +174,11 @@
                       found)))))))))
 
 (defun starloom--sendable (from to)
-  "Text FROM TO as Unicode text: raw bytes become marks of replacement."
+  "Text FROM TO; raw bytes become marks of replacement."
   (replace-regexp-in-string "[^[:unibyte:][:nonascii:]]\\|[\x3fff80-\x3fffff]" "\ufffd" (buffer-substring-no-properties from to)))
 
 (defun starloom--around ()
-  "Text before and after point: the first from a line near a multiple of the grid."
+  "Text before and after point, from a line near a multiple of the grid."
   (save-restriction
     (widen)
     (let ((from (max (point-min) (- (point) starloom--ahead))))
@@ -330,7 +335,8 @@
               (if (> .count 1) (format " and %d more" (1- .count)) "")))))
 
 (defun starloom--look-up (from to &optional wanted)
-  "Mark what of FROM to TO stands in the training data, and does not end before WANTED."
+  "Mark what of FROM to TO stands in the training data.
+What ends before WANTED is left out."
   (let ((buffer (current-buffer)))
     (starloom--ask
      "/overlap" `((document . ,(starloom--sendable from to)) (offsets . "code-points"))

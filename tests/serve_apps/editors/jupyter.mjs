@@ -60,7 +60,7 @@ const steps = {
     await page.keyboard.press("Enter");
     await page.keyboard.type("print(", { delay: 20 });
     await until(async () => (await status(page).getAttribute("data-problem")) === "slow down", "told");
-    assert.equal(await page.locator(".Toastify__toast").count(), 0);
+    assert.equal(await page.locator(".Toastify__toast", { hasText: "Starloom" }).count(), 0);
     await server.refuse(null);
     await command(page, "Starloom: Ask the server what it serves");
     await page.locator(".Toastify__toast", { hasText: "2048 tokens" }).waitFor();
@@ -68,6 +68,9 @@ const steps = {
   },
   async "a notebook: the cells above are context, and an accepted copy is told with its licence"(page, picture) {
     await open(page, "nb.ipynb");
+    await page.locator(".jp-StatusBar-TextItem", { hasText: "Idle" }).first().waitFor(); // the kernel tells the language
+    await page.waitForTimeout(500);
+    await cells(page).nth(1).click();
     await page.keyboard.type("def add(a, b):\nret", { delay: 30 });
     await ghost(page).first().waitFor();
     await picture("jupyter-ghost");

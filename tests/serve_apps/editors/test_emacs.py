@@ -15,7 +15,8 @@ from tests.serve_apps.editors.terminal import Terminal, needed, terminal
 
 PLUGIN = Path(serve_apps.editors.__file__).parent / "emacs" / "starloom.el"
 SETTINGS = """(setq inhibit-startup-screen t make-backup-files nil auto-save-default nil create-lockfiles nil
-      python-indent-guess-indent-offset nil auth-sources '("{folder}/authinfo") starloom-url "{url}" starloom-delay 0.02)
+      python-indent-guess-indent-offset nil auth-sources '("{folder}/authinfo")
+      starloom-url "{url}" starloom-delay 0.02)
 (load "{plugin}")
 (add-hook 'prog-mode-hook #'starloom-mode)
 (setq-default indent-tabs-mode nil)
@@ -187,8 +188,8 @@ def test_other_files_are_sent_and_secrets_never(session: Session) -> None:
     session.screen.settled()
     assert len(session.server.asked()) == asked
     session.edit("others.py")
-    session.screen.type("x = [")
-    session.screen.until("1, 2, 3]")
+    session.screen.type("import nu")
+    session.screen.until("import numpy as np")
     body = session.server.asked()[-1]["body"]
     assert body["filepath"] == "others.py"
     assert "util.py" in [one["filename"] for one in body["extra_context"]]
@@ -237,11 +238,11 @@ def test_refusal_is_one_mark_in_the_mode_line_and_typing_goes_on(
     session: Session, refusal: tuple[int, str, dict[str, str]], told: str
 ) -> None:
     session.server.refusal = refusal
-    session.edit("refused.py")
+    session.edit(f"refused{refusal[0]}.py")
     session.screen.type(f"n{refusal[0]} = [")
     session.screen.until("Starloom!")
     session.screen.type("1]")
-    assert session.saved("refused.py") == f"n{refusal[0]} = [1]\n"
+    assert session.saved(f"refused{refusal[0]}.py") == f"n{refusal[0]} = [1]\n"
     session.run("(message starloom--problem)")
     session.screen.until(told)
     session.server.refusal = None

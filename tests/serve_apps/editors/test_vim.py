@@ -222,12 +222,12 @@ def test_refusal_is_one_line_in_the_status_and_typing_goes_on(
     session: Session, refusal: tuple[int, str, dict[str, str]], told: str
 ) -> None:
     session.server.refusal = refusal
-    session.edit("refused.py")
+    session.edit(f"refused{refusal[0]}.py")
     session.screen.type(f"n{refusal[0]} = [")
     session.screen.until(f"Starloom: {told}")
     session.screen.type("1]")
     session.server.refusal = None
-    assert session.saved("refused.py") == f"n{refusal[0]} = [1]\n"
+    assert session.saved(f"refused{refusal[0]}.py") == f"n{refusal[0]} = [1]\n"
     session.screen.type(":StarloomHealth")
     session.screen.keys("Enter")
     session.screen.until("all is well")

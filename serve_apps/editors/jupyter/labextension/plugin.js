@@ -74,7 +74,8 @@
   /** A line at the bottom that says what the server said last. */
   function statusLine(Widget, statusBar) {
     const widget = new Widget();
-    widget.addClass("jp-starloom-status");
+    for (const name of ["jp-starloom-status", "jp-StatusBar-TextItem"]) widget.addClass(name);
+    widget.node.style.lineHeight = "24px";
     statusBar?.registerStatusItem("starloom:status", { item: widget, align: "right", rank: 1 });
     return (problem) => {
       widget.node.textContent = problem ? "⚠ Starloom" : "Starloom";
