@@ -6,7 +6,7 @@ import os
 import subprocess
 from collections.abc import Sequence
 
-from serve_apps.editors.checks import Checked, check
+from serve_apps.editors.checks import Tried, try_shapes
 from serve_apps.editors.installation import EDITORS, installations
 
 KEY_VARIABLE = "STARLOOM_API_KEY"
@@ -21,7 +21,7 @@ def main(argv: Sequence[str]) -> int:
     arguments = _parser().parse_args(list(argv))
     url = arguments.url.rstrip("/")
     if arguments.name == "check":
-        return 0 if asyncio.run(check(url, os.environ.get(KEY_VARIABLE, ""), _report)) else 1
+        return 0 if asyncio.run(try_shapes(url, os.environ.get(KEY_VARIABLE, ""), _report)) else 1
     one = installations(url)[arguments.name]
     if arguments.run:
         code = subprocess.run(["sh", "-c", one.shell], check=False).returncode
@@ -33,8 +33,8 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _report(checked: Checked) -> None:
-    print(f"{'FAILED' if checked.fault else 'ok':<7} {checked.shape:<20} {checked.fault or checked.told}", flush=True)
+def _report(tried: Tried) -> None:
+    print(f"{'FAILED' if tried.fault else 'ok':<7} {tried.shape:<20} {tried.fault or tried.told}", flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -17,7 +17,7 @@ CODE: Final = {"prompt": "def add(a, b):\n    ", "max_tokens": 8, "temperature":
 
 
 @dataclass(frozen=True)
-class Checked:
+class Tried:
     """A shape and what came of it; `fault` is empty where it works, `told` says more."""
 
     shape: str
@@ -78,7 +78,7 @@ def _message(answer: httpx.Response) -> str:
     return str(error.get("message", error) if isinstance(error, dict) else error)
 
 
-async def check(url: str, key: str, report: Callable[[Checked], None]) -> bool:
+async def try_shapes(url: str, key: str, report: Callable[[Tried], None]) -> bool:
     """Try every shape, report each; whether all work.
 
     Raises:
@@ -91,18 +91,18 @@ async def check(url: str, key: str, report: Callable[[Checked], None]) -> bool:
             card = dict(cards[0])
         except (CheckError, httpx.ReadTimeout, httpx.InvalidURL, ValueError, KeyError, IndexError, TypeError) as error:
             raise UserError(f"{url}: {error or 'no answer in time'}; give the address of a Starloom server") from None
-        report(Checked("models", "", f"{card['id']}, a window of {card.get('max_model_len')} tokens"))
+        report(Tried("models", "", f"{card['id']}, a window of {card.get('max_model_len')} tokens"))
         fine = True
         for shape, (needs, work) in SHAPES.items():
             if needs and not card.get(needs):
-                report(Checked(shape, "", f"not offered: {MISSING[needs]}"))
+                report(Tried(shape, "", f"not offered: {MISSING[needs]}"))
                 continue
             started, fault, told = time.perf_counter(), "", ""
             try:
                 told = await work(server)
             except (CheckError, httpx.ReadTimeout) as error:
                 fault = str(error) or f"nothing within {SECONDS} seconds"
-            report(Checked(shape, fault, f"{told}{'; ' if told else ''}{time.perf_counter() - started:.2f} s"))
+            report(Tried(shape, fault, f"{told}{'; ' if told else ''}{time.perf_counter() - started:.2f} s"))
             fine = fine and not fault
         return fine
 

@@ -23,7 +23,7 @@ export async function until(holds, what, seconds = 20) {
 }
 
 /** Run steps by their names in one page; those that fail are told with a picture, and the next goes on. */
-export async function drive(steps, { viewport = { width: 1100, height: 640 }, pictures = process.env.PICTURES, open }) {
+export async function drive(steps, { viewport = { width: 1300, height: 640 }, pictures = process.env.PICTURES, open }) {
   const browser = await chromium.launch({ executablePath: process.env.CHROMIUM, args: FLAGS });
   const context = await browser.newContext({ viewport });
   const page = await context.newPage();

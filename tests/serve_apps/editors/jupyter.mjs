@@ -88,6 +88,7 @@ const steps = {
     await toast.first().waitFor();
     assert.match(await toast.first().innerText(), /example\/algorithms sort\/quick\.py, lines 12-12/);
     await page.locator(".jp-starloom-found").first().waitFor();
+    await page.waitForTimeout(800);
     await picture("jupyter-attribution");
   },
   async "a command looks a cell up"(page) {

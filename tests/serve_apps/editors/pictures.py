@@ -103,6 +103,9 @@ def _take(codes: list[int], style: dict[str, str]) -> None:
     code = codes.pop(0)
     if code == 0:
         style.clear()
+    elif code in (38, 48) and codes[:1] == [2]:
+        style["color" if code == 38 else "background"] = f"rgb({codes[1]},{codes[2]},{codes[3]})"
+        del codes[:4]
     elif code in (38, 48) and codes[:1] == [5]:
         number = codes[1]
         del codes[:2]
