@@ -222,7 +222,7 @@ def source_state(config: CollectConfig) -> Any:
     return [[source.state() for source in config.sources], table_state(config.languages)]
 
 
-STEP = Step(config=CollectConfig, run=run, produces=Collected.kind, version=4, source_state=source_state)
+STEP = Step(config=CollectConfig, run=run, produces=Collected.kind, version=4, source_state=source_state, consumes={})
 
 if __name__ == "__main__":
     main(STEP)

@@ -19,6 +19,7 @@ from data_jobs.corpus.funnel import (
     totals_of,
 )
 from data_jobs.shards import map_shards
+from data_jobs.verdicts import OF_FILES
 from starloom.artifact import Artifact, ArtifactWriter
 from starloom.config import Config
 from starloom.decisions import dropped_rows, edits_of
@@ -133,7 +134,13 @@ def _merge_dropped(collected: Collected, shards: Sequence[str], output: Artifact
     return dict(sorted(examples.items()))
 
 
-STEP = Step(config=CurateConfig, run=run, produces=Corpus.kind, version=5)
+STEP = Step(
+    config=CurateConfig,
+    run=run,
+    produces=Corpus.kind,
+    version=5,
+    consumes=OF_FILES,
+)
 
 if __name__ == "__main__":
     main(STEP)

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from data_jobs.benchmarks.tasks import Benchmark, MatchLimits, benchmark_state
-from data_jobs.verdicts import Verdict, decide
+from data_jobs.verdicts import OF_FILES, Verdict, decide
 from starloom.config import Config
 from starloom.kinds import Decisions
 from starloom.program import main
@@ -50,7 +50,14 @@ def source_state(config: DecontaminateConfig) -> Any:
     return benchmark_state(config.benchmarks)
 
 
-STEP = Step(config=DecontaminateConfig, run=run, produces=Decisions.kind, version=2, source_state=source_state)
+STEP = Step(
+    config=DecontaminateConfig,
+    run=run,
+    produces=Decisions.kind,
+    version=2,
+    source_state=source_state,
+    consumes=OF_FILES,
+)
 
 if __name__ == "__main__":
     main(STEP)

@@ -5,9 +5,11 @@ files all stay.
 """
 
 from data_jobs.near_duplicates.config import DeduplicateConfig
+from data_jobs.near_duplicates.memory import SIGNATURES
+from data_jobs.verdicts import OF_FILES
 from starloom.kinds import Decisions
 from starloom.program import main
-from starloom.step import Outcome, Step, StepContext
+from starloom.step import Count, Outcome, Step, StepContext
 
 
 def run(config: DeduplicateConfig, context: StepContext) -> Outcome:
@@ -17,7 +19,13 @@ def run(config: DeduplicateConfig, context: StepContext) -> Outcome:
     return deduplicate(config, context)
 
 
-STEP = Step(config=DeduplicateConfig, run=run, produces=Decisions.kind, version=3)
+STEP = Step(
+    config=DeduplicateConfig,
+    run=run,
+    produces=Decisions.kind,
+    version=3,
+    consumes={**OF_FILES, SIGNATURES: Count.ANY},
+)
 
 if __name__ == "__main__":
     main(STEP)

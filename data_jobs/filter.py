@@ -5,7 +5,7 @@ from typing import Any
 
 from data_jobs.languages import Language, load_languages, table_state
 from data_jobs.quality import RULES, QualityLimits, SourceFile, judge, judge_record, load_rules
-from data_jobs.verdicts import Verdict, decide
+from data_jobs.verdicts import OF_FILES, Verdict, decide
 from starloom import plugins
 from starloom.config import Config
 from starloom.kinds import Decisions
@@ -44,7 +44,14 @@ def source_state(config: FilterConfig) -> Any:
     return [table_state(config.languages), plugins.code_state(config.rules)]
 
 
-STEP = Step(config=FilterConfig, run=run, produces=Decisions.kind, version=2, source_state=source_state)
+STEP = Step(
+    config=FilterConfig,
+    run=run,
+    produces=Decisions.kind,
+    version=2,
+    source_state=source_state,
+    consumes=OF_FILES,
+)
 
 if __name__ == "__main__":
     main(STEP)

@@ -22,7 +22,7 @@ from starloom.errors import UserError
 from starloom.kinds import Attribution, Corpus, data_file
 from starloom.program import main
 from starloom.segmentfiles import FILE_NAMES, FILES, SegmentInfo, rows_digest
-from starloom.step import Outcome, Step, StepContext
+from starloom.step import Count, Outcome, Step, StepContext
 
 _COLUMNS = tuple(name for name in FILES.names if name not in ("shard", "row"))
 
@@ -189,7 +189,7 @@ def _write_repositories(corpus: Corpus, output: ArtifactWriter) -> None:
     output.write_table(Attribution.REPOSITORIES, table)
 
 
-STEP = Step(config=IndexConfig, run=run, produces=Attribution.kind)
+STEP = Step(config=IndexConfig, run=run, produces=Attribution.kind, consumes={Corpus.kind: Count.ONE})
 
 if __name__ == "__main__":
     main(STEP)

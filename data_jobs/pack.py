@@ -23,7 +23,7 @@ from starloom.kinds import SPLITS, Corpus, PackedShard, Split, Tokenizer, Tokens
 from starloom.program import main
 from starloom.records import Piece, Special, kind_of
 from starloom.schema import CORPUS
-from starloom.step import Outcome, Step, StepContext
+from starloom.step import Count, Outcome, Step, StepContext
 from starloom.tokenizer import CodeTokenizer, load_tokenizer, smallest_dtype
 from starloom.tokens.encoder import Encoder
 from starloom.tokens.shard import TokenShardWriter
@@ -201,7 +201,13 @@ def _with_kind(part: pa.Table) -> pa.Table:
     return part
 
 
-STEP = Step(config=PackConfig, run=run, produces=Tokens.kind, version=2)
+STEP = Step(
+    config=PackConfig,
+    run=run,
+    produces=Tokens.kind,
+    version=2,
+    consumes={Corpus.kind: Count.ONE, Tokenizer.kind: Count.ONE},
+)
 
 if __name__ == "__main__":
     main(STEP)

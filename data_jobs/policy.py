@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from data_jobs.admission.encodings import NotTextError, decode
 from data_jobs.licenses.expressions import PERMISSIVE, known_ids, unmet
-from data_jobs.verdicts import Verdict, decide
+from data_jobs.verdicts import OF_FILES, Verdict, decide
 from starloom.config import Config
 from starloom.errors import UserError
 from starloom.kinds import Decisions
@@ -80,7 +80,14 @@ def source_state(config: PolicyConfig) -> Any:
     return sorted(load_opt_outs(config.opt_out))
 
 
-STEP = Step(config=PolicyConfig, run=run, produces=Decisions.kind, version=2, source_state=source_state)
+STEP = Step(
+    config=PolicyConfig,
+    run=run,
+    produces=Decisions.kind,
+    version=2,
+    source_state=source_state,
+    consumes=OF_FILES,
+)
 
 if __name__ == "__main__":
     main(STEP)

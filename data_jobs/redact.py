@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from data_jobs.personal_data.redaction import Detector, load_detectors, redact
 from data_jobs.shards import map_shards
-from data_jobs.verdicts import surviving_rows, write_no_decisions
+from data_jobs.verdicts import OF_FILES, surviving_rows, write_no_decisions
 from starloom import plugins
 from starloom.artifact import Artifact, ArtifactWriter
 from starloom.config import Config
@@ -75,7 +75,14 @@ def source_state(config: RedactConfig) -> Any:
     return plugins.code_state(config.detectors)
 
 
-STEP = Step(config=RedactConfig, run=run, produces=Decisions.kind, version=2, source_state=source_state)
+STEP = Step(
+    config=RedactConfig,
+    run=run,
+    produces=Decisions.kind,
+    version=2,
+    source_state=source_state,
+    consumes=OF_FILES,
+)
 
 if __name__ == "__main__":
     main(STEP)

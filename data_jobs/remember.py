@@ -1,6 +1,7 @@
 """Remember what deduplication needs of a corpus: later batches are compared with it without reading its text again."""
 
 from data_jobs.near_duplicates.config import SketchConfig
+from data_jobs.verdicts import OF_FILES
 from starloom.program import main
 from starloom.step import Outcome, Step, StepContext
 
@@ -12,7 +13,13 @@ def run(config: SketchConfig, context: StepContext) -> Outcome:
     return remember(config, context)
 
 
-STEP = Step(config=SketchConfig, run=run, produces="signatures", version=2)
+STEP = Step(
+    config=SketchConfig,
+    run=run,
+    produces="signatures",
+    version=2,
+    consumes=OF_FILES,
+)
 
 if __name__ == "__main__":
     main(STEP)

@@ -14,7 +14,7 @@ from starloom.errors import UserError
 from starloom.kinds import Corpus, Tokenizer
 from starloom.program import main
 from starloom.records import texts
-from starloom.step import Outcome, Step, StepContext
+from starloom.step import Count, Outcome, Step, StepContext
 from starloom.tokenizer import END_OF_TEXT, SPECIAL_TOKENS, CodeTokenizer
 
 BYTES = 256
@@ -103,7 +103,7 @@ def train_bpe(texts: Iterator[str], vocabulary: int, extra_special_tokens: Seque
     return CodeTokenizer(tokenizer.to_str())
 
 
-STEP = Step(config=TrainTokenizerConfig, run=run, produces=Tokenizer.kind)
+STEP = Step(config=TrainTokenizerConfig, run=run, produces=Tokenizer.kind, consumes={Corpus.kind: Count.ONE})
 
 if __name__ == "__main__":
     main(STEP)

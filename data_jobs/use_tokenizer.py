@@ -36,7 +36,7 @@ def source_state(config: UseTokenizerConfig) -> object:
     return [file.stat().st_size, file.stat().st_mtime_ns] if file.is_file() else None
 
 
-STEP = Step(config=UseTokenizerConfig, run=run, produces=Tokenizer.kind, source_state=source_state)
+STEP = Step(config=UseTokenizerConfig, run=run, produces=Tokenizer.kind, source_state=source_state, consumes={})
 
 if __name__ == "__main__":
     main(STEP)

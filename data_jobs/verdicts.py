@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +13,10 @@ from starloom.artifact import Artifact, ArtifactWriter
 from starloom.decisions import surviving
 from starloom.kinds import Collected, Decisions, decisions_file
 from starloom.schema import DECISIONS
-from starloom.step import Outcome, StepContext
+from starloom.step import Count, Outcome, StepContext
+
+# what steps take that decide on files: the files, and what was decided before
+OF_FILES: Final = {Collected.kind: Count.ONE, Decisions.kind: Count.ANY}
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from starloom.config import Config, runtime, validate
 from starloom.errors import RunError, UserError
 from starloom.kinds import Attribution, Corpus, Evaluation, HeldoutDocument, Model, Tokens, check_index
 from starloom.program import main
-from starloom.step import Outcome, Step, StepContext
+from starloom.step import Count, Outcome, Step, StepContext
 
 INFILLING = 4  # tokens around a gap, and what joining texts may add
 UNFINISHED = "unfinished"  # in the output folder: what an interrupted evaluation has
@@ -398,7 +398,17 @@ def _url_of(model: str) -> Iterator[Target]:
         yield Target(url, folder)
 
 
-STEP = Step(config=EvaluateConfig, run=run, produces=Evaluation.kind)
+STEP = Step(
+    config=EvaluateConfig,
+    run=run,
+    produces=Evaluation.kind,
+    consumes={
+        Model.kind: Count.ONE,
+        Tokens.kind: Count.ONE,
+        Corpus.kind: Count.OPTIONAL,
+        Attribution.kind: Count.OPTIONAL,
+    },
+)
 
 if __name__ == "__main__":
     main(STEP)

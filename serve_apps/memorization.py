@@ -20,7 +20,7 @@ from starloom.config import Config
 from starloom.errors import UserError
 from starloom.kinds import Attribution, Memorization, Model, Tokens, check_index
 from starloom.program import main
-from starloom.step import Outcome, Step, StepContext
+from starloom.step import Count, Outcome, Step, StepContext
 from starloom.tokenizer import END_OF_TEXT, CodeTokenizer, load_tokenizer
 
 EXTRACTED: Final = 32  # tokens that must be the file's own
@@ -201,7 +201,12 @@ def _figures(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-STEP = Step(config=MemorizationConfig, run=run, produces=Memorization.kind)
+STEP = Step(
+    config=MemorizationConfig,
+    run=run,
+    produces=Memorization.kind,
+    consumes={Model.kind: Count.ONE, Tokens.kind: Count.ONE, Attribution.kind: Count.ONE},
+)
 
 if __name__ == "__main__":
     main(STEP)

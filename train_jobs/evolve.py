@@ -17,7 +17,7 @@ def source_state(config: EvolveConfig) -> object:
     return files_state(config.instructions, setting="instructions")
 
 
-STEP = Step(config=EvolveConfig, run=run, produces=Conversations.kind, source_state=source_state)
+STEP = Step(config=EvolveConfig, run=run, produces=Conversations.kind, source_state=source_state, consumes={})
 
 if __name__ == "__main__":
     main(STEP)

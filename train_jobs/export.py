@@ -4,9 +4,9 @@ from typing import Literal
 
 from starloom.config import Config, added
 from starloom.governance.publisher import Publisher
-from starloom.kinds import Model
+from starloom.kinds import Corpus, Model
 from starloom.program import main
-from starloom.step import Outcome, Step, StepContext
+from starloom.step import OTHERS, Count, Outcome, Step, StepContext
 
 
 class ExportConfig(Config):
@@ -23,7 +23,12 @@ def run(config: ExportConfig, context: StepContext) -> Outcome:
     return export(config.checkpoint, config.publisher, context)
 
 
-STEP = Step(config=ExportConfig, run=run, produces=Model.kind)
+STEP = Step(
+    config=ExportConfig,
+    run=run,
+    produces=Model.kind,
+    consumes={Model.kind: Count.ONE, Corpus.kind: Count.OPTIONAL, OTHERS: Count.ANY},
+)
 
 if __name__ == "__main__":
     main(STEP)

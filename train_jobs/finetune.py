@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from starloom.kinds import Model
+from starloom.kinds import Conversations, Corpus, Model
 from starloom.program import main
-from starloom.step import Outcome, Step, StepContext
+from starloom.step import Count, Outcome, Step, StepContext
 from train_jobs.finetuning.config import FinetuneConfig, files_state
 
 
@@ -22,7 +22,14 @@ def source_state(config: FinetuneConfig) -> object:
     return files_state(config.conversations, setting="conversations", beside=[model] if model.is_file() else [])
 
 
-STEP = Step(config=FinetuneConfig, run=run, produces=Model.kind, version=2, source_state=source_state)
+STEP = Step(
+    config=FinetuneConfig,
+    run=run,
+    produces=Model.kind,
+    version=2,
+    source_state=source_state,
+    consumes={Model.kind: Count.OPTIONAL, Conversations.kind: Count.ANY, Corpus.kind: Count.OPTIONAL},
+)
 
 if __name__ == "__main__":
     main(STEP)

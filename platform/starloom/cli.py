@@ -153,11 +153,13 @@ def _submit_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _submit(arguments: argparse.Namespace) -> int:
-    from starloom.recipe import check, load_recipe
-    from starloom.runner import submit_recipe
+    from starloom.recipe import check, load_recipe, written_root
+    from starloom.runner import submit_recipe, travels
 
     # a wrong recipe is told here, before anything travels; its sources may be where only the cluster is
-    check(load_recipe(arguments.recipe, root=arguments.root, assignments=tuple(arguments.set)))
+    recipe = load_recipe(arguments.recipe, root=arguments.root, assignments=tuple(arguments.set))
+    check(recipe)
+    travels(recipe, asked=arguments.root or written_root(arguments.recipe))
     extra = [word for value in arguments.set for word in ("--set", value)]
     extra += [word for value in arguments.only for word in ("--only", value)]
     extra += ["--root", arguments.root] if arguments.root else []
@@ -172,19 +174,17 @@ def _prune_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _prune(arguments: argparse.Namespace) -> int:
+    from starloom.reachable import stale
     from starloom.recipe import load_recipe, resolve
 
     recipe = load_recipe(arguments.recipe, root=arguments.root, assignments=tuple(arguments.set))
-    stale = []
-    for status in resolve(recipe):
-        base = storage.join(recipe.root, status.entry.name)
-        stale += [storage.join(base, name) for name in storage.folders(base) if name != status.fingerprint]
-    for folder in stale:
-        print(folder)
+    found = list(stale(recipe, resolve(recipe)))
+    for one in found:
+        print(f"{one.bytes / 1e6:>10,.1f} MB  {one.folder}", flush=True)
         if arguments.yes:
-            storage.remove_below(folder)
+            storage.remove_below(one.folder)
     verb = "removed" if arguments.yes else "stale; remove them with --yes"
-    print(f"{len(stale)} artifacts {verb}")
+    print(f"{len(found)} artifacts {verb}, {sum(one.bytes for one in found) / 1e6:,.1f} MB")
     return 0
 
 
@@ -194,7 +194,7 @@ COMMANDS = {
     "explain": Command("why a file is in the corpus or not", _explain_arguments, _explain),
     "verify": Command("read every file again and compare checksums", _recipe_arguments, _verify),
     "submit": Command("the same run as a Ray job on a cluster", _submit_arguments, _submit),
-    "prune": Command("list or remove artifacts that the recipe no longer leads to", _prune_arguments, _prune),
+    "prune": Command("list or remove artifacts that no recipe of the root leads to any more", _prune_arguments, _prune),
 }
 
 

@@ -1,6 +1,7 @@
 """Recipes: a whole run as a list of steps, and the state of each step."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -82,22 +83,38 @@ def load_recipe(location: str, *, root: str | None = None, assignments: tuple[st
     Raises:
         UserError: there is no such recipe, or it is wrong.
     """
-    path: Path | str = location
-    if storage.is_remote(location):
-        path = storage.local_copy(location)
-    elif not Path(location).exists():
-        builtin = builtin_recipes()
-        if location not in builtin:
-            known = ", ".join(builtin)
-            raise UserError(f"{location}: no such recipe; give a TOML file or one of: {known}")
-        path = builtin[location]
-    settings = read_toml(path)
+    settings = _settings(location)
     if root is not None:
         settings["root"] = root
-    recipe = validate(Recipe, settings, where=str(path))
+    recipe = validate(Recipe, settings, where=str(_path_of(location)))
     for assignment in assignments:
         recipe = _with_assignment(recipe, assignment)
-    return recipe.model_copy(update={"root": storage.normalize(recipe.root)})
+    return recipe.model_copy(update={"root": storage.usable_root(recipe.root)})
+
+
+def _settings(location: str) -> dict[str, Any]:
+    return read_toml(_path_of(location))
+
+
+def _path_of(location: str) -> Path:
+    if storage.is_remote(location):
+        return storage.local_copy(location)
+    if Path(location).exists():
+        return Path(location)
+    builtin = builtin_recipes()
+    if location not in builtin:
+        known = ", ".join(builtin)
+        raise UserError(f"{location}: no such recipe; give a TOML file or one of: {known}")
+    return builtin[location]
+
+
+def written_root(location: str) -> str:
+    """The root as a recipe's text has it, before it is made absolute.
+
+    Raises:
+        UserError: there is no such recipe, or it is wrong.
+    """
+    return str(_settings(location).get("root", ""))
 
 
 def _with_assignment(recipe: Recipe, assignment: str) -> Recipe:
@@ -153,12 +170,20 @@ def check(recipe: Recipe) -> list[CheckedStep]:
     Raises:
         UserError: the first thing that is wrong with the recipe itself.
     """
-    checked = []
+    checked: dict[str, CheckedStep] = {}
     for entry in recipe.steps:
         step = load_step(entry.run)
         config = validate(step.config, entry.config, where=f"recipe {recipe.name}, step {entry.name}")
-        checked.append(CheckedStep(entry, step, config))
-    return checked
+        kinds = [checked[need].step.produces for need in entry.needs if need in checked]
+        _fits(recipe, entry, step, kinds, whole=len(kinds) == len(entry.needs))
+        checked[entry.name] = CheckedStep(entry, step, config)
+    return list(checked.values())
+
+
+def _fits(recipe: Recipe, entry: StepEntry, step: Step, kinds: Sequence[str], *, whole: bool) -> None:
+    wrong = step.misfit(kinds, whole=whole)
+    if wrong:
+        raise UserError(f"recipe {recipe.name}, step {entry.name}: {entry.run} {wrong}")
 
 
 def resolve(recipe: Recipe) -> list[StepStatus]:
@@ -180,6 +205,7 @@ def resolve(recipe: Recipe) -> list[StepStatus]:
                 outside = find(recipe.root, need)
                 inputs.append((outside.kind, outside.fingerprint))
                 needs.append(need)
+        _fits(recipe, entry, step, [kind for kind, _ in inputs], whole=True)
         source = SourceState.of(config, step.ask_source(config)) if step.source_state else None
         fingerprint = fingerprint_of(step.identity(config, inputs, source))
         folder = storage.join(recipe.root, entry.name, fingerprint)

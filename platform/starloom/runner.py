@@ -22,6 +22,7 @@ from starloom.joblog import LogPrinter
 from starloom.kinds import Report
 from starloom.pages import with_run
 from starloom.program import job_file, summary_line
+from starloom.reachable import keep_plan
 from starloom.recipe import Recipe, State, StepStatus, resolve
 
 JOBS = ".jobs"
@@ -40,6 +41,7 @@ def run_recipe(recipe: Recipe, *, only: Sequence[str] = (), say: Callable[[str],
     chosen = [status for status in statuses if not only or status.entry.name in only]
     _check_inputs_of(chosen, statuses)
     todo = [status for status in chosen if status.state is not State.DONE]
+    keep_plan(recipe, statuses)
     if not todo:
         say(f"{recipe.name}: nothing to do, all {len(chosen)} steps are done in {recipe.root}")
         return [status.artifact for status in chosen if status.artifact is not None]
@@ -195,6 +197,19 @@ def _submit(client: Any, **job: Any) -> str:
             if time.monotonic() > deadline:
                 raise RunError(f"Ray took no job within {AGENT_PATIENCE_SECONDS} s: it has no job agent") from error
             time.sleep(0.5)
+
+
+def travels(recipe: Recipe, *, asked: str) -> None:
+    """Whether a recipe means the same on a cluster as here; `asked` is its root as it was written.
+
+    Raises:
+        UserError: its root would lie in a folder that Ray removes.
+    """
+    if not storage.is_remote(recipe.root) and not asked.startswith(("/", "~", "file:///")):
+        raise UserError(
+            f"root = {asked!r}: is relative, and would lie in a folder of Ray's own on the cluster; give --root "
+            "s3://BUCKET/run, or an absolute path that every node has"
+        )
 
 
 def submit_recipe(recipe_location: str, *, address: str, extra: Sequence[str], follow: bool) -> str:

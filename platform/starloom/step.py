@@ -9,9 +9,10 @@ import importlib.metadata
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -93,13 +94,25 @@ class SourceState:
         return cls(fingerprint_of(config.identity()), state)
 
 
+class Count(StrEnum):
+    """How many artifacts of a kind a step takes."""
+
+    ONE = "one"
+    OPTIONAL = "optional"
+    ANY = "any"
+
+
+OTHERS = "*"  # in `Step.consumes`: kinds that are not named
+
+
 @dataclass(frozen=True)
 class Step:
     """What a step module exports as ``STEP``.
 
     `source_state` describes inputs from outside the run (a folder's listing, an endpoint's model) in JSON-able form:
     it enters the fingerprint, so that a changed source makes the step stale. Raise `version` when the same config
-    would give other bytes than before.
+    would give other bytes than before. `consumes` tells how many artifacts of which kinds it takes, so that a wrong
+    input is told before anything starts; None, as steps of before have it, is asked nothing.
     """
 
     config: type[Config]
@@ -107,6 +120,23 @@ class Step:
     produces: str
     version: int = 1
     source_state: Callable[[Any], Any] | None = None
+    consumes: Mapping[str, Count] | None = None
+
+    def misfit(self, kinds: Sequence[str], *, whole: bool = True) -> str:
+        """What is wrong with inputs of these kinds, in `whole` or as far as they are known; empty when nothing is."""
+        if self.consumes is None:
+            return ""
+        takes = ", ".join(f"{kind} ({count})" for kind, count in self.consumes.items() if kind != OTHERS)
+        for kind in kinds:
+            if self.consumes.get(kind, self.consumes.get(OTHERS)) is None:
+                return f"takes no artifact of kind {kind!r}; it takes {takes or 'none'}"
+        for kind, count in self.consumes.items():
+            given = list(kinds).count(kind)
+            if given > 1 and count is not Count.ANY:
+                return f"takes one artifact of kind {kind!r}, and needs names {given}"
+            if whole and not given and count is Count.ONE:
+                return f"needs an artifact of kind {kind!r}; add the step that makes it"
+        return ""
 
     def identity(
         self, config: Config, inputs: Sequence[tuple[str, str]], source: SourceState | None = None

@@ -23,6 +23,8 @@ import fsspec
 from starloom.errors import StarloomError, StorageError, UserError, disk_error, one_line
 
 TEMPORARY_PREFIX = ".tmp-"
+# file systems of fsspec that a run can lie on
+WRITABLE = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss", "hdfs", "webhdfs", "memory")
 RETRY_SECONDS = (0.2, 1.0, 4.0)  # pauses before a read is tried again
 T = TypeVar("T")
 
@@ -38,6 +40,25 @@ def normalize(location: str) -> str:
         return location.rstrip("/")
     plain = location.split("://", 1)[1] if "://" in location else location
     return str(Path(plain).expanduser().absolute())
+
+
+def usable_root(location: str) -> str:
+    """A root, normalized, that can hold a run.
+
+    Raises:
+        UserError: it lies below a file, or where nothing can be written.
+    """
+    root = normalize(location)
+    if is_remote(root):
+        protocol = root.split("://", 1)[0]
+        if protocol not in WRITABLE:
+            known = ", ".join(f"{one}://" for one in WRITABLE)
+            raise UserError(f"root = {location!r}: {protocol} cannot hold a run; give a folder, or one of {known}")
+        return root
+    there = next(path for path in (Path(root), *Path(root).parents) if path.exists() or path.is_symlink())
+    if not there.is_dir():
+        raise UserError(f"root = {location!r}: {there} is no folder; give another root")
+    return root
 
 
 def join(location: str, *parts: str) -> str:

