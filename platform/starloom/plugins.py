@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import importlib.util
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -10,6 +11,7 @@ from typing import TypeVar
 from starloom.errors import UserError, one_line
 
 T = TypeVar("T")
+_beside: list[str] = []
 
 # modules that users could have imported, and where their content is now
 MOVED: Mapping[str, str] = {
@@ -78,8 +80,12 @@ def load_all(names: Sequence[str], known: Mapping[str, T], *, what: str) -> list
     return [load(name, known, what=what) for name in names]
 
 
-def code_state(names: Sequence[str]) -> list[str]:
-    """sha256 of each module that ``module:attribute`` names: an edit makes what uses it stale."""
+def code_state(names: Sequence[str], *, what: str) -> list[str]:
+    """sha256 of each module that ``module:attribute`` names: an edit makes what uses it stale.
+
+    Raises:
+        UserError: there is no such module; `what` is the setting.
+    """
     modules = sorted({name.partition(":")[0] for name in names if ":" in name})
     states = []
     for module in modules:
@@ -87,10 +93,25 @@ def code_state(names: Sequence[str]) -> list[str]:
             spec = importlib.util.find_spec(module)
         except (ImportError, ValueError):
             spec = None
-        path = Path(spec.origin) if spec and spec.origin else None
-        # what cannot be found is told when it is loaded
+        if spec is None:
+            raise UserError(f"{what}: there is no module {module!r}; put it beside the recipe, or install it")
+        path = Path(spec.origin) if spec.origin else None
         states.append(hashlib.sha256(path.read_bytes()).hexdigest() if path and path.is_file() else "")
     return states
+
+
+def look_beside(folder: Path) -> None:
+    """Let modules be found in a folder, after all others: those beside a recipe are its own."""
+    place = str(folder.absolute())
+    if place not in sys.path:
+        sys.path.append(place)
+        _beside.append(place)
+        importlib.invalidate_caches()
+
+
+def beside() -> list[str]:
+    """The folders that `look_beside` was told."""
+    return list(_beside)
 
 
 def missing(error: ImportError | AttributeError, module: str = "") -> str:

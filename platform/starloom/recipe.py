@@ -13,6 +13,7 @@ from starloom import storage
 from starloom.artifact import MANIFEST, Artifact, find, fingerprint_of, manifests
 from starloom.config import Config, parse_value, read_toml, set_key, validate
 from starloom.errors import UserError
+from starloom.plugins import look_beside
 from starloom.program import load_step
 from starloom.step import SourceState, Step
 
@@ -84,6 +85,7 @@ def load_recipe(location: str, *, root: str | None = None, assignments: tuple[st
         UserError: there is no such recipe, or it is wrong.
     """
     settings = _settings(location)
+    look_beside(_path_of(location).parent)
     if root is not None:
         settings["root"] = root
     recipe = validate(Recipe, settings, where=str(_path_of(location)))

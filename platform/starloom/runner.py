@@ -21,6 +21,7 @@ from starloom.errors import RunError, UserError, one_line
 from starloom.joblog import LogPrinter
 from starloom.kinds import Report
 from starloom.pages import with_run
+from starloom.plugins import beside
 from starloom.program import job_file, summary_line
 from starloom.reachable import keep_plan
 from starloom.recipe import Recipe, State, StepStatus, resolve
@@ -106,6 +107,9 @@ class Jobs(AbstractContextManager["Jobs"]):
         self.dashboard = self._open.enter_context(self._joined(address) if address else local_cluster())
         if not address:
             self._python = shlex.quote(sys.executable)
+        # modules beside the recipe are found by its steps, and by their workers
+        paths = [os.environ.get("PYTHONPATH", ""), *beside()]
+        self._runtime_env["env_vars"] = {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
         self._client = JobSubmissionClient(self.dashboard)
         return self
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from starloom.artifact import Artifact
+from starloom.content import folder_state
 from starloom.errors import UserError
 from starloom.reachable import keep_plan, stale
 from starloom.recipe import Recipe, check, load_recipe, resolve
@@ -157,3 +158,54 @@ def test_submit_refuses_a_relative_root_in_one_line() -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("error: root = 'runs/quickstart': is relative")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_what_a_folder_holds_is_its_state_whatever_its_dates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STARLOOM_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    first = folder_state(str(folder), setting="initial_model")
+    os.utime(folder / "config.json", (1, 1))
+    assert folder_state(str(folder), setting="initial_model") == first  # touched
+    stat = (folder / "config.json").stat()
+    (folder / "config.json").write_text("[]")
+    os.utime(folder / "config.json", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert folder_state(str(folder), setting="initial_model") != first  # edited, with its old size and date
+    for kept in (tmp_path / "cache" / "digests").iterdir():
+        kept.write_text("{half")
+    assert len(folder_state(str(folder), setting="initial_model")) == 1
+    with pytest.raises(UserError, match=r"initial_model: .*no such folder"):
+        folder_state(str(folder / "none"), setting="initial_model")
+
+
+def test_module_beside_the_recipe_is_found_and_its_content_counts(made: Path) -> None:
+    (made / "source").mkdir()
+    (made / "source" / "a.py").write_text("x = 1\n")
+    (made / "my_rules_beside.py").write_text("def rule(file):\n    return None\n")
+    recipe = made / "r.toml"
+    recipe.write_text(
+        f"""
+name = "r"
+root = "{made}/root"
+[[steps]]
+name = "collected"
+run = "data_jobs.collect"
+config = {{ sources = [{{ kind = "folder", path = "{made}/source" }}] }}
+[[steps]]
+name = "quality"
+run = "data_jobs.filter"
+config = {{ rules = ["my_rules_beside:rule"] }}
+needs = ["collected"]
+"""
+    )
+    elsewhere = ("status", str(recipe))  # run where the module is not
+    first = starloom(*elsewhere).stdout
+    assert first.count("missing") == 2
+    (made / "my_rules_beside.py").write_text("def rule(file):\n    return 'no'\n")
+    second = starloom(*elsewhere).stdout
+    assert [a == b for a, b in zip(first.splitlines(), second.splitlines(), strict=True)] == [True, True, False]
+    (made / "my_rules_beside.py").unlink()
+    gone = starloom(*elsewhere)
+    assert gone.returncode == 2
+    assert "error: rules: there is no module 'my_rules_beside'; put it beside the recipe" in gone.stderr

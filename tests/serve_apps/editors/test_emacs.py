@@ -36,7 +36,6 @@ class Session:
 
     def edit(self, name: str, text: str = "") -> None:
         """Open a new file, with point at its end."""
-        self.screen.keys("C-g")
         (self.folder / name).write_text(text)
         self.run(f'(progn (find-file "{name}") (revert-buffer t t) (goto-char (point-max)) (message "at it"))')
         self.screen.until("at it")
