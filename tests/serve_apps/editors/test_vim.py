@@ -150,6 +150,38 @@ def test_tab_stays_tab_where_nothing_is_shown(session: Session) -> None:
     assert session.saved("tab.py") == "    y\n"
 
 
+def test_in_the_middle_of_a_word_and_in_endless_lines_nobody_is_asked(session: Session) -> None:
+    session.edit("word.py", "begin")
+    asked = len(session.server.asked())
+    session.screen.keys("Left")
+    session.screen.type("x = [")
+    session.screen.settled()
+    session.edit("endless.py", "y" * 70_000 + "\nz = 1")
+    session.screen.keys("Escape")
+    session.screen.type("ggA")
+    session.screen.type("x = [")
+    session.screen.settled()
+    assert len(session.server.asked()) == asked
+
+
+def test_large_files_and_raw_bytes_hold_nobody_up(session: Session) -> None:
+    session.edit("large.py", "value = 12345\n" * 700_000)
+    session.screen.type("import nu")
+    session.screen.until("import numpy as np", seconds=60)
+    body = session.server.asked()[-1]["body"]
+    assert len(body["prompt"]) <= 8192
+    assert body["prompt"].startswith("value = 12345\n")
+    (session.folder / "raw.py").write_bytes(b"\x00\x01\xff\n")
+    asked = len(session.server.asked())
+    session.screen.keys("Escape")
+    session.screen.type(":edit! raw.py")
+    session.screen.keys("Enter")
+    session.screen.until("raw.py Starloom")
+    session.screen.type("Ax = [")
+    session.screen.settled()
+    assert len(session.server.asked()) == asked
+
+
 def test_what_stands_behind_the_cursor_is_not_repeated(session: Session) -> None:
     session.edit("behind.py", "print()")
     session.screen.keys("Left")

@@ -119,6 +119,14 @@ const steps = {
     await page.keyboard.press("Tab");
     await until(async () => (await text(page)) === "print(add(1, 2))", "the suggestion is taken");
   },
+  async "in the middle of a word nobody is asked"(page) {
+    await edit(page, "behind.py");
+    const asked = (await server.seen()).length;
+    await page.keyboard.press("Home");
+    await page.keyboard.type("x");
+    await page.waitForTimeout(250);
+    assert.equal((await server.seen()).length, asked);
+  },
   async "a stale request is ended at the server"(page) {
     await edit(page, "slow.py");
     const before = await server.hungUp();
