@@ -7,11 +7,13 @@ import queue
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from packaging.requirements import Requirement
 
 from serve_apps.deployment import Completions
 from serve_apps.engine.request import Event, Overloaded, Request, Sampling, Scored
@@ -170,3 +172,13 @@ def test_arguments_and_tables_in_vllms_words(tmp_path: Path) -> None:
 def test_without_vllm_one_line_says_how_to_install_it(tiny_models: tuple[Path, Path]) -> None:
     with pytest.raises(UserError, match=r"pip install 'starloom\[vllm\]'"):
         Completions({"models": [{"folder": str(tiny_models[0]), "engine": {"kind": "vllm"}}]})
+
+
+def test_second_set_of_versions_fits_what_serving_and_vllm_ask_for() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = (ROOT / "constraints-vllm.txt").read_text().splitlines()
+    pinned = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    extras = project["optional-dependencies"]
+    asked = [Requirement(text) for text in [*project["dependencies"], *extras["serve"], *extras["vllm"]]]
+    wrong = {str(one): pinned.get(one.name) for one in asked if not one.specifier.contains(pinned.get(one.name, "0"))}
+    assert wrong == {}
