@@ -125,10 +125,14 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(401, json.dumps({"error": {"message": "the API key is missing or unknown"}}))
         elif self.path == "/v1/completions" and body is not None:
             self._complete(body, seen)
+        elif self.path == "/v1/chat/completions" and body is not None:
+            pieces = ["Say ", "it ", f"in {len(body['messages'])} words."]
+            events = [json.dumps({"choices": [{"delta": {"content": piece}}]}) for piece in pieces]
+            self._answer(200, "".join(f"data: {one}\n\n" for one in [*events, "[DONE]"]), "text/event-stream")
         elif self.path == "/overlap" and body is not None:
             self._answer(200, json.dumps(_overlap(body["document"], body["offsets"])))
         else:
-            self._answer(200, json.dumps({"data": [{**CARD, "attribution": True, "chat": False}]}))
+            self._answer(200, json.dumps({"data": [{**CARD, "attribution": True, "chat": True}]}))
 
     def _complete(self, body: dict[str, Any], seen: dict[str, Any]) -> None:
         prompt = body["prompt"]

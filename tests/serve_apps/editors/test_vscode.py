@@ -69,4 +69,4 @@ def test_workbench_shows_and_takes_suggestions_and_tells_where_code_comes_from(t
     needed()
     with stub(delay=0.01) as server:
         steps = driven("vscode.mjs", server.url, str(extension(tmp_path)))
-    assert len(steps) == 13
+    assert len(steps) == 14
