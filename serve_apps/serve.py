@@ -58,6 +58,7 @@ def main(argv: Sequence[str]) -> int:
     with serving_config(values, host=arguments.host, port=arguments.port) as url:
         body = json.dumps({"model": named[0][0], "prompt": "def fibonacci(n):", "max_tokens": 32})
         print(f"serving {', '.join(map(str, folders))} at {url} (a page to try it: {url}/)")
+        print(f"plugins for VS Code, JupyterLab, Vim, Neovim and Emacs: {url}/editors/")
         if index is not None:
             print(f"look code and people up at {url}/search, or POST {url}/overlap")
         if arguments.evaluations:

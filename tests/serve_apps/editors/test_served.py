@@ -4,6 +4,7 @@ import io
 import re
 import tarfile
 import zipfile
+from pathlib import Path
 
 import httpx
 import pytest
@@ -14,6 +15,7 @@ from serve_apps.editors.installation import EDITORS, installations
 from serve_apps.editors.packages import emacs_file, vim_archive, vsix, wheel
 from starloom.errors import UserError
 from tests.serve_apps.api.conftest import Serve
+from tests.serve_apps.editors.terminal import needed
 
 
 def test_page_and_packages_need_no_key_and_all_else_does(serve: Serve) -> None:
@@ -53,6 +55,24 @@ def test_command_prints_the_line_and_the_settings(name: str, capsys: pytest.Capt
     told = capsys.readouterr().out
     assert "https://code.example.org/editors/" in told.splitlines()[0]
     assert "https://code.example.org" in told.partition("\n\n")[2]
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("vim", ".vim/pack/starloom/start/starloom/plugin/starloom.vim"),
+        ("neovim", ".local/share/nvim/site/pack/starloom/start/starloom/plugin/starloom.vim"),
+        ("emacs", ".emacs.d/starloom.el"),
+    ],
+)
+def test_line_of_the_page_puts_the_plugin_where_its_editor_looks(
+    serve: Serve, name: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed("curl", "tar")
+    server = serve(GateConfig(keys={"k": "ann"}))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main([name, "--url", server.url, "--run"]) == 0
+    assert (tmp_path / place).exists()
 
 
 def test_check_tries_every_shape_that_editors_send(
