@@ -1,12 +1,11 @@
 """What every test shares: one Ray per test session."""
 
 import logging
-import os
 from collections.abc import Iterator
 
 import pytest
 
-from starloom.cluster import ENVIRONMENT
+from starloom.cluster import prepare_environment
 
 
 @pytest.fixture(scope="session")
@@ -14,7 +13,7 @@ def ray_cluster() -> Iterator[str]:
     """A local Ray of two CPUs; yields its GCS address. Started once, by the first test that asks."""
     import ray
 
-    os.environ.update(ENVIRONMENT)
+    prepare_environment()
     context = ray.init(
         address="local",
         num_cpus=2,

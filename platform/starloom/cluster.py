@@ -14,6 +14,13 @@ OBJECT_STORE_BYTES_MAX = 2 << 30
 
 # For processes of a Ray that is started here. Serve's proxies take what is named there before their own work.
 ENVIRONMENT = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve_apps.proxy:middlewares"}
+USAGE_STATISTICS = "RAY_USAGE_STATS_ENABLED"  # Ray's own, to its makers: off, unless somebody has set it
+
+
+def prepare_environment() -> None:
+    """Set what processes of a Ray that is started here are to find."""
+    os.environ.update(ENVIRONMENT)
+    os.environ.setdefault(USAGE_STATISTICS, "0")
 
 
 def connect() -> None:
@@ -34,7 +41,7 @@ def connect() -> None:
         if address:
             ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
         else:
-            os.environ.update(ENVIRONMENT)
+            prepare_environment()
             ray.init(address="local", include_dashboard=False, logging_level=logging.WARNING, **local_limits())
     except (ConnectionError, OSError) as error:
         raise RunError(f"Ray at {address or 'this machine'}: {one_line(error)}") from error
@@ -65,7 +72,7 @@ def local_cluster() -> Iterator[str]:
     ensure_token_if_auth_enabled(create_token_if_missing=True)  # as `ray.init` does before it starts one
     dashboard = {"include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": None}
     head = {**dashboard, "dashboard_agent_listen_port": 0, **local_limits()}
-    os.environ.update(ENVIRONMENT)
+    prepare_environment()
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         context = ray.init(address=cluster.address, logging_level=logging.ERROR, log_to_driver=False)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from starloom.artifact import Artifact
+from starloom.cluster import USAGE_STATISTICS, prepare_environment
 from starloom.content import folder_state
 from starloom.errors import UserError
 from starloom.reachable import keep_plan, stale
@@ -209,3 +210,12 @@ needs = ["collected"]
     gone = starloom(*elsewhere)
     assert gone.returncode == 2
     assert "error: rules: there is no module 'my_rules_beside'; put it beside the recipe" in gone.stderr
+
+
+def test_rays_usage_statistics_are_off_unless_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(USAGE_STATISTICS, raising=False)
+    prepare_environment()
+    assert os.environ[USAGE_STATISTICS] == "0"
+    monkeypatch.setenv(USAGE_STATISTICS, "1")
+    prepare_environment()
+    assert os.environ[USAGE_STATISTICS] == "1"
