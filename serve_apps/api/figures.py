@@ -5,6 +5,7 @@ stay in the sums, which else would fall and be read as a restart.
 """
 
 import asyncio
+import itertools
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -91,21 +92,29 @@ class _Told(Collector):
             yield metric
 
 
+@dataclass(frozen=True)
+class _Word:
+    number: int
+    at: float
+    told: Sequence[Family]
+
+
 class Ledger:
     """The last word of every replica that there was."""
 
     def __init__(self) -> None:
-        self._last: dict[str, tuple[float, Sequence[Family]]] = {}
+        self._last: dict[str, _Word] = {}
 
-    async def put(self, replica: str, told: Sequence[Family], *, leaving: bool = False) -> None:
-        """What a replica counts now."""
-        self._last[replica] = (float("-inf") if leaving else time.monotonic(), told)
+    async def put(self, replica: str, number: int, told: Sequence[Family], *, leaving: bool = False) -> None:
+        """What a replica counts, its word of that number; one that was overtaken by a later one is not heard."""
+        if replica not in self._last or number > self._last[replica].number:
+            self._last[replica] = _Word(number, float("-inf") if leaving else time.monotonic(), told)
 
-    async def total(self, replica: str, told: Sequence[Family]) -> list[Family]:
+    async def total(self, replica: str, number: int, told: Sequence[Family]) -> list[Family]:
         """The sums, after `put`."""
-        await self.put(replica, told)
+        await self.put(replica, number, told)
         now = time.monotonic()
-        return added((last, now - at < SILENT_SECONDS) for at, last in self._last.values())
+        return added((word.told, now - word.at < SILENT_SECONDS) for word in self._last.values())
 
 
 # one replica: it is what the others share
@@ -123,7 +132,7 @@ class Fleet:
 
     def __init__(self, totals: Any, replica: str) -> None:
         """`totals` is a handle of `Totals`."""
-        self._totals, self._replica = totals, replica
+        self._totals, self._replica, self._numbers = totals, replica, itertools.count()
 
     async def total(self, own: Sequence[Family]) -> Sequence[Family]:
         """The sums over all replicas; the others' counts are as old as `TOLD_SECONDS` at most.
@@ -132,7 +141,7 @@ class Fleet:
             Problem: what adds up is not there at the moment.
         """
         try:
-            told: Sequence[Family] = await self._totals.total.remote(self._replica, own)
+            told: Sequence[Family] = await self._totals.total.remote(self._replica, next(self._numbers), own)
         except RayError as error:
             raise Problem(503, "what adds the replicas' counts up is not there at the moment", 2) from error
         return told
@@ -148,6 +157,6 @@ class Fleet:
 
     async def _put(self, told: Sequence[Family], *, leaving: bool) -> None:
         try:
-            await self._totals.put.remote(self._replica, told, leaving=leaving)
+            await self._totals.put.remote(self._replica, next(self._numbers), told, leaving=leaving)
         except RayError as error:  # the next word has all of this one
             print(f"metrics: not told to the other replicas: {error}", flush=True)

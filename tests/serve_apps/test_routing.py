@@ -78,10 +78,11 @@ def test_counts_of_all_replicas_add_up_and_stay_when_one_has_gone() -> None:
             Count("done", "Done", ("key",), registry=registry).labels("ann").inc(count)
             Gauge("waiting", "Waiting", registry=registry).set(waiting)
             Gauge("use_perc", "Use", registry=registry).set(share)
-            texts.append(exposition(await ledger.total(replica, families(registry))).decode())
+            texts.append(exposition(await ledger.total(replica, 0, families(registry))).decode())
             last = families(registry)
-        await ledger.put("b", last, leaving=True)
-        texts.append(exposition(await ledger.total("a", [])).decode())
+        await ledger.put("b", 2, last, leaving=True)
+        await ledger.put("b", 1, [])  # overtaken on its way
+        texts.append(exposition(await ledger.total("a", 1, [])).decode())
         return texts
 
     alone, both, after = asyncio.run(told())
