@@ -22,7 +22,7 @@ DEBOUNCE = {
     "vim": 20,
     "neovim-current": 20,
     "emacs": 20,
-    "vscode": 20,
+    "vscode": 75,
     "jupyter": 75,
 }  # milliseconds, as the tests set it
 SOURCES = {

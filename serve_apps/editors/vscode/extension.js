@@ -7,6 +7,7 @@ const chat = require("./chat.js");
 
 const KEY = "starloom.key";
 const TAIL = 100; // units before an accepted text that are looked up with it: a copy may begin there
+const EDITORS_OWN = 50; // milliseconds that VS Code waits itself before it asks
 const LARGEST = 4 << 20; // documents beyond are no code that somebody types
 const ICONS = { idle: "sparkle", busy: "loading~spin", off: "circle-slash", error: "warning" };
 
@@ -78,7 +79,7 @@ function activate(context) {
         state.cached += 1;
         return item(known);
       }
-      if (!manual) await new Promise((done) => setTimeout(done, setting("debounce")));
+      if (!manual) await new Promise((done) => setTimeout(done, Math.max(0, setting("debounce") - EDITORS_OWN)));
       if (token.isCancellationRequested) return undefined;
       const stopper = (latest = new AbortController());
       const heard = token.onCancellationRequested(() => stopper.abort());
