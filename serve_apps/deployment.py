@@ -119,7 +119,7 @@ class ServingConfig(Config):
 
     @model_validator(mode="after")
     def _share_a_memory(self) -> "ServingConfig":
-        shares = sum(one.memory_share for one in self._vllm)
+        shares = sum(one.memory_share for one in self._vllm if one.devices)
         if shares > 1:
             raise ValueError(f"memory_share: all models' come to {shares:g}; they share a GPU's memory, 1 in all")
         return self

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 from starloom import storage
 from starloom.artifact import MANIFEST, Artifact, find
@@ -50,7 +51,7 @@ def stale(recipe: Recipe, statuses: Iterable[StepStatus]) -> Iterator[Stale]:
 
 
 def _plan(recipe: Recipe) -> str:
-    return storage.join(recipe.root, PLANS, recipe.name.replace("/", "%"))
+    return storage.join(recipe.root, PLANS, f"of-{quote(recipe.name, safe='')}")
 
 
 def _led_to(recipe: Recipe, statuses: Iterable[StepStatus]) -> Iterator[str]:

@@ -55,7 +55,10 @@ def usable_root(location: str) -> str:
             known = ", ".join(f"{one}://" for one in WRITABLE)
             raise UserError(f"root = {location!r}: {protocol} cannot hold a run; give a folder, or one of {known}")
         return root
-    there = next(path for path in (Path(root), *Path(root).parents) if path.exists() or path.is_symlink())
+    try:
+        there = next(path for path in (Path(root), *Path(root).parents) if path.exists() or path.is_symlink())
+    except OSError as error:  # a folder above may not be entered
+        raise UserError(f"root = {location!r}: {one_line(error)}; give another root") from None
     if not there.is_dir():
         raise UserError(f"root = {location!r}: {there} is no folder; give another root")
     return root

@@ -16,6 +16,7 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 from ray import serve
 from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 
 from serve_apps.api.errors import Problem
 
@@ -142,7 +143,7 @@ class Fleet:
         """
         try:
             told: Sequence[Family] = await self._totals.total.remote(self._replica, next(self._numbers), own)
-        except RayError as error:
+        except (RayError, RayServeException) as error:
             raise Problem(503, "what adds the replicas' counts up is not there at the moment", 2) from error
         return told
 
@@ -158,5 +159,5 @@ class Fleet:
     async def _put(self, told: Sequence[Family], *, leaving: bool) -> None:
         try:
             await self._totals.put.remote(self._replica, next(self._numbers), told, leaving=leaving)
-        except RayError as error:  # the next word has all of this one
+        except (RayError, RayServeException) as error:  # the next word has all of this one
             print(f"metrics: not told to the other replicas: {error}", flush=True)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from serve_apps.editors.packages import emacs_file, vim_archive, vsix, wheel
+from serve_apps.editors.packages import emacs_file, vim_archive, vsix, wheel, wheel_name
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def installations(url: str) -> dict[str, Installation]:
         ),
         "jupyter": Installation(
             "JupyterLab",
-            f"pip install {url}/editors/{wheel()[0]}",
+            f"pip install {url}/editors/{wheel_name()}",
             "the environment of the notebook server",
             f"STARLOOM_URL={url}",
             "STARLOOM_API_KEY in the same environment",
@@ -54,7 +54,7 @@ def packages() -> dict[str, tuple[str, Callable[[], bytes]]]:
     """What a server gives out, by file names: media types and what makes the bytes."""
     return {
         "starloom.vsix": ("application/zip", vsix),
-        wheel()[0]: ("application/zip", lambda: wheel()[1]),
+        wheel_name(): ("application/zip", wheel),
         "starloom-vim.tar.gz": ("application/gzip", vim_archive),
         "starloom.el": ("text/plain; charset=utf-8", emacs_file),
     }

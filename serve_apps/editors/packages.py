@@ -10,6 +10,7 @@ import re
 import shutil
 import tarfile
 import tempfile
+import tomllib
 import zipfile
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -66,9 +67,15 @@ def _is_there(folder: str, name: str) -> bool:
     return (HERE / folder / f"{name}.js").is_file()
 
 
+def wheel_name() -> str:
+    """Of JupyterLab's package, before it is made."""
+    project = tomllib.loads((HERE / "jupyter" / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return f"{project['name'].replace('-', '_')}-{project['version']}-py3-none-any.whl"
+
+
 @cache
-def wheel() -> tuple[str, bytes]:
-    """JupyterLab's package: its name and its bytes.
+def wheel() -> bytes:
+    """JupyterLab's package.
 
     Raises:
         UserError: hatchling is not installed.
@@ -84,7 +91,7 @@ def wheel() -> tuple[str, bytes]:
         (copy / "labextension" / "static" / "remoteEntry.js").write_text(jupyter_script(), encoding="utf-8")
         (copy / "labextension" / "plugin.js").unlink()
         (made,) = WheelBuilder(str(copy)).build(directory=work, versions=["standard"])
-        return Path(made).name, Path(made).read_bytes()
+        return Path(made).read_bytes()
 
 
 @cache

@@ -75,7 +75,7 @@ def _stale(recipe: Recipe) -> set[str]:
 
 def test_prune_leaves_what_the_recipe_pins_and_what_that_was_made_from(made: Path) -> None:
     first, second = _run(_recipe(made, "old"))
-    (made / "root" / ".plans" / "old").unlink()  # a run of before there were plans
+    (made / "root" / ".plans" / "of-old").unlink()  # a run of before there were plans
     pinned = _recipe(made, "pinned", value=1, need=f"one/{first.fingerprint}")
     _run(pinned)
     assert _stale(pinned) == set()  # its second step has the pinned one's output too

@@ -12,7 +12,7 @@ import pytest
 from serve_apps.api.gate import GateConfig
 from serve_apps.editor import main
 from serve_apps.editors.installation import EDITORS, installations
-from serve_apps.editors.packages import emacs_file, vim_archive, vsix, wheel
+from serve_apps.editors.packages import emacs_file, vim_archive, vsix, wheel, wheel_name
 from starloom.errors import UserError
 from tests.serve_apps.api.conftest import Serve
 from tests.serve_apps.editors.terminal import needed
@@ -25,8 +25,8 @@ def test_page_and_packages_need_no_key_and_all_else_does(serve: Serve) -> None:
     for one in installations(server.url).values():
         assert one.title in page.text
     found = set(re.findall(rf"{re.escape(server.url)}/editors/([\w.-]+)", page.text))
-    assert found == {"starloom.vsix", wheel()[0], "starloom-vim.tar.gz", "starloom.el"}
-    made = {"starloom.vsix": vsix(), wheel()[0]: wheel()[1], "starloom-vim.tar.gz": vim_archive()}
+    assert found == {"starloom.vsix", wheel_name(), "starloom-vim.tar.gz", "starloom.el"}
+    made = {"starloom.vsix": vsix(), wheel_name(): wheel(), "starloom-vim.tar.gz": vim_archive()}
     for name, expected in {**made, "starloom.el": emacs_file()}.items():
         assert httpx.get(f"{server.url}/editors/{name}").content == expected
     assert httpx.get(f"{server.url}/v1/models").status_code == 401
