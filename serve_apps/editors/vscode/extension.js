@@ -44,7 +44,7 @@ function activate(context) {
   const relative = (uri) => vscode.workspace.asRelativePath(uri, false);
   // documents that are never sent, neither by themselves nor as context of others
   const kept = (document) =>
-    !["file", "untitled", "vscode-remote", "vscode-notebook-cell", "vscode-vfs", "memfs", "vscode-test-web"].includes(document.uri.scheme) ||
+    !["file", "untitled", "vscode-remote", "vscode-notebook-cell", "vscode-vfs"].includes(document.uri.scheme) ||
     secret(document.uri.path) ||
     setting("exclude", document).some((pattern) => vscode.languages.match({ pattern }, document) > 0);
   const off = (document) => !setting("enabled", document) || setting("disabledLanguages", document).includes(document.languageId) || kept(document);

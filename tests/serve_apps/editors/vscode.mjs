@@ -27,7 +27,7 @@ function serve() {
     const config = {
       productConfiguration: { nameShort: "Code", nameLong: "Code", applicationName: "code-oss", dataFolderName: ".code", version: "1.91.1", extensionAllowedProposedApi: [], enableTelemetry: false, webEndpointUrlTemplate: `http://${host}/static`, webviewContentExternalBaseUrlTemplate: `http://${host}/static/out/vs/workbench/contrib/webview/browser/pre/` },
       additionalBuiltinExtensions: [at("/extension"), at("/memfs")],
-      folderUri: { scheme: "memfs", authority: "", path: "/ws" },
+      folderUri: { scheme: "vscode-vfs", authority: "", path: "/ws" },
       configurationDefaults: { "starloom.url": url, "starloom.debounce": real === "latency" ? 75 : 20, "starloom.tellServer": true, "workbench.startupEditor": "none", "workbench.tips.enabled": false, "security.workspace.trust.enabled": false, "editor.quickSuggestions": { other: "off", comments: "off", strings: "off" }, "editor.autoClosingBrackets": "never", "files.autoSave": "off", "editor.minimap.enabled": false },
       developmentOptions: { enableSmokeTestDriver: true, logLevel: 2 },
     };

@@ -1,4 +1,4 @@
-// Files in memory for the tests of VS Code in a browser: a workspace memfs:/ws with what FILES holds.
+// Files in memory for the tests of VS Code in a browser: a workspace vscode-vfs:/ws with what FILES holds.
 "use strict";
 const vscode = require("vscode");
 const FILES = /*FILES*/ {};
@@ -8,7 +8,7 @@ exports.activate = (context) => {
   const changed = new vscode.EventEmitter();
   const missing = (uri) => vscode.FileSystemError.FileNotFound(uri);
   const folder = (path) => path === "/" || path === "/ws";
-  context.subscriptions.push(vscode.workspace.registerFileSystemProvider("memfs", {
+  context.subscriptions.push(vscode.workspace.registerFileSystemProvider("vscode-vfs", {
     onDidChangeFile: changed.event,
     watch: () => ({ dispose: () => undefined }),
     stat(uri) {
