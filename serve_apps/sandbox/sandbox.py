@@ -46,6 +46,7 @@ UNSAFE_KEY = "run_model_code_without_isolation"
 CLOSE_SECONDS = 2.0
 GONE_SECONDS = 60.0
 START_SECONDS = 60.0
+BUILD_PATIENCE = 5.0  # wall seconds that a build may wait for each CPU second that it may use
 SPARE_SECONDS = 60.0  # after a program's own limits, before its sandbox counts as lost
 VERDICT_BYTES = 1 << 16
 TEST_BYTES = 64 << 20  # what tests may write; a program has file systems of its own
@@ -66,6 +67,11 @@ class Limits:
     output_bytes: int = 16384
     build_cpu_seconds: float = 0.0
     limit_addresses: bool = True
+
+    @property
+    def build_wall_seconds(self) -> float:
+        """A compiler waits for cores as well as a program does, and is owed as much more as its CPU time is."""
+        return max(self.wall_seconds, BUILD_PATIENCE * self.build_cpu_seconds)
 
     def cell(self, isolated: bool, grouped: bool) -> CellLimits:
         """The part that the kernel keeps inside the cell."""
@@ -386,6 +392,7 @@ class Sandbox:
             "cpu_seconds": limits.cpu_seconds,
             "build_cpu_seconds": limits.build_cpu_seconds,
             "wall_seconds": limits.wall_seconds,
+            "build_wall_seconds": limits.build_wall_seconds,
             "memory_megabytes": limits.memory_megabytes,
         }
         typed = stdin.encode(errors="replace")[:MOST_STDIN_BYTES]
@@ -412,7 +419,8 @@ class Sandbox:
         finally:
             close_all(given)
             outputs.hand_over()
-        outputs.follow(channel.fileno(), time.monotonic() + 2 * limits.wall_seconds + SPARE_SECONDS, told)
+        patience = limits.build_wall_seconds + limits.wall_seconds + SPARE_SECONDS
+        outputs.follow(channel.fileno(), time.monotonic() + patience, told)
         return answers[0] if answers else None
 
     def _failure(self) -> str:

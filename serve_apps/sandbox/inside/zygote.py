@@ -194,10 +194,10 @@ class Run:
     def _exceeded(self) -> Exceeded | None:
         self.used.measure()
         passed = time.monotonic() - self.started
-        allowed = self.request["build_cpu_seconds"] if self.building else self.request["cpu_seconds"]
-        if self.used.seconds > allowed:
+        build = "build_" if self.building else ""
+        if self.used.seconds > self.request[f"{build}cpu_seconds"]:
             return Exceeded("compile_error" if self.building else "timeout", "cpu")
-        if passed > self.request["wall_seconds"]:
+        if passed > self.request[f"{build}wall_seconds"]:
             return Exceeded("timeout", "wall", starved(descendants(os.getpid())))
         if self.used.megabytes > self.request["memory_megabytes"]:
             return Exceeded("memory", "memory")

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from serve_apps.sandbox.sandbox import Limits, Sandbox, Tests
+from serve_apps.sandbox.sandbox import Command, Limits, Sandbox, Tests
 
 ADD = Tests("", "assert add(1, 2) == 3", ("add",))
 
@@ -33,6 +33,12 @@ def test_limits_are_told_apart(sandbox: Sandbox) -> None:
     assert sandbox.run_python("import time; time.sleep(60)", limits=Limits(wall_seconds=0.5)).status == "timeout"
     assert sandbox.run_python("x = 'a' * (3 << 30)").status in ("memory", "failed")
     assert sandbox.run_python("print('still there')").stdout == "still there\n"
+
+
+def test_a_build_that_waits_for_cores_has_a_clock_of_its_own(sandbox: Sandbox) -> None:
+    waiting = Command({"program": "exit 0"}, (("sleep", "1"),), ("sh", "program"))
+    assert sandbox.run_command(waiting, limits=Limits(wall_seconds=0.5, build_cpu_seconds=5.0)).passed
+    assert sandbox.run_command(waiting, limits=Limits(wall_seconds=0.5, build_cpu_seconds=0.1)).limit == "wall"
 
 
 @pytest.mark.parametrize(
