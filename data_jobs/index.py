@@ -19,6 +19,7 @@ from starloom.artifact import ArtifactWriter, finished
 from starloom.attribution.segment import build
 from starloom.config import Config
 from starloom.errors import UserError
+from starloom.fetched import local_copy
 from starloom.kinds import Attribution, Corpus, data_file
 from starloom.program import main
 from starloom.segmentfiles import FILE_NAMES, FILES, SegmentInfo, rows_digest
@@ -150,7 +151,7 @@ def _taken_over(old: str, folder: Path, files: pa.Table) -> SegmentInfo | None:
     """Copy a segment of the same rows, but for where its rows are now; None where it is gone."""
     if not storage.exists(storage.join(old, "segment.json")):
         return None
-    source = storage.local_copy(old)
+    source = local_copy(old)
     for name in FILE_NAMES:
         if name not in ("files.parquet", "segment.json"):
             shutil.copyfile(source / name, folder / name)

@@ -8,6 +8,7 @@ from typing import Any
 from starloom import storage
 from starloom.artifact import Artifact, newest
 from starloom.errors import UserError
+from starloom.fetched import local_copy
 from starloom.kinds import Attribution, Model, check_index
 from starloom.ports import free_port, usable_port
 
@@ -19,7 +20,7 @@ def model_folder(location: str) -> Path:
         UserError: there is neither.
     """
     if any(storage.exists(storage.join(location, name)) for name in ("config.json", "adapter_config.json")):
-        return storage.local_copy(location)
+        return local_copy(location)
     found = newest(location, Model.kind)
     if found is None:
         raise UserError(f"{location}: is no model folder and holds no finished model; run the recipe first")

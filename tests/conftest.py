@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from starloom.cluster import prepare_environment
+from tests.object_store import BUCKET, object_store
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +25,10 @@ def ray_cluster() -> Iterator[str]:
     )
     yield context.address_info["address"]
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """The URL of a bucket of an object store of this machine's own, which this process's environment leads to."""
+    with object_store():
+        yield f"s3://{BUCKET}"

@@ -15,7 +15,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from starloom import digests, filetable, storage
+from starloom import digests, fetched, filetable, storage
 from starloom.config import Config
 from starloom.errors import UserError
 from starloom.filetable import FileEntry
@@ -185,8 +185,8 @@ class Artifact:
 
     def read_table(self, relative: str, columns: Sequence[str] | None = None) -> pa.Table:
         """A Parquet file, or some of its columns."""
-        filesystem, path = storage.filesystem_of(self.path(relative))
-        return pq.read_table(path, columns=list(columns) if columns is not None else None, filesystem=filesystem)
+        with self.open_file(relative) as file:
+            return pq.read_table(file, columns=list(columns) if columns is not None else None)
 
     def tables(self, relatives: Iterable[str]) -> Iterator[pa.Table]:
         """The rows of Parquet files, some thousands at a time."""
@@ -195,7 +195,7 @@ class Artifact:
 
     def local(self, relative: str = "") -> Path:
         """A file or folder of it as a local path; fetched once when the artifact is remote."""
-        return storage.local_copy(self.path(relative) if relative else self.folder)
+        return fetched.local_copy(self.path(relative) if relative else self.folder)
 
 
 @dataclass(frozen=True)
@@ -274,9 +274,7 @@ class ArtifactWriter:
 
     def remove(self, relative: str) -> None:
         """Remove a file or folder of this unfinished artifact; nothing happens when it is not there."""
-        filesystem, path = storage.filesystem_of(self.path(relative))
-        if filesystem.exists(path):
-            filesystem.rm(path, recursive=True)
+        storage.remove_below(self.path(relative))
 
     def local_folder(self, relative: str) -> Path:
         """A real folder for libraries that write files themselves; with a remote root follow it by `publish`.
@@ -290,16 +288,13 @@ class ArtifactWriter:
         folder = self._staging() / relative
         if not folder.exists():
             folder.mkdir(parents=True)
-            filesystem, path = storage.filesystem_of(self.path(relative))
-            if filesystem.isdir(path):
-                filesystem.get(path.rstrip("/") + "/", str(folder), recursive=True)
+            storage.download(self.path(relative), folder)
         return folder
 
     def publish(self, relative: str) -> None:
         """Upload what `local_folder` holds; on a local root it is in place already."""
         if storage.is_remote(self.folder):
-            filesystem, path = storage.filesystem_of(self.path(relative))
-            filesystem.put(str(self._staging() / relative) + os.sep, path, recursive=True)
+            storage.upload(self._staging() / relative, self.path(relative))
 
     def _staging(self) -> Path:
         digest = hashlib.sha256(self.folder.encode()).hexdigest()[:16]
@@ -335,8 +330,7 @@ class ArtifactWriter:
 
 
 def _table_parts(url: str) -> Iterator[pa.Table]:
-    filesystem, path = storage.filesystem_of(url)
-    with filesystem.open(path) as file:
+    with storage.open_file(url) as file:
         for batch in pq.ParquetFile(file).iter_batches():
             yield pa.Table.from_batches([batch])
 
@@ -379,8 +373,7 @@ def _done(root: str, step: str) -> list[str]:
 
 
 def _written(folder: str) -> float:
-    filesystem, path = storage.filesystem_of(storage.join(folder, MANIFEST))
-    return float(filesystem.modified(path).timestamp())
+    return storage.modified(storage.join(folder, MANIFEST))
 
 
 def find(root: str, need: str) -> Artifact:

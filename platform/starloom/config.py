@@ -13,6 +13,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from starloom import storage
 from starloom.errors import UserError
 
 _RUNTIME, _ADDED = "starloom_runtime", "starloom_added"
@@ -121,9 +122,9 @@ def _config_classes(annotation: Any) -> list[type[BaseModel]]:
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
-    """Parse a TOML file; a missing or malformed one is a one-line `UserError`."""
+    """Parse a TOML file, local or at a URL; a missing or malformed one is a one-line `UserError`."""
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return tomllib.loads(storage.read_bytes(str(path)).decode("utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; give the path of a TOML file") from None
     except IsADirectoryError:

@@ -12,7 +12,6 @@ from typing import Any, NoReturn
 
 from pydantic import Json
 
-from starloom import storage
 from starloom.artifact import Artifact, canonical_json
 from starloom.config import Config, parse_value, read_toml, set_key, to_toml, validate
 from starloom.errors import RunError, UserError, guarded
@@ -126,7 +125,7 @@ def _run_command(step: Step, module_name: str) -> int:
 
 
 def _run_job(step: Step, arguments: argparse.Namespace) -> int:
-    job = validate(JobFile, _read_job(arguments.config), where=arguments.config)
+    job = validate(JobFile, read_toml(arguments.config), where=arguments.config)
     settings = dict(job.config)
     for assignment in arguments.set:
         key, separator, text = assignment.partition("=")
@@ -141,10 +140,6 @@ def _run_job(step: Step, arguments: argparse.Namespace) -> int:
     artifact = run_step(step, config, root=root, name=job.name, needs=job.needs, source=job.source_state())
     print(summary_line(artifact), flush=True)
     return 0
-
-
-def _read_job(location: str) -> dict[str, Any]:
-    return read_toml(storage.local_copy(location)) if storage.is_remote(location) else read_toml(location)
 
 
 def summary_line(artifact: Artifact) -> str:

@@ -3,17 +3,15 @@
 `run` keeps a plan of each recipe at its root; `prune` leaves alone whatever any plan reaches through manifests' inputs.
 """
 
-import fcntl
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
 from starloom import storage
 from starloom.artifact import MANIFEST, Artifact, find
 from starloom.errors import UserError
+from starloom.lease import is_held
 from starloom.recipe import Recipe, StepStatus
 
 PLANS: Final = ".plans"
@@ -46,7 +44,7 @@ def stale(recipe: Recipe, statuses: Iterable[StepStatus]) -> Iterator[Stale]:
         base = storage.join(recipe.root, status.entry.name)
         for name in storage.folders(base):
             folder = storage.join(base, name)
-            if folder not in reached and not _being_written(folder):
+            if folder not in reached and not is_held(folder):
                 yield Stale(folder, sum(storage.sizes_below(folder).values()))
 
 
@@ -97,18 +95,3 @@ def _closed(root: str, folders: Iterable[str]) -> set[str]:
                 at = origin.location
                 waiting.append(at if _is_whole(at) else storage.join(root, at))
     return reached
-
-
-def _being_written(folder: str) -> bool:
-    """Whether a process of this machine holds the folder's lock."""
-    lock = Path(folder) / ".lock"
-    if storage.is_remote(folder) or not lock.exists():
-        return False
-    descriptor = os.open(lock, os.O_RDWR)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False

@@ -84,30 +84,27 @@ def load_recipe(location: str, *, root: str | None = None, assignments: tuple[st
     Raises:
         UserError: there is no such recipe, or it is wrong.
     """
-    settings = _settings(location)
-    look_beside(_path_of(location).parent)
+    where = _where(location)
+    settings = read_toml(where)
+    if not storage.is_remote(where):
+        look_beside(Path(where).parent)
     if root is not None:
         settings["root"] = root
-    recipe = validate(Recipe, settings, where=str(_path_of(location)))
+    recipe = validate(Recipe, settings, where=where)
     for assignment in assignments:
         recipe = _with_assignment(recipe, assignment)
     return recipe.model_copy(update={"root": storage.usable_root(recipe.root)})
 
 
-def _settings(location: str) -> dict[str, Any]:
-    return read_toml(_path_of(location))
-
-
-def _path_of(location: str) -> Path:
-    if storage.is_remote(location):
-        return storage.local_copy(location)
-    if Path(location).exists():
-        return Path(location)
+def _where(location: str) -> str:
+    """The path or URL of a recipe's file."""
+    if storage.is_remote(location) or Path(location).exists():
+        return location
     builtin = builtin_recipes()
     if location not in builtin:
         known = ", ".join(builtin)
         raise UserError(f"{location}: no such recipe; give a TOML file or one of: {known}")
-    return builtin[location]
+    return str(builtin[location])
 
 
 def written_root(location: str) -> str:
@@ -116,7 +113,7 @@ def written_root(location: str) -> str:
     Raises:
         UserError: there is no such recipe, or it is wrong.
     """
-    return str(_settings(location).get("root", ""))
+    return str(read_toml(_where(location)).get("root", ""))
 
 
 def _with_assignment(recipe: Recipe, assignment: str) -> Recipe:

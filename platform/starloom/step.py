@@ -3,17 +3,13 @@
 A module that exports one as ``STEP`` is a program (`starloom.program`), a step of a recipe and a Ray job.
 """
 
-import fcntl
 import importlib
 import importlib.metadata
-import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
 from starloom import storage
@@ -29,10 +25,10 @@ from starloom.artifact import (
     location_below,
 )
 from starloom.config import Config
-from starloom.errors import RunError, UserError, disk_error
+from starloom.errors import UserError
+from starloom.lease import lease
 
 PACKAGES = ("starloom", "ray", "torch", "deepspeed", "tokenizers", "datasketch", "pyarrow", "numpy", "numba")
-LOCK_PATIENCE_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -204,11 +200,11 @@ def produce(
     """The artifact ``root/name/FINGERPRINT`` that `work` writes; one that is finished is returned without work.
 
     Raises:
-        RunError: another process is writing it, or the disk is full or closed.
+        RunError: the disk is full or closed.
     """
     fingerprint = fingerprint_of(identity)
     output = ArtifactWriter(storage.join(root, name, fingerprint))
-    with _locked(output):
+    with lease(output.folder, say=lambda line: print(f"{name}: {line}", flush=True)):
         if output.exists(MANIFEST):
             return Artifact.open(output.folder)
         started = time.monotonic()
@@ -244,34 +240,6 @@ def package_versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
-
-
-@contextmanager
-def _locked(output: ArtifactWriter) -> Iterator[None]:
-    """Keep two processes of one machine out of the same artifact; object stores have no such lock."""
-    if storage.is_remote(output.folder):
-        yield
-        return
-    try:
-        Path(output.folder).mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(Path(output.folder) / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
-    except OSError as error:
-        raise disk_error(error, output.folder) from error
-    try:
-        deadline = time.monotonic() + LOCK_PATIENCE_SECONDS
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise RunError(
-                        f"{output.folder}: another process is writing it; wait for that run to end"
-                    ) from None
-                time.sleep(0.2)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,7 @@
 """Paths and URLs: a local folder and any fsspec URL behind the same few functions.
 
 A file written here exists only when it is complete. Locally that is a temporary name, `fsync` and a rename; object
-stores show an object only once its upload has ended.
+stores show an object only once its upload has ended. What another process wrote is seen at once: no listing is kept.
 """
 
 import glob
@@ -11,7 +11,6 @@ import os
 import posixpath
 import shutil
 import tempfile
-import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -20,12 +19,14 @@ from typing import IO, Any, TypeVar
 
 import fsspec
 
-from starloom.errors import StarloomError, StorageError, UserError, disk_error, one_line
+from starloom.errors import UserError, disk_error, one_line
+from starloom.patience import AT_ONCE, KNOWN_TO_BE_THERE, SteadyFile, tried
 
 TEMPORARY_PREFIX = ".tmp-"
-# file systems of fsspec that a run can lie on
-WRITABLE = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss", "hdfs", "webhdfs", "memory")
-RETRY_SECONDS = (0.2, 1.0, 4.0)  # pauses before a read is tried again
+# file systems that a run can lie on: an object is there whole or not at all, and can be made only where there is none
+WRITABLE = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory")
+EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "az": "azure", "abfs": "azure", "abfss": "azure"}
+AT_A_TIME_BYTES = 8 << 20  # what is larger is uploaded from a file, in parts
 T = TypeVar("T")
 
 
@@ -78,31 +79,47 @@ def filesystem_of(location: str) -> tuple[Any, str]:
     try:
         filesystem, path = fsspec.core.url_to_fs(location)
     except (ValueError, ImportError) as error:
-        raise UserError(f"{location}: cannot be opened: {one_line(error)}") from None
+        extra = EXTRAS.get(location.split("://", 1)[0])
+        more = f"; pip install 'starloom[{extra}]'" if extra and isinstance(error, ImportError) else ""
+        raise UserError(f"{location}: cannot be opened: {one_line(error)}{more}") from None
+    if is_remote(location):
+        filesystem.invalidate_cache()  # of listings, which other processes have changed since
     return filesystem, path
+
+
+def asked(location: str, work: Callable[[Any, str], T], *, doing: str = "read") -> T:
+    """What `work` finds out of a file system and a path in it, asked again when the storage stutters."""
+
+    def once() -> T:
+        filesystem, path = filesystem_of(location)
+        return work(filesystem, path)
+
+    return tried(location, once, doing=doing) if is_remote(location) else once()
 
 
 def exists(location: str) -> bool:
     """Whether a file or folder is there."""
     if not is_remote(location):
         return os.path.lexists(location) and Path(location).exists()
-    filesystem, path = filesystem_of(location)
-    return bool(filesystem.exists(path))
+    return asked(location, lambda filesystem, path: bool(filesystem.exists(path)))
 
 
 def is_folder(location: str) -> bool:
     """Whether a folder is there."""
-    filesystem, path = filesystem_of(location)
-    return bool(filesystem.isdir(path))
+    return asked(location, lambda filesystem, path: bool(filesystem.isdir(path)))
 
 
 def folders(location: str) -> list[str]:
     """The names of the folders directly inside a folder, sorted; empty when it does not exist."""
-    filesystem, path = filesystem_of(location)
-    if not filesystem.isdir(path):
-        return []
-    entries = filesystem.ls(path, detail=True)
-    return sorted(posixpath.basename(e["name"].rstrip("/")) for e in entries if e["type"] == "directory")
+
+    def found(filesystem: Any, path: str) -> list[str]:
+        try:
+            entries = filesystem.ls(path, detail=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(posixpath.basename(e["name"].rstrip("/")) for e in entries if e["type"] == "directory")
+
+    return asked(location, found)
 
 
 def files_below(location: str) -> list[tuple[str, int]]:
@@ -112,16 +129,18 @@ def files_below(location: str) -> list[tuple[str, int]]:
 
 def sizes_below(location: str) -> dict[str, int]:
     """The same in no order."""
-    filesystem, path = filesystem_of(location)
     if not is_remote(location):  # fsspec takes 10 µs a file, which are seconds for a large artifact
         sizes: dict[str, int] = {}
-        _local_sizes(path, "", sizes)
+        _local_sizes(normalize(location), "", sizes)
         return sizes
-    if not filesystem.isdir(path):
-        return {}
-    prefix = path.rstrip("/") + "/"
-    found = ((full.removeprefix(prefix), info) for full, info in filesystem.find(path, detail=True).items())
-    return {name: int(info["size"]) for name, info in found if not posixpath.basename(name).startswith(".")}
+
+    def found(filesystem: Any, path: str) -> dict[str, int]:
+        prefix = path.rstrip("/") + "/"
+        every = filesystem.find(path, detail=True)
+        below = {full.removeprefix(prefix): int(info["size"]) for full, info in every.items() if full != path}
+        return {name: size for name, size in below.items() if not posixpath.basename(name).startswith(".")}
+
+    return asked(location, found)
 
 
 def _local_sizes(folder: str, prefix: str, sizes: dict[str, int]) -> None:
@@ -140,103 +159,37 @@ def _local_sizes(folder: str, prefix: str, sizes: dict[str, int]) -> None:
 
 def read_bytes(location: str) -> bytes:
     """A whole file."""
-    with open_file(location, "rb") as file:
-        return bytes(file.read())
+    if not is_remote(location):
+        return Path(location).read_bytes()
+    return asked(location, lambda filesystem, path: bytes(filesystem.cat_file(path)))
 
 
 def size_of(location: str) -> int:
     """Bytes of a file."""
-    filesystem, path = filesystem_of(location)
-    return int(filesystem.size(path))
+    return asked(location, lambda filesystem, path: int(filesystem.size(path)))
+
+
+def modified(location: str) -> float:
+    """When a file was changed last, in seconds since 1970."""
+    return asked(location, lambda filesystem, path: float(filesystem.modified(path).timestamp()))
 
 
 def open_file(location: str, mode: str = "rb") -> IO[Any]:
-    """Open for reading."""
+    """Open for reading; a remote file is asked again, and again, where its storage stutters."""
     if not is_remote(location):
         return open(location, mode, encoding=None if "b" in mode else "utf-8")
+    file = io.BufferedReader(SteadyFile(location, lambda: _opened(location), AT_ONCE), 1 << 20)
+    return file if "b" in mode else io.TextIOWrapper(file, encoding="utf-8")
+
+
+def _opened(location: str) -> IO[bytes]:
     filesystem, path = filesystem_of(location)
-    file: IO[Any] = filesystem.open(path, mode, **({} if "b" in mode else {"encoding": "utf-8"}))
+    file: IO[bytes] = filesystem.open(path, "rb")
     return file
 
 
-class _SteadyFile(io.RawIOBase):
-    """Every open, seek and read is tried again when it fails, from the place where it stood."""
-
-    def __init__(self, location: str) -> None:
-        self._location, self._at = location, 0
-        self._file: IO[bytes] | None = None
-        self.size: int = self._tried(self._measured)
-
-    def _measured(self) -> int:
-        file = self._open()
-        end = file.seek(0, io.SEEK_END)
-        file.seek(0)
-        return end
-
-    def _open(self) -> IO[bytes]:
-        if self._file is None:
-            self._file = open_file(self._location)
-            self._file.seek(self._at)
-        return self._file
-
-    def _tried(self, work: Callable[[], T]) -> T:
-        for pause in (*RETRY_SECONDS, None):
-            try:
-                return work()
-            except Exception as error:
-                if isinstance(error, StarloomError):
-                    raise
-                self._forget()
-                if pause is None:
-                    tries = len(RETRY_SECONDS) + 1
-                    raise StorageError(
-                        f"{self._location}: cannot be read, {tries} tries: {type(error).__name__}: {one_line(error)}"
-                    ) from error
-                time.sleep(pause)
-        raise AssertionError("unreachable")
-
-    def _forget(self) -> None:
-        file, self._file = self._file, None
-        if file is not None:
-            with suppress(Exception):
-                file.close()
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.size}[whence]
-        self._at = max(0, base + offset)
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        found = self._tried(lambda: self._read(len(buffer)))
-        buffer[: len(found)] = found
-        self._at += len(found)
-        return len(found)
-
-    def _read(self, length: int) -> bytes:
-        file = self._open()
-        if file.tell() != self._at:
-            file.seek(self._at)
-        found = file.read(min(length, max(0, self.size - self._at)))
-        if not found and length and self._at < self.size:
-            raise EOFError(f"ends after {self._at} of {self.size} bytes")
-        return found
-
-    def close(self) -> None:
-        self._forget()
-        super().close()
-
-
 def open_steady(location: str, buffer_bytes: int = 1 << 20) -> io.BufferedReader:
-    """Open a file of a source for reading: a storage that stutters is asked again, and again.
+    """Open a file of a source for reading, which was there when it was listed: the storage is asked again, and again.
 
     What it raises beyond that is a `StorageError`, which is no OSError: so whatever else a decoder raises on such a
     file is a fault of its bytes.
@@ -244,20 +197,27 @@ def open_steady(location: str, buffer_bytes: int = 1 << 20) -> io.BufferedReader
     Raises:
         StorageError: the file cannot be opened or read; reading raises it too.
     """
-    return io.BufferedReader(_SteadyFile(location), buffer_bytes)
+
+    def opener() -> IO[bytes]:
+        return _opened(location) if is_remote(location) else open(location, "rb")
+
+    return io.BufferedReader(SteadyFile(location, opener, KNOWN_TO_BE_THERE), buffer_bytes)
 
 
 @contextmanager
 def atomic_write(location: str, mode: str = "wb") -> Iterator[IO[Any]]:
-    """Open for writing; the file appears at `location` only when the block ends without an error."""
+    """Open for writing; the file appears at `location` only when the block ends without an error.
+
+    Raises:
+        RunError: the disk is full or closed, or the storage took nothing.
+        UserError: there are no rights, or no such bucket.
+    """
     encoding = None if "b" in mode else "utf-8"
     if is_remote(location):
-        filesystem, path = filesystem_of(location)
-        with (
-            filesystem.transaction,
-            filesystem.open(path, mode, **({} if "b" in mode else {"encoding": encoding})) as file,
-        ):
+        with tempfile.NamedTemporaryFile(mode, prefix="starloom-", encoding=encoding) as file:
             yield file
+            file.flush()
+            _upload(location, Path(file.name))
         return
     target = Path(location)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -274,22 +234,68 @@ def atomic_write(location: str, mode: str = "wb") -> Iterator[IO[Any]]:
         temporary.unlink(missing_ok=True)
 
 
+def _upload(location: str, file: Path) -> None:
+    """An upload of its own, which is there whole when it ends, and is made again when it fails."""
+    if file.stat().st_size <= AT_A_TIME_BYTES:
+        content = file.read_bytes()
+        _written(location, lambda filesystem, path: filesystem.pipe_file(path, content))
+    else:
+        _written(location, lambda filesystem, path: filesystem.put_file(str(file), path))
+
+
+def _written(location: str, work: Callable[[Any, str], T]) -> T:
+    try:
+        return asked(location, work, doing="written")
+    except FileNotFoundError as error:
+        raise UserError(f"{location}: cannot be written: {one_line(error)}; is there such a bucket?") from None
+
+
+def create(location: str, content: bytes) -> bool:
+    """Write a small file where there is none; False where there is one, whoever was first by however little."""
+    try:
+        if not is_remote(location):
+            Path(location).parent.mkdir(parents=True, exist_ok=True)
+            with open(location, "xb") as file:
+                file.write(content)
+        else:
+            _written(location, lambda filesystem, path: filesystem.pipe_file(path, content, mode="create"))
+    except FileExistsError:
+        return False
+    return True
+
+
+def upload(local: Path, location: str) -> None:
+    """Copy a local file, or what is in a folder, to a URL; each file is there whole or not at all."""
+    for path in sorted(local.rglob("*")) if local.is_dir() else [local]:
+        if path.is_file() and not path.name.startswith("."):
+            _upload(join(location, path.relative_to(local).as_posix()) if local.is_dir() else location, path)
+
+
+def download(location: str, folder: Path) -> None:
+    """Copy what is in a remote folder into a local one; nothing where there is no such folder."""
+    for name in sizes_below(location):
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open_file(join(location, name)) as source, target.open("wb") as file:
+            shutil.copyfileobj(source, file, AT_A_TIME_BYTES)
+
+
 def remove_file(location: str) -> None:
     """Remove a file; nothing happens when it is not there."""
-    filesystem, path = filesystem_of(location)
     with suppress(FileNotFoundError):
-        filesystem.rm_file(path)
+        asked(location, lambda filesystem, path: filesystem.rm_file(path), doing="removed")
 
 
 def remove_below(location: str) -> None:
-    """Remove a folder with all that is in it; nothing happens when it is not there."""
+    """Remove a folder with all that is in it, or a file; nothing happens when it is not there."""
     if not is_remote(location):
         if Path(location).is_dir():
             shutil.rmtree(location)
+        else:
+            Path(location).unlink(missing_ok=True)
         return
-    filesystem, path = filesystem_of(location)
-    if filesystem.exists(path):
-        filesystem.rm(path, recursive=True)
+    with suppress(FileNotFoundError):
+        asked(location, lambda filesystem, path: filesystem.rm(path, recursive=True), doing="removed")
 
 
 def checksum(location: str) -> str:
@@ -306,34 +312,6 @@ def cache_folder() -> Path:
     return Path(os.environ.get("STARLOOM_CACHE", "~/.cache/starloom")).expanduser()
 
 
-def local_copy(location: str) -> Path:
-    """The location itself when it is local; else a copy in the cache folder, fetched once.
-
-    For readers that need real files: memory maps, safetensors, tokenizers. Since artifacts never change, a fetched copy
-    stays right.
-
-    Raises:
-        UserError: there is nothing at the location.
-    """
-    if not is_remote(location):
-        return Path(location)
-    target = _copy_of(location)
-    if not target.exists():
-        filesystem, path = filesystem_of(location)
-        if not filesystem.exists(path):
-            raise UserError(f"{location}: does not exist")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-            fetched = Path(scratch) / target.name
-            filesystem.get(path, str(fetched), recursive=filesystem.isdir(path))
-            fetched.rename(target)
-    return target
-
-
-def _copy_of(location: str) -> Path:
-    return cache_folder() / hashlib.sha256(location.encode()).hexdigest()[:16] / posixpath.basename(location)
-
-
 def matching_files(pattern: str, *, setting: str, what: str = "file") -> list[str]:
     """The files or folders that a path, glob pattern or URL (``s3://...``, ``hf://...``) names, sorted.
 
@@ -341,9 +319,7 @@ def matching_files(pattern: str, *, setting: str, what: str = "file") -> list[st
         UserError: nothing is there; names the `setting`.
     """
     if is_remote(pattern):
-        filesystem, path = filesystem_of(pattern)
-        found = filesystem.glob(path) if any(c in path for c in "*?[") else [path] if filesystem.exists(path) else []
-        names = [filesystem.unstrip_protocol(name) for name in found]
+        names = asked(pattern, _matching_remote)
     else:
         expanded = str(Path(pattern).expanduser())
         names = [expanded]
@@ -355,19 +331,40 @@ def matching_files(pattern: str, *, setting: str, what: str = "file") -> list[st
     return sorted(names)
 
 
+def _matching_remote(filesystem: Any, path: str) -> list[str]:
+    found = filesystem.glob(path) if any(c in path for c in "*?[") else [path] if filesystem.exists(path) else []
+    return [filesystem.unstrip_protocol(name) for name in found]
+
+
 def file_state(names: Sequence[str]) -> list[list[Any]]:
-    """Name, size and time of change of files, local or remote; JSON-able."""
+    """Name, size and time of change of files, local or remote (there by ETag, where it has one); JSON-able."""
     state: list[list[Any]] = []
+    listed: dict[str, dict[str, Any]] = {}
     for name in names:
         if is_remote(name):
-            filesystem, path = filesystem_of(name)
-            info = filesystem.info(path)
+            info = _info(name, listed)
             changed = info.get("ETag") or info.get("etag") or info.get("LastModified") or info.get("last_commit")
             state.append([name, info.get("size"), str(changed)])
         else:
             stat = Path(name).stat()
             state.append([printable(name), stat.st_size, stat.st_mtime_ns])
     return state
+
+
+def _info(location: str, listed: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What a storage says of a file, from one listing of its folder: a question a file takes minutes for thousands."""
+    parent = location.rsplit("/", 1)[0]
+    if parent not in listed:
+
+        def entries(filesystem: Any, path: str) -> dict[str, Any]:
+            with suppress(FileNotFoundError, NotADirectoryError, NotImplementedError):  # HTTP lists nothing
+                return {entry["name"]: entry for entry in filesystem.ls(path, detail=True)}
+            return {}
+
+        listed[parent] = asked(parent, entries)
+    _, path = filesystem_of(location)
+    found: dict[str, Any] = listed[parent].get(path) or asked(location, lambda filesystem, at: filesystem.info(at))
+    return found
 
 
 def version(location: str) -> tuple[int, int] | None:
@@ -377,12 +374,6 @@ def version(location: str) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return found.st_mtime_ns, found.st_ino
-
-
-def forget_copy(location: str) -> None:
-    """Remove what `local_copy` has fetched of a location to this machine."""
-    if is_remote(location):
-        remove_below(str(_copy_of(location).parent))
 
 
 def printable(name: str) -> str:

@@ -27,7 +27,7 @@ from data_jobs.sources.git import GitSource, told
 from data_jobs.sources.history import GitHistorySource
 from data_jobs.sources.issues import GitHubIssuesSource
 from data_jobs.sources.tables import JsonLinesSource, ParquetSource
-from starloom import storage
+from starloom import patience
 from starloom.errors import StorageError, UserError
 from tests.data_jobs import source_trees as trees
 
@@ -72,7 +72,7 @@ fsspec.register_implementation("stutter", Stuttering, clobber=True)
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "RETRY_SECONDS", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(patience, "RETRY_SECONDS", (0.0, 0.0, 0.0))
     monkeypatch.setattr(Stuttering, "every", 0)
     monkeypatch.setattr(Stuttering, "reads", 0)
 

@@ -9,12 +9,12 @@ import numpy as np
 
 from starloom.config import validate
 from starloom.errors import UserError
+from starloom.fetched import local_copy
 from starloom.kinds import Conversations, Corpus, Model, Tokenizer
 from starloom.model.adapter import is_adapter
 from starloom.model.config import ModelConfig
 from starloom.model.folder import check_names, read_config
 from starloom.step import Outcome, StepContext
-from starloom.storage import local_copy
 from starloom.tokenizer import CodeTokenizer, load_tokenizer, smallest_dtype
 from starloom.tokens import FimConfig, TokenShardWriter
 from train_jobs.config import LoopConfig, PretrainConfig, ShapeConfig

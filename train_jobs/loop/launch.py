@@ -9,9 +9,9 @@ from typing import Any
 from starloom import cluster
 from starloom.config import validate
 from starloom.errors import RunError, StarloomError, StorageError, UserError, one_line
+from starloom.fetched import local_copy
 from starloom.kinds import Model, Tokenizer, Tokens
 from starloom.step import Outcome, StepContext
-from starloom.storage import local_copy
 from starloom.tokens import TokenShard
 from starloom.tokens.mixture import mixture, mixture_lines
 from train_jobs.checkpoints.complete import complete

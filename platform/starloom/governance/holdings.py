@@ -194,11 +194,12 @@ def blank(root: str, step: str, names: Collection[str]) -> int:
 
 def _blank_shard(location: str, names: Collection[str]) -> int | None:
     """How many texts were taken out; None where no row falls under the names."""
-    filesystem, path = storage.filesystem_of(location)
-    places = _places(pq.read_table(path, columns=["repo_name"], filesystem=filesystem), names)
+    with storage.open_file(location) as file:
+        places = _places(pq.read_table(file, columns=["repo_name"]), names)
     if not places:
         return None
-    table = pq.read_table(path, filesystem=filesystem)
+    with storage.open_file(location) as file:
+        table = pq.read_table(file)
     texts = table["content"].to_pylist()
     held = [place for place in places if texts[place]]
     for place in held:

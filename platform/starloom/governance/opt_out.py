@@ -15,6 +15,7 @@ from starloom import storage
 from starloom.artifact import Artifact, manifests, read_manifest
 from starloom.attribution.answer import Index
 from starloom.errors import StarloomError, UserError
+from starloom.fetched import forget_copy
 from starloom.governance import holdings
 from starloom.governance.copies import copies_of, only_theirs
 from starloom.governance.holdings import File, Holding
@@ -239,7 +240,7 @@ def _forget(folder: str) -> None:
         names = [name for name, _ in storage.files_below(folder)]
         inside = {name.rsplit("/", depth)[0] for name in names for depth in range(1, 1 + name.count("/"))}
         for name in ("", *names, *inside):
-            storage.forget_copy(storage.join(folder, name) if name else folder)
+            forget_copy(storage.join(folder, name) if name else folder)
 
 
 def _made_again(recipe: Recipe, checked: Sequence[CheckedStep]) -> list[StepEntry]:

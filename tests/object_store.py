@@ -1,0 +1,72 @@
+"""An object store of this machine's own: moto's S3 behind real HTTP, in a process that can be killed."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import fsspec
+
+PROGRAM = "from moto.server import main; main(['-H', '127.0.0.1', '-p', '{port}'])"
+BUCKET = "team"
+
+
+class ObjectStore:
+    """Its address, and its life."""
+
+    def __init__(self) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What botocore and s3fs look at."""
+        return {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}",
+            "AWS_ACCESS_KEY_ID": "tests",
+            "AWS_SECRET_ACCESS_KEY": "tests",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    def start(self) -> None:
+        """Start it, and wait until it answers; what was in it is gone."""
+        command = [sys.executable, "-c", PROGRAM.format(port=self.port)]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for _ in range(600):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            assert self.process.poll() is None, "the object store ended"
+            time.sleep(0.1)
+        raise AssertionError("the object store does not answer")
+
+    def stop(self) -> None:
+        """Kill it, with all that is in it."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+
+@contextmanager
+def object_store() -> Iterator[ObjectStore]:
+    """A store with the bucket `BUCKET`, and this process's environment set for it."""
+    store = ObjectStore()
+    before = {name: os.environ.get(name) for name in store.environment}
+    os.environ.update(store.environment)
+    store.start()
+    try:
+        fsspec.filesystem("s3", skip_instance_cache=True).mkdir(BUCKET)
+        yield store
+    finally:
+        store.stop()
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name)
+            else:
+                os.environ[name] = value
