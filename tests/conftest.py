@@ -1,12 +1,15 @@
 """What every test shares: one Ray per test session."""
 
 import logging
+import os
 from collections.abc import Iterator
 
 import pytest
 
 from starloom.cluster import prepare_environment
-from tests.object_store import BUCKET, object_store
+from tests.object_store import BUCKET, ObjectStore
+
+STORE = ObjectStore()  # one address for the session: Ray's workers have the environment that Ray started with
 
 
 @pytest.fixture(scope="session")
@@ -15,6 +18,7 @@ def ray_cluster() -> Iterator[str]:
     import ray
 
     prepare_environment()
+    os.environ.update(STORE.environment)
     context = ray.init(
         address="local",
         num_cpus=2,
@@ -29,6 +33,8 @@ def ray_cluster() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def s3() -> Iterator[str]:
-    """The URL of a bucket of an object store of this machine's own, which this process's environment leads to."""
-    with object_store():
-        yield f"s3://{BUCKET}"
+    """The URL of a bucket of an object store of this machine's own, which the environment leads to."""
+    os.environ.update(STORE.environment)
+    STORE.start()
+    yield f"s3://{BUCKET}"
+    STORE.stop()

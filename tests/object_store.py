@@ -1,12 +1,9 @@
 """An object store of this machine's own: moto's S3 behind real HTTP, in a process that can be killed."""
 
-import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import fsspec
 
@@ -35,38 +32,20 @@ class ObjectStore:
         }
 
     def start(self) -> None:
-        """Start it, and wait until it answers; what was in it is gone."""
+        """Start it, wait until it answers, and make the bucket `BUCKET`; what was in it before is gone."""
         command = [sys.executable, "-c", PROGRAM.format(port=self.port)]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         for _ in range(600):
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
+                    break
             assert self.process.poll() is None, "the object store ended"
             time.sleep(0.1)
-        raise AssertionError("the object store does not answer")
+        keys = {"key": "tests", "secret": "tests", "endpoint_url": f"http://127.0.0.1:{self.port}"}
+        fsspec.filesystem("s3", skip_instance_cache=True, **keys).mkdir(BUCKET)
 
     def stop(self) -> None:
         """Kill it, with all that is in it."""
         assert self.process is not None
         self.process.kill()
         self.process.wait()
-
-
-@contextmanager
-def object_store() -> Iterator[ObjectStore]:
-    """A store with the bucket `BUCKET`, and this process's environment set for it."""
-    store = ObjectStore()
-    before = {name: os.environ.get(name) for name in store.environment}
-    os.environ.update(store.environment)
-    store.start()
-    try:
-        fsspec.filesystem("s3", skip_instance_cache=True).mkdir(BUCKET)
-        yield store
-    finally:
-        store.stop()
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name)
-            else:
-                os.environ[name] = value

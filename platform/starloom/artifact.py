@@ -285,7 +285,7 @@ class ArtifactWriter:
             folder = Path(self.path(relative))
             folder.mkdir(parents=True, exist_ok=True)
             return folder
-        folder = self._staging() / relative
+        folder = self.staging() / relative
         if not folder.exists():
             folder.mkdir(parents=True)
             storage.download(self.path(relative), folder)
@@ -294,16 +294,17 @@ class ArtifactWriter:
     def publish(self, relative: str) -> None:
         """Upload what `local_folder` holds; on a local root it is in place already."""
         if storage.is_remote(self.folder):
-            storage.upload(self._staging() / relative, self.path(relative))
+            storage.upload(self.staging() / relative, self.path(relative))
 
-    def _staging(self) -> Path:
+    def staging(self) -> Path:
+        """The folder of this machine's own behind `local_folder`, where the root is remote."""
         digest = hashlib.sha256(self.folder.encode()).hexdigest()[:16]
         return Path(tempfile.gettempdir()) / f"starloom-{os.getuid()}" / digest
 
     def finish(self, manifest: Manifest) -> Artifact:
         """Write the manifest, which makes the artifact exist."""
         if storage.is_remote(self.folder):
-            shutil.rmtree(self._staging(), ignore_errors=True)
+            shutil.rmtree(self.staging(), ignore_errors=True)
         table = None
         if len(manifest.files) > filetable.MOST_IN_MANIFEST:
             content = filetable.table_bytes(manifest.files)

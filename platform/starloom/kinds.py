@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from starloom.artifact import Artifact
 from starloom.errors import UserError
+from starloom.fetched import local_copy
 from starloom.records import kind_of
 from starloom.segmentfiles import SegmentInfo
 from starloom.tokenizer import TOKENIZER_FILE, TOKENIZER_SETTINGS
@@ -288,7 +289,7 @@ class Model(View):
     def initial(self) -> Path | None:
         """The model folder that training began from; None where it began from nothing."""
         named = self.artifact.manifest.details.get("initial")
-        return Path(named) if named else None
+        return local_copy(named) if named else None
 
     def folder(self) -> Path:
         """The model folder on this machine, or that of an adapter."""

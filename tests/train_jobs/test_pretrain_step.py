@@ -18,7 +18,8 @@ from data_jobs.pack import STEP as PACK
 from data_jobs.pack import PackConfig
 from data_jobs.train_tokenizer import STEP as TRAIN_TOKENIZER
 from data_jobs.train_tokenizer import TrainTokenizerConfig
-from starloom.artifact import Artifact
+from starloom import storage
+from starloom.artifact import Artifact, ArtifactWriter
 from starloom.config import Config
 from starloom.errors import RunError, UserError
 from starloom.model.folder import read_model
@@ -94,9 +95,15 @@ def test_training_learns_and_exports_a_folder_that_our_model_reads(model: Artifa
 class Assassin(threading.Thread):
     """Sends one training worker a signal after the first checkpoint, or one after each of `times` further ones."""
 
-    def __init__(self, root: Path, sent: signal.Signals = signal.SIGKILL, times: int = 1) -> None:
+    def __init__(
+        self,
+        root: Path,
+        sent: signal.Signals = signal.SIGKILL,
+        times: int = 1,
+        found: str = "model/*/checkpoints/step-*/manifest.json",
+    ) -> None:
         super().__init__(daemon=True)
-        self.root, self.sent, self.times = root, sent, times
+        self.root, self.sent, self.times, self.found = root, sent, times, found
         self.killed: list[int] = []
 
     def run(self) -> None:
@@ -104,7 +111,7 @@ class Assassin(threading.Thread):
         deadline = time.monotonic() + 120
         seen: set[Path] = set()
         while time.monotonic() < deadline and len(self.killed) < self.times:
-            found = set(self.root.glob("model/*/checkpoints/step-*/manifest.json"))
+            found = set(self.root.glob(self.found))
             victim = next(self._workers(), None) if found - seen else None
             if victim and victim.pid not in self.killed:
                 os.kill(victim.pid, self.sent)
@@ -134,6 +141,24 @@ def test_killed_workers_are_replaced_and_the_run_ends_with_the_same_bytes(tmp_pa
     assert [point.step for point in board.Scalars("loss")] == list(range(1, 31))  # none lost, none twice
     parts = [board.Scalars(f"seconds/{part}")[-1].value for part in ("data", "forward", "backward", "optimizer")]
     assert all(seconds > 0 for seconds in parts)
+
+
+def test_on_an_object_store_a_killed_worker_costs_what_came_after_the_last_upload(tmp_path, s3, inputs, model) -> None:
+    root = f"{s3}/{tmp_path.name}"
+    storage.upload(Path(inputs[0].folder), f"{root}/tokens/{inputs[0].fingerprint}")
+    needs = [Artifact.open(f"{root}/tokens/{inputs[0].fingerprint}"), inputs[1]]
+    assassin = Assassin(
+        ArtifactWriter(f"{root}/model/any").staging().parent, found="*/checkpoints/step-*/manifest.json"
+    )
+    assassin.start()
+    again = run_step(STEP, SETTINGS, root=root, name="model", needs=needs)
+    assassin.join(timeout=1)
+    assert len(assassin.killed) == 1
+    assert again.manifest.files == model.manifest.files
+    assert again.files("checkpoints/") == model.files("checkpoints/")
+    assert not ArtifactWriter(again.folder).staging().exists()
+    rows = [json.loads(line) for line in again.read_text("metrics.jsonl").splitlines() if "loss" in line]
+    assert [row["step"] for row in rows if "loss" in row] == list(range(1, 31))
 
 
 def test_what_a_worker_tells_ends_the_run_at_once(tmp_path, inputs, capfd: pytest.CaptureFixture[str]) -> None:

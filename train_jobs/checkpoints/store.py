@@ -107,7 +107,7 @@ def remove_unfinished(folder: Path) -> None:
     """Remove checkpoints that an earlier attempt did not finish."""
     for path in folder.glob("step-*"):
         if not (path / MANIFEST).exists():
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)  # other processes of the node do the same
 
 
 def latest(folder: Path) -> Path | None:

@@ -22,7 +22,7 @@ from train_jobs.finetuning.config import FinetuneConfig
 from train_jobs.finetuning.conversations import Tally, from_commits, from_json_lines
 from train_jobs.finetuning.template import END, ROLES, TEMPLATE, Dialogue, with_special_tokens
 from train_jobs.job import Job
-from train_jobs.loop.launch import announce, launch
+from train_jobs.loop.launch import announce, launch, on_object_store, working_folder
 
 DATA = "conversations"  # shards and tokenizer, in the artifact
 
@@ -58,6 +58,8 @@ def finetune(config: FinetuneConfig, context: StepContext) -> Outcome:
         f"{tally.kept:,} conversations, {counts['train']:,} tokens; {settings.steps:,} steps of "
         f"{config.global_batch * config.context:,} tokens"
     )
+    context.output.publish(DATA)
+    model = context.optional(Model.kind)
     job = Job(
         config=settings,
         train=(str(folder / "train"),),
@@ -65,21 +67,25 @@ def finetune(config: FinetuneConfig, context: StepContext) -> Outcome:
         dtype=smallest_dtype(tokenizer.size),
         vocabulary=vocabulary,
         tokenizer=str(folder / Tokenizer.FILE),
-        output=str(context.output.local_folder("")),
+        output=working_folder(context),
         initial=str(initial),
         turns=(tokenizer.special(ROLES["assistant"]), tokenizer.special(END)),
+        **on_object_store(
+            context,
+            (folder, context.output.path(DATA)),
+            (initial, model.path(Model.FOLDER) if model else config.model_folder),
+        ),
     )
     announce(job, context)
     launch(job, context.name)
-    _end_turns(Path(job.output) / Model.FOLDER, tokenizer)
-    for part in (Model.FOLDER, Model.CHECKPOINTS, DATA):
-        context.output.publish(part)
+    _end_turns(context.output.local_folder(Model.FOLDER), tokenizer)
+    context.output.publish(Model.FOLDER)
     details = {"shape": job.shape.model_dump(mode="json"), "steps": settings.steps, "tokens": counts}
     return Outcome(
         rows_in=tally.kept + tally.dropped.total(),
         rows_out=tally.kept,
         dropped=dict(sorted(tally.dropped.items())),
-        details={**details, "initial": str(initial.resolve())},
+        details={**details, "initial": dict(job.origins).get(str(initial)) or str(initial.resolve())},
     )
 
 

@@ -7,9 +7,9 @@ the one before stopped, with the same batches.
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Final
 
+from starloom import storage
 from starloom.errors import UserError
 from train_jobs.config import PretrainConfig
 from train_jobs.job import Job
@@ -50,14 +50,14 @@ def places(config: PretrainConfig) -> int:
 @contextmanager
 def watching(job: Job, layout: Layout) -> Iterator[None]:
     """While an attempt runs with `layout`: say so in the run's folder as soon as more data ranks would go."""
-    sign, over = Path(job.output) / GROW, threading.Event()
-    sign.unlink(missing_ok=True)
+    sign, over = _sign(job), threading.Event()
+    storage.remove_file(sign)
 
     def watch() -> None:
         while not over.wait(POLL_SECONDS):
             larger = fitting(job, places(job.config))
             if larger is not None and larger.data > layout.data:
-                sign.touch()
+                storage.create(sign, b"")
                 return
 
     thread = threading.Thread(target=watch, name="elastic", daemon=True)
@@ -69,9 +69,13 @@ def watching(job: Job, layout: Layout) -> Iterator[None]:
         over.set()
         if thread.ident is not None:
             thread.join()
-        sign.unlink(missing_ok=True)
+        storage.remove_file(sign)
 
 
 def wants_more(job: Job) -> bool:
     """In a worker: whether the attempt should end at this checkpoint, to go on with more ranks."""
-    return (Path(job.output) / GROW).exists()
+    return storage.exists(_sign(job))
+
+
+def _sign(job: Job) -> str:
+    return storage.join(job.published or job.output, GROW)

@@ -142,7 +142,7 @@ def first_weights(job: Job) -> Iterator[Source]:
 def restore(job: Job, engine: Any, place: Place) -> int:
     """Go on from the newest complete checkpoint; returns the number of steps that are done."""
     folder = Path(job.output) / Model.CHECKPOINTS
-    if dist.get_rank() == 0:
+    if dist.get_rank() == 0 or job.published:  # then a node has a folder of its own
         store.remove_unfinished(folder)
     dist.barrier()
     found = store.latest(folder)

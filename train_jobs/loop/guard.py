@@ -17,11 +17,10 @@ import torch.distributed as dist
 from starloom import jsonlines
 from starloom.errors import RunError
 from starloom.kinds import Model
-from train_jobs.job import Job
+from train_jobs.job import SKIPPED, Job
 from train_jobs.parallel.deepspeed_internals import last_loss, left_out, refuse_updates
 from train_jobs.parallel.stageless import StagelessEngine
 
-SKIPPED: Final = "skipped.jsonl"
 MEMORY: Final = 100  # losses whose mean an exploding one is compared with
 LEAST: Final = 10  # of them, before any is called exploding
 

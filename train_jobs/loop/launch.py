@@ -4,9 +4,10 @@ import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from starloom import cluster
+from starloom import cluster, storage
+from starloom.artifact import ArtifactWriter
 from starloom.config import validate
 from starloom.errors import RunError, StarloomError, StorageError, UserError, one_line
 from starloom.fetched import local_copy
@@ -14,13 +15,15 @@ from starloom.kinds import Model, Tokenizer, Tokens
 from starloom.step import Outcome, StepContext
 from starloom.tokens import TokenShard
 from starloom.tokens.mixture import mixture, mixture_lines
-from train_jobs.checkpoints.complete import complete
+from train_jobs.checkpoints.published import last_step
 from train_jobs.config import PretrainConfig
 from train_jobs.job import Job
 from train_jobs.layout import Layout
 from train_jobs.loop.elastic import PATIENCE_SECONDS, POLL_SECONDS, fitting, places, watching
 from train_jobs.loop.schedule import oddities
 from train_jobs.planning.preflight import preflight
+
+RAY_STATE: Final = ".ray"
 
 
 def pretrain(config: PretrainConfig, context: StepContext) -> Outcome:
@@ -36,11 +39,9 @@ def pretrain(config: PretrainConfig, context: StepContext) -> Outcome:
     )
     announce(job, context)
     launch(job, context.name)
-    context.output.publish(Model.FOLDER)
-    context.output.publish(Model.CHECKPOINTS)
     details = {"parameters": shape.parameters, "shape": shape.model_dump(mode="json"), "steps": config.steps}
     if job.initial:
-        details["initial"] = str(Path(job.initial).resolve())
+        details["initial"] = dict(job.origins).get(job.initial) or str(Path(job.initial).resolve())
     tokens = config.steps * config.global_batch * config.length
     return Outcome(
         rows_in=config.steps * config.global_batch, rows_out=config.steps, details={**details, "tokens": tokens}
@@ -73,9 +74,34 @@ def job_of(config: PretrainConfig, context: StepContext) -> Job:
         dtype=tokens.dtype,
         vocabulary=tokens.vocabulary,
         tokenizer=str(tokenizer.path()),
-        output=str(context.output.local_folder("")),
+        output=working_folder(context),
         initial=initial,
+        **on_object_store(
+            context,
+            (tokens.artifact.local(), tokens.artifact.folder),
+            (tokenizer.path(), tokenizer.artifact.path(tokenizer.FILE)),
+            *_origin_of_initial(config, context, initial),
+        ),
     )
+
+
+def working_folder(context: StepContext) -> str:
+    """Where training writes: the output itself, or what a node has of one that is at a URL."""
+    output = context.output
+    return str(output.staging() if storage.is_remote(output.folder) else output.local_folder(""))
+
+
+def on_object_store(context: StepContext, *copied: tuple[Path, str]) -> dict[str, Any]:
+    """The fields of a `Job` whose output is at a URL; `copied` are local paths and the locations that they are of."""
+    if not storage.is_remote(context.output.folder):
+        return {}
+    origins = tuple((str(path), location) for path, location in copied if storage.is_remote(location))
+    return {"published": context.output.folder, "origins": origins}
+
+
+def _origin_of_initial(config: PretrainConfig, context: StepContext, initial: str) -> list[tuple[Path, str]]:
+    model = context.optional(Model.kind)
+    return [(Path(initial), model.path(Model.FOLDER) if model else config.initial_model)] if initial else []
 
 
 def announce(job: Job, context: StepContext) -> None:
@@ -151,7 +177,7 @@ def launch(job: Job, name: str) -> None:
     least = _with_layout(job, possible) if possible else job
     _check_size(least)
     preflight(least)
-    failures, reached = 0, _last_step(job)
+    failures, reached = 0, last_step(job)
     layout = job.config.layout
     while True:
         sized = _sized(job, layout, name)
@@ -159,9 +185,9 @@ def launch(job: Job, name: str) -> None:
         try:
             with watching(job, layout):
                 _attempt(sized, name)
-            if _last_step(job) == job.config.steps:
+            if last_step(job) == job.config.steps:
                 break
-            reached = _last_step(job)
+            reached = last_step(job)
         except TrainingFailedError as error:
             changed = job.config.min_data and fitting(job, places(job.config)) != layout
             if changed and isinstance(error, ControllerError):
@@ -170,8 +196,8 @@ def launch(job: Job, name: str) -> None:
             told = _told(error)
             if told is not None and not isinstance(told, StorageError):
                 raise told from None
-            failures = 1 if _last_step(job) > reached else failures + 1
-            reached = _last_step(job)
+            failures = 1 if last_step(job) > reached else failures + 1
+            reached = last_step(job)
             cause = one_line(told or _last_line(error))
             if failures > job.config.max_failures:
                 raise RunError(
@@ -179,7 +205,7 @@ def launch(job: Job, name: str) -> None:
                     "max_failures higher for more of them"
                 ) from error
             print(f"{name}: {cause}; on from step {reached:,}, attempt {failures + 1}", flush=True)
-    shutil.rmtree(Path(job.output) / ".ray", ignore_errors=True)
+    storage.remove_below(storage.join(job.published or job.output, RAY_STATE))
 
 
 def _sized(job: Job, before: Layout, name: str) -> Job:
@@ -204,10 +230,6 @@ def _sized(job: Job, before: Layout, name: str) -> Job:
 
 def _with_layout(job: Job, layout: Layout) -> Job:
     return replace(job, config=job.config.model_copy(update={"layout": layout}))
-
-
-def _last_step(job: Job) -> int:
-    return max(complete(Path(job.output) / Model.CHECKPOINTS), default=0)
 
 
 def _told(error: Any) -> StarloomError | None:
@@ -237,6 +259,7 @@ def _check_size(job: Job) -> None:
 
 
 def _attempt(job: Job, name: str) -> None:
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -246,7 +269,8 @@ def _attempt(job: Job, name: str) -> None:
     environment["RAY_TRAIN_ENABLE_PRINT_PATCH"] = "0"  # it logs every line a second time
     if not config.use_gpu:
         environment["DS_ACCELERATOR"] = "cpu"
-    ray_state = Path(job.output) / ".ray"
+    state = storage.join(job.published or job.output, RAY_STATE)
+    filesystem, path = storage.filesystem_of(state)
     trainer = TorchTrainer(
         train_loop,
         train_loop_config={"job": job},
@@ -256,7 +280,8 @@ def _attempt(job: Job, name: str) -> None:
         torch_config=TorchConfig(backend="nccl" if config.use_gpu else "gloo"),
         run_config=RunConfig(
             name=f"{name}-{Path(job.output).name}",
-            storage_path=str(ray_state),
+            storage_path=path,
+            storage_filesystem=PyFileSystem(FSSpecHandler(filesystem)) if job.published else None,
             # `launch` counts; and with `min_data` it asks anew how many workers there can be
             failure_config=FailureConfig(  # type: ignore[call-arg]  # in Train v2
                 max_failures=0, controller_failure_limit=0 if config.min_data else -1
@@ -271,4 +296,10 @@ def train_loop(settings: dict[str, Any]) -> None:
     """What Ray Train calls in each worker."""
     from train_jobs.loop.worker import work
 
-    work(settings["job"])
+    job: Job = settings["job"]
+    if not job.published:
+        work(job)
+        return
+    own = ArtifactWriter(job.published).staging()
+    work(job.here(str(own)))
+    shutil.rmtree(own, ignore_errors=True)  # the store has it all

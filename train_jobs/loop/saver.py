@@ -4,6 +4,7 @@ The writers meet in the file system, not in a collective call, which would mix w
 leaves a checksum when its file is whole, and the first process makes the checkpoint complete when it sees all of them.
 """
 
+import socket
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch.distributed as dist
 
 from starloom.errors import StorageError, one_line
 from train_jobs.checkpoints import store
+from train_jobs.checkpoints.published import Published
 from train_jobs.job import Job
 from train_jobs.loop.place import Place
 
@@ -26,6 +28,8 @@ class Saver:
     def __init__(self, job: Job, folder: Path, place: Place) -> None:
         self._job, self._folder, self._place = job, folder, place
         self._share = store.Share(place.data, job.config.layout.data, place.tensor.rank == 0)
+        self._published = Published(job) if job.published else None
+        self._alone = not completes_here(job)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
 
@@ -62,7 +66,12 @@ class Saver:
 
     def _write(self, target: Path, tensors: dict[str, Any], position: dict[str, Any], completes: bool) -> None:
         if self._share.writes:
-            store.write_share(target, self._share.file(self._place.stage, self._place.data), tensors)
+            stem = self._share.file(self._place.stage, self._place.data)
+            store.write_share(target, stem, tensors)
+            if self._published:
+                self._published.share(target, stem)
+                if self._alone:
+                    self._published.forget_before(position["step"])
         if completes:
             self._complete(target, position)
 
@@ -71,8 +80,23 @@ class Saver:
         deadline = time.monotonic() + PATIENCE_SECONDS
         layout = config.layout
         stems = [self._share.file(stage, part) for stage in range(layout.pipeline) for part in range(layout.data)]
-        while not store.write_manifest(target, stems, position):
+        while not self._told(target, stems, position):
             if time.monotonic() > deadline:
                 raise StorageError(f"{target}: not all files were written within {PATIENCE_SECONDS:.0f} s")
             time.sleep(POLL_SECONDS)
         store.prune(self._folder, last=config.keep_checkpoints, every=config.keep_every, best=config.keep_best)
+        if self._published:
+            self._published.complete(target, stems)
+
+    def _told(self, target: Path, stems: list[str], position: dict[str, Any]) -> bool:
+        if self._published:
+            self._published.gather(target, stems)
+        return store.write_manifest(target, stems, position)
+
+
+def completes_here(job: Job) -> bool:
+    """Whether the process that completes checkpoints works in this one's folder; a collective call."""
+    first = [f"{socket.gethostname()}:{Path(job.output).resolve()}"]
+    own = first[0]
+    dist.broadcast_object_list(first)
+    return first[0] == own

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from starloom.kinds import Model
 from train_jobs.checkpoints import store
 from train_jobs.checkpoints.export import export_adapter, export_checkpoint
+from train_jobs.checkpoints.published import Published
 from train_jobs.job import Job
 from train_jobs.loop.batches import open_data
 from train_jobs.loop.elastic import wants_more
@@ -33,6 +34,8 @@ def work(job: Job, after_step: Callable[[int], None] = lambda step: None) -> Non
             torch.cuda.empty_cache()
     if dist.get_rank() == 0 and reached == job.config.steps:
         export_last(job)
+        if job.published:
+            Published(job).model()
     dist.barrier()
 
 
@@ -43,6 +46,11 @@ def _attempt(job: Job, after_step: Callable[[int], None]) -> int | None:
     """
     config = job.config
     engine, place = build_engine(job)
+    if job.published:
+        if dist.get_rank() == 0:
+            Published(job).logs()  # what it has left out before it went back
+        dist.barrier()
+        Published(job).fetch()
     data, heldout = open_data(job)
     step = restore(job, engine, place)
     saver = Saver(job, Path(job.output) / Model.CHECKPOINTS, place)

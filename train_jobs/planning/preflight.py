@@ -22,10 +22,12 @@ def preflight(job: Job) -> None:
     import ray
 
     config = job.config
-    check_disk(job, shutil.disk_usage(job.output).free)
+    if not job.published:
+        check_disk(job, shutil.disk_usage(job.output).free)
     nodes = [node for node in ray.nodes() if node["Alive"]]
     check_nodes(config, {node["NodeManagerHostname"]: node["Resources"] for node in nodes})
-    check_shared(Path(job.output), nodes)
+    if not job.published:  # an object store is what all nodes share
+        check_shared(Path(job.output), nodes)
 
 
 def check_disk(job: Job, free: int) -> None:
