@@ -33,6 +33,7 @@ from serve_apps.segments import Elsewhere, Here, spread
 from starloom.artifact import Artifact
 from starloom.config import Config, validate
 from starloom.errors import RunError, UserError
+from starloom.fetched import local_copy
 from starloom.kinds import Attribution
 from starloom.tokenizer import TOKENIZER_FILE, TOKENIZER_SETTINGS
 
@@ -228,7 +229,7 @@ def _served(settings: ModelSettings) -> Served:
     from starloom.model.folder import read_config, read_ends
     from starloom.tokenizer import load_tokenizer
 
-    folder = Path(settings.folder)
+    folder = local_copy(settings.folder)
     base = base_folder(folder)
     # an adapter may come with a tokenizer and a template of its own
     tokenizer = load_tokenizer(folder if (folder / TOKENIZER_FILE).is_file() else base)

@@ -31,9 +31,10 @@ from serve_apps.hosting import model_folder, serving
 from serve_apps.sandbox.jobs import Job, run_jobs
 from serve_apps.sandbox.sandbox import Limits, Verdict
 from serve_apps.sandbox.toolchains import toolchain_table
-from starloom import jsonlines
+from starloom import jsonlines, storage
 from starloom.config import Config, runtime, validate
 from starloom.errors import RunError, UserError
+from starloom.fetched import local_copy
 from starloom.kinds import Attribution, Corpus, Evaluation, HeldoutDocument, Model, Tokens, check_index
 from starloom.program import main
 from starloom.step import Count, Outcome, Step, StepContext
@@ -75,7 +76,7 @@ def run(config: EvaluateConfig, context: StepContext) -> Outcome:
         f"(gzip {heldout['gzip']:.3f}, xz {heldout['xz']:.3f})"
     )
     before = _before(config, model, documents, context.say)
-    with serving(folder) as url:
+    with serving(model.location) as url:
         measured = evaluate_endpoint(config, url, folder, context.say)
         completions = sample_completions(config, url, folder, documents)
     index = context.optional(Attribution.kind)
@@ -109,13 +110,14 @@ def _before(
     """The same measures of the model that this one was trained on from; None where it began from nothing."""
     if model.initial is None:
         return None
-    if not model.initial.is_dir():
+    if not storage.is_folder(model.initial):
         say(f"the model that it began from is not measured: {model.initial} is gone")
         return None
-    say(f"the same of the model that it began from, {model.initial.name}")
-    heldout = measure(model.initial, documents)
+    folder = local_copy(model.initial)
+    say(f"the same of the model that it began from, {folder.name}")
+    heldout = measure(folder, documents)
     with serving(model.initial) as url:
-        measured = evaluate_endpoint(config, url, model.initial, say)
+        measured = evaluate_endpoint(config, url, folder, say)
     return {"humaneval": measured.summary, "heldout": heldout}
 
 
@@ -393,9 +395,9 @@ def _url_of(model: str) -> Iterator[Target]:
     if model.startswith(("http://", "https://")):
         yield Target(model, None)
         return
-    folder = model_folder(model)
-    with serving(folder) as url:
-        yield Target(url, folder)
+    location = model_folder(model)
+    with serving(location) as url:
+        yield Target(url, local_copy(location))
 
 
 STEP = Step(

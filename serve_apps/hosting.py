@@ -13,18 +13,18 @@ from starloom.kinds import Attribution, Model, check_index
 from starloom.ports import free_port, usable_port
 
 
-def model_folder(location: str) -> Path:
-    """The folder of a model or adapter: `location` itself, or the newest finished model of a run.
+def model_folder(location: str) -> str:
+    """The path or URL of a model or adapter: `location` itself, or the newest finished model of a run.
 
     Raises:
         UserError: there is neither.
     """
     if any(storage.exists(storage.join(location, name)) for name in ("config.json", "adapter_config.json")):
-        return local_copy(location)
+        return storage.normalize(location)
     found = newest(location, Model.kind)
     if found is None:
         raise UserError(f"{location}: is no model folder and holds no finished model; run the recipe first")
-    return Model(found).folder()
+    return Model(found).location
 
 
 def index_of(location: str, model: str) -> Attribution | None:
@@ -47,12 +47,12 @@ def index_of(location: str, model: str) -> Attribution | None:
 
 @contextmanager
 def serving(folder: str | Path, port: int = 0, host: str = "127.0.0.1") -> Iterator[str]:
-    """Deploy a model folder on the current Ray, yield its URL, take it down. Port 0 is any free one.
+    """Deploy a model folder (a path or URL) on the current Ray, yield its URL, take it down. Port 0 is any free one.
 
     Raises:
         UserError: the folder holds no model, or the port is in use.
     """
-    with serving_config({"models": [{"folder": str(Path(folder).resolve())}]}, port, host) as url:
+    with serving_config({"models": [{"folder": storage.normalize(str(folder))}]}, port, host) as url:
         yield url
 
 
@@ -72,7 +72,7 @@ def serving_config(values: dict[str, Any], port: int = 0, host: str = "127.0.0.1
 
     made = unguarded(values)
     for model in values["models"]:
-        read_config(base_folder(Path(model["folder"])))  # a wrong folder is told before anything is started
+        read_config(base_folder(local_copy(model["folder"])))  # a wrong folder is told before anything is started
     port = free_port(host) if port == 0 else usable_port(host, port)
     connect()
     serve.start(http_options={"host": host, "port": port})

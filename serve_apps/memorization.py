@@ -76,7 +76,7 @@ def run(config: MemorizationConfig, context: StepContext) -> Outcome:
     index, tokenizer = Index.open(view), load_tokenizer(folder)
     prompts = [*_trained(config, index, tokens, tokenizer), *_heldout(config, tokens, tokenizer)]
     prompts += [Prompt("nothing", (tokenizer.special(END_OF_TEXT),), "", "")] * config.prompts
-    with serving(folder) as url:
+    with serving(model.location) as url:
         samples = list(_sampled(config, url, prompts))
     samples += [Written(one, one.follows, HUMAN) for one in prompts if one.kind == "held-out"]
     held = sorted({one.repo_name for one in tokens.heldout_documents()})

@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
     folders = [folder for _, folder in named]
     values: dict[str, Any] = {
         "models": [
-            {"name": name, "folder": str(folder.resolve()), "engine": _engine(arguments.engine, arguments.weights)}
+            {"name": name, "folder": folder, "engine": _engine(arguments.engine, arguments.weights)}
             for name, folder in named
         ],
         "replicas": _replicas(arguments.replicas),
@@ -159,8 +159,8 @@ def _deploy_evaluations(arguments: argparse.Namespace, url: str, own: str | None
     deploy(validate(ServiceConfig, {**settings, "allowed": allowed_from(arguments.allow)}, where="serve"))
 
 
-def _named(text: str) -> tuple[str, Path]:
-    """The name that requests use, and the folder: a run's or a model folder's own name unless NAME= gives another.
+def _named(text: str) -> tuple[str, str]:
+    """The name that requests use (a run's or a model folder's own unless NAME= gives another), and the path or URL.
 
     What is there by its whole text is meant as it is: ``runs/lr=3e-4`` is a folder, not a name.
     """

@@ -28,6 +28,7 @@ class Job:
     output: str
     initial: str = ""  # a model folder to start from
     turns: tuple[int, int] | None = None  # ids that open and close what is trained on; None: everything is
+    base: str = ""  # the URL of `initial`, where it has one
     published: str = ""
     origins: tuple[tuple[str, str], ...] = ()
 
@@ -52,5 +53,6 @@ class Job:
             heldout=tuple(map(moved, self.heldout)),
             tokenizer=moved(self.tokenizer),
             initial=moved(self.initial),
+            base=dict(self.origins).get(self.initial, ""),
             output=output,
         )

@@ -12,7 +12,6 @@ import pyarrow as pa
 
 from starloom.artifact import Artifact
 from starloom.errors import UserError
-from starloom.fetched import local_copy
 from starloom.records import kind_of
 from starloom.segmentfiles import SegmentInfo
 from starloom.tokenizer import TOKENIZER_FILE, TOKENIZER_SETTINGS
@@ -286,10 +285,15 @@ class Model(View):
         return self.artifact.manifest.details.get("parameters")
 
     @property
-    def initial(self) -> Path | None:
-        """The model folder that training began from; None where it began from nothing."""
+    def initial(self) -> str | None:
+        """The path or URL of the model folder that training began from; None where it began from nothing."""
         named = self.artifact.manifest.details.get("initial")
-        return local_copy(named) if named else None
+        return str(named) if named else None
+
+    @property
+    def location(self) -> str:
+        """The path or URL of the model folder, which every node of a cluster may fetch from."""
+        return self.artifact.path(self.FOLDER)
 
     def folder(self) -> Path:
         """The model folder on this machine, or that of an adapter."""

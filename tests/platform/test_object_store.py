@@ -1,4 +1,4 @@
-"""A run's root on an object store: what one process wrote another sees, writers do not mix, faults are told in a line."""
+"""A run's root on an object store: what one process wrote another sees, writers do not mix, faults are one line."""
 
 import os
 import subprocess

@@ -52,7 +52,7 @@ def test_adapted_layer_gives_base_plus_the_scaled_low_rank_path(adapter: Path, r
 
 
 def test_adapter_is_served_by_name_beside_its_base(adapter: Path, tiny_models: tuple[Path, Path]) -> None:
-    assert model_folder(str(adapter)) == adapter
+    assert model_folder(str(adapter)) == str(adapter)
     models = [{"name": "base", "folder": str(tiny_models[0])}, {"name": "mine", "folder": str(adapter)}]
     served = Completions({"models": models})._service.models
     assert list(served) == ["base", "mine"]

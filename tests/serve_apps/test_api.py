@@ -94,7 +94,7 @@ def test_run_root_serves_its_newest_model(folder: Path, tmp_path: Path) -> None:
         return Outcome()
 
     made = run_step(Step(config=Empty, run=copy, produces="model"), Empty(), root=str(tmp_path), name="first")
-    assert model_folder(str(tmp_path)) == made.local("model")
+    assert model_folder(str(tmp_path)) == str(made.local("model"))
     assert _named(str(tmp_path)) == (tmp_path.name, made.local("model"))
     assert _named(f"other={tmp_path}") == ("other", made.local("model"))
 

@@ -44,7 +44,7 @@ def export(checkpoint: int | str, publisher: Publisher | None, context: StepCont
     terms = publisher.license_text() if publisher else None
     settings = model.artifact.manifest.config.get("lora")
     if settings:
-        text = whole or card.adapter_card(model.initial or own, position["step"], parts)
+        text = whole or card.adapter_card(Path(model.initial) if model.initial else own, position["step"], parts)
         lora = validate(LoraConfig, settings, where=model.artifact.name)
         export_adapter(
             source, target, shape, lora, base=str(model.initial), tokenizer=str(own / Tokenizer.FILE), text=text
@@ -108,7 +108,7 @@ def export_adapter(
         write_adapter(
             target,
             state,
-            base=Path(base),
+            base=base,
             rank=lora.rank,
             alpha=lora.alpha,
             targets=lora.targets,

@@ -22,7 +22,7 @@ from train_jobs.finetuning.config import FinetuneConfig
 from train_jobs.finetuning.conversations import Tally, from_commits, from_json_lines
 from train_jobs.finetuning.template import END, ROLES, TEMPLATE, Dialogue, with_special_tokens
 from train_jobs.job import Job
-from train_jobs.loop.launch import announce, launch, on_object_store, working_folder
+from train_jobs.loop.launch import announce, launch, on_object_store, origin_of, working_folder
 
 DATA = "conversations"  # shards and tokenizer, in the artifact
 
@@ -48,11 +48,7 @@ def finetune(config: FinetuneConfig, context: StepContext) -> Outcome:
         raise UserError(f"context = {config.context}: the conversations have only {counts['train']} tokens; lower it")
     settings = _settings(config, shape, windows)
     vocabulary = max(shape.vocabulary, tokenizer.size)
-    if config.lora and vocabulary > shape.vocabulary:
-        raise UserError(
-            f"lora: {initial} has no rows for the tokens of a dialogue, and an adapter adds none; train all weights "
-            "once, then adapters of that model"
-        )
+    _adds_no_rows(config, initial, vocabulary - shape.vocabulary)
     settings.layout.check(settings.shape(vocabulary), config.global_batch, config.micro_batch)
     context.say(
         f"{tally.kept:,} conversations, {counts['train']:,} tokens; {settings.steps:,} steps of "
@@ -85,8 +81,16 @@ def finetune(config: FinetuneConfig, context: StepContext) -> Outcome:
         rows_in=tally.kept + tally.dropped.total(),
         rows_out=tally.kept,
         dropped=dict(sorted(tally.dropped.items())),
-        details={**details, "initial": dict(job.origins).get(str(initial)) or str(initial.resolve())},
+        details={**details, "initial": origin_of(job, str(initial))},
     )
+
+
+def _adds_no_rows(config: FinetuneConfig, initial: Path, rows: int) -> None:
+    if config.lora and rows > 0:
+        raise UserError(
+            f"lora: {initial} has no rows for the tokens of a dialogue, and an adapter adds none; train all weights "
+            "once, then adapters of that model"
+        )
 
 
 def _settings(config: FinetuneConfig, shape: ModelConfig, windows: int) -> PretrainConfig:

@@ -41,7 +41,7 @@ def pretrain(config: PretrainConfig, context: StepContext) -> Outcome:
     launch(job, context.name)
     details = {"parameters": shape.parameters, "shape": shape.model_dump(mode="json"), "steps": config.steps}
     if job.initial:
-        details["initial"] = dict(job.origins).get(job.initial) or str(Path(job.initial).resolve())
+        details["initial"] = origin_of(job, job.initial)
     tokens = config.steps * config.global_batch * config.length
     return Outcome(
         rows_in=config.steps * config.global_batch, rows_out=config.steps, details={**details, "tokens": tokens}
@@ -97,6 +97,11 @@ def on_object_store(context: StepContext, *copied: tuple[Path, str]) -> dict[str
         return {}
     origins = tuple((str(path), location) for path, location in copied if storage.is_remote(location))
     return {"published": context.output.folder, "origins": origins}
+
+
+def origin_of(job: Job, path: str) -> str:
+    """The URL that a local path was copied from; the whole path where it was not."""
+    return dict(job.origins).get(path) or str(Path(path).resolve())
 
 
 def _origin_of_initial(config: PretrainConfig, context: StepContext, initial: str) -> list[tuple[Path, str]]:

@@ -46,11 +46,7 @@ def _attempt(job: Job, after_step: Callable[[int], None]) -> int | None:
     """
     config = job.config
     engine, place = build_engine(job)
-    if job.published:
-        if dist.get_rank() == 0:
-            Published(job).logs()  # what it has left out before it went back
-        dist.barrier()
-        Published(job).fetch()
+    _fetch(job)
     data, heldout = open_data(job)
     step = restore(job, engine, place)
     saver = Saver(job, Path(job.output) / Model.CHECKPOINTS, place)
@@ -98,6 +94,15 @@ def _attempt(job: Job, after_step: Callable[[int], None]) -> int | None:
     return step
 
 
+def _fetch(job: Job) -> None:
+    """Where nodes share no folder: what the run has come to; a collective call."""
+    if job.published:
+        if dist.get_rank() == 0:
+            Published(job).logs()  # what it left out before it went back
+        dist.barrier()
+        Published(job).fetch()
+
+
 def _together(engine: Any, said: bool) -> bool:
     """Whether any process says so; a collective call."""
     flag = torch.tensor(float(said), device=engine.device)
@@ -111,6 +116,6 @@ def export_last(job: Job) -> None:
     assert found is not None
     target = Path(job.output) / Model.FOLDER
     if job.config.lora:
-        export_adapter(found, target, job.shape, job.config.lora, base=job.initial, tokenizer=job.tokenizer)
+        export_adapter(found, target, job.shape, job.config.lora, base=job.base or job.initial, tokenizer=job.tokenizer)
     else:
         export_checkpoint(found, target, job.shape, job.tokenizer, chats=job.turns is not None)

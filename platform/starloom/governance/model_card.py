@@ -1,5 +1,6 @@
 """The model card: the sections of StarCoder's own, filled from artifacts and from what the publisher states."""
 
+from pathlib import Path
 from typing import Any
 
 from starloom.governance import sections
@@ -23,7 +24,7 @@ def model_card(facts: Facts) -> Card:
     """The card of the model among the facts."""
     publisher, model = facts.publisher, facts.model
     assert model is not None
-    base = publisher.base_model or (model.initial.name if model.initial else None)
+    base = publisher.base_model or (Path(model.initial).name if model.initial else None)
     front = {
         **license_entries(publisher),
         "library_name": "peft" if model.artifact.manifest.config.get("lora") else "transformers",

@@ -15,7 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from starloom import storage
 from starloom.errors import UserError
+from starloom.fetched import local_copy
 from starloom.model.folder import read_model
 from starloom.model.model import CodeModel
 from starloom.tokenizer import TOKENIZER_FILE, TOKENIZER_SETTINGS
@@ -55,7 +57,7 @@ def base_folder(folder: str | Path) -> Path:
     if not is_adapter(folder):
         return folder
     named = str(_config(folder).get("base_model_name_or_path") or "")
-    found = folder / named  # an absolute path stays what it is
+    found = local_copy(named) if storage.is_remote(named) else folder / named  # an absolute path stays what it is
     if not named or not (found / "config.json").is_file():
         raise UserError(f"{folder / CONFIG}: base_model_name_or_path = {named!r} is no model folder; set it to one")
     return found
@@ -77,7 +79,7 @@ def write_adapter(
     folder: Path,
     state: Mapping[str, Tensor],
     *,
-    base: Path,
+    base: str,
     rank: int,
     alpha: float,
     targets: Sequence[str],
@@ -86,6 +88,8 @@ def write_adapter(
 ) -> None:
     """Write a folder that peft and our server load; `tokenizer` is a tokenizer.json, perhaps with settings beside it.
 
+    `base` is the path of the model's folder, or its URL, which our server alone can follow.
+
     `state` has, for each target of each block, ``...lora_A.weight`` [rank, inputs] and ``...lora_B.weight``
     [outputs, rank], named after the weight of the model that they change.
     """
@@ -93,7 +97,7 @@ def write_adapter(
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": str(base.resolve()),
+        "base_model_name_or_path": base if storage.is_remote(base) else str(Path(base).resolve()),
         "r": rank,
         "lora_alpha": alpha,
         "lora_dropout": 0.0,
@@ -106,7 +110,7 @@ def write_adapter(
     }
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     shutil.copyfile(tokenizer, folder / TOKENIZER_FILE)
-    for beside in (tokenizer.parent / TOKENIZER_SETTINGS, base / "generation_config.json"):
+    for beside in (tokenizer.parent / TOKENIZER_SETTINGS, local_copy(base) / "generation_config.json"):
         if beside.is_file():
             shutil.copyfile(beside, folder / beside.name)
     (folder / "README.md").write_text(card, encoding="utf-8")
