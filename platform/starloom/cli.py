@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from starloom import __version__, storage
-from starloom.errors import guarded
+from starloom.errors import UserError, guarded
 
 # Commands of the three packages, which this package must not import, and of libraries that take long to load.
 DELEGATED = {
@@ -150,11 +150,19 @@ def _submit_arguments(parser: argparse.ArgumentParser) -> None:
     _run_arguments(parser)
     parser.add_argument("--address", required=True, metavar="URL", help="the cluster's dashboard, http://HEAD:8265")
     parser.add_argument("--follow", action="store_true", help="print the job's log until it ends")
+    parser.add_argument(
+        "--env",
+        action="append",
+        default=[],
+        metavar="NAME[=VALUE]",
+        help="a variable for the run and its steps; repeatable",
+    )
 
 
 def _submit(arguments: argparse.Namespace) -> int:
+    from starloom.jobs import Sent, submit_run
     from starloom.recipe import check, load_recipe, written_root
-    from starloom.runner import submit_recipe, travels
+    from starloom.runner import travels
 
     # a wrong recipe is told here, before anything travels; its sources may be where only the cluster is
     recipe = load_recipe(arguments.recipe, root=arguments.root, assignments=tuple(arguments.set))
@@ -163,8 +171,73 @@ def _submit(arguments: argparse.Namespace) -> int:
     extra = [word for value in arguments.set for word in ("--set", value)]
     extra += [word for value in arguments.only for word in ("--only", value)]
     extra += ["--root", arguments.root] if arguments.root else []
-    job = submit_recipe(arguments.recipe, address=arguments.address, extra=extra, follow=arguments.follow)
-    print(f"{job}\nfollow it: ray job logs --address {arguments.address} --follow {job}")
+    sent = Sent(recipe.name, arguments.recipe, tuple(extra), tuple(map(_variable, arguments.env)))
+    run = submit_run(arguments.address, sent, follow=arguments.follow)
+    print(f"{run}\nfollow it: starloom attach {run} --address {arguments.address}")
+    return 0
+
+
+def _variable(text: str) -> tuple[str, str]:
+    """A variable of ``--env``: NAME=VALUE, or NAME for the value that it has here."""
+    import os
+
+    name, equals, value = text.partition("=")
+    if not name or (not equals and name not in os.environ):
+        raise UserError(f"--env {text}: write NAME=VALUE, or the NAME of a variable that is set here")
+    return name, value if equals else os.environ[name]
+
+
+def _address_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--address",
+        default="http://127.0.0.1:8265",
+        metavar="URL",
+        help="the cluster's dashboard (default: port 8265 here)",
+    )
+
+
+def _of_run_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="RUN", help="the run's id, as `starloom runs` tells it")
+    _address_argument(parser)
+
+
+def _logs_arguments(parser: argparse.ArgumentParser) -> None:
+    _of_run_arguments(parser)
+    parser.add_argument("step", nargs="?", metavar="STEP", help="this step's log (default: the run's own)")
+
+
+def _runs(arguments: argparse.Namespace) -> int:
+    from datetime import datetime
+
+    from starloom.jobs import runs, state_of
+
+    print(f"{'run':<44} {'state':<10} {'began':<17} steps")
+    for run, jobs in runs(arguments.address):
+        began = datetime.fromtimestamp((jobs[0].start_time or 0) / 1000).strftime("%Y-%m-%d %H:%M")
+        steps = (f"{job.metadata['step']} {job.status.value.lower()}" for job in jobs if "step" in job.metadata)
+        print(f"{run:<44} {state_of(jobs):<10} {began:<17} {', '.join(steps)}".rstrip())
+    return 0
+
+
+def _logs(arguments: argparse.Namespace) -> int:
+    from starloom.jobs import log_of
+
+    print(log_of(arguments.address, arguments.name, arguments.step), end="")
+    return 0
+
+
+def _stop(arguments: argparse.Namespace) -> int:
+    from starloom.jobs import stop
+
+    stopped = stop(arguments.address, arguments.name)
+    print("\n".join(f"stopped {job}" for job in stopped) or "nothing of it was running")
+    return 0
+
+
+def _attach(arguments: argparse.Namespace) -> int:
+    from starloom.jobs import attach
+
+    attach(arguments.address, arguments.name)
     return 0
 
 
@@ -194,6 +267,10 @@ COMMANDS = {
     "explain": Command("why a file is in the corpus or not", _explain_arguments, _explain),
     "verify": Command("read every file again and compare checksums", _recipe_arguments, _verify),
     "submit": Command("the same run as a Ray job on a cluster", _submit_arguments, _submit),
+    "runs": Command("the runs that a cluster knows, and how they stand", _address_argument, _runs),
+    "logs": Command("what a run, or one of its steps, has printed", _logs_arguments, _logs),
+    "attach": Command("follow a run's log until it ends", _of_run_arguments, _attach),
+    "stop": Command("stop a run and its steps; what is finished stays", _of_run_arguments, _stop),
     "prune": Command("list or remove artifacts that no recipe of the root leads to any more", _prune_arguments, _prune),
 }
 

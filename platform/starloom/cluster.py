@@ -4,16 +4,20 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from starloom.errors import RunError, one_line
 
 OBJECT_STORE_SHARE = 0.1
 OBJECT_STORE_BYTES_MAX = 2 << 30
+GROWTH_SECONDS = 1800.0  # a node of many GPUs may take that long to come
+MOST_CPUS, MOST_NODES = 4096, 4096  # of a cluster whose autoscaler knows no bound
 
 
 # For processes of a Ray that is started here. Serve's proxies take what is named there before their own work.
 ENVIRONMENT = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve_apps.proxy:middlewares"}
+OWN_ADDRESS = "STARLOOM_RAY_ADDRESS"
 USAGE_STATISTICS = "RAY_USAGE_STATS_ENABLED"  # Ray's own, to its makers: off, unless somebody has set it
 
 
@@ -21,6 +25,21 @@ def prepare_environment() -> None:
     """Set what processes of a Ray that is started here are to find."""
     os.environ.update(ENVIRONMENT)
     os.environ.setdefault(USAGE_STATISTICS, "0")
+
+
+def only(address: str) -> dict[str, str]:
+    """Variables for a job's processes that hold them to the cluster at `address`.
+
+    To a job's own process Ray gives the address of whichever Ray was started last on its machine (2.60, in
+    `JobSupervisor`), and that of the variables to its workers alone: `settle` sets it right.
+    """
+    return {"RAY_ADDRESS": address, OWN_ADDRESS: address}
+
+
+def settle() -> None:
+    """In a job's own process: go to the cluster that `only` named, and no other."""
+    if OWN_ADDRESS in os.environ:
+        os.environ["RAY_ADDRESS"] = os.environ[OWN_ADDRESS]
 
 
 def connect() -> None:
@@ -84,9 +103,39 @@ def local_cluster() -> Iterator[str]:
         cluster.shutdown()
 
 
-def cpus() -> int:
-    """The number of CPUs of the connected cluster, at least 1."""
+@dataclass(frozen=True)
+class NodeGroup:
+    """Nodes of a kind that an autoscaler may start: what each has, and how many there may be."""
+
+    resources: dict[str, float]
+    most: int
+
+
+def groups_to_come() -> list[NodeGroup]:
+    """What the autoscaler of the connected cluster may start; empty where there is none."""
+    from ray._private.state import state
+
+    connect()
+    config = state.get_cluster_config()
+    groups = config.node_group_configs if config is not None else ()
+    counts = ((group, group.max_count if group.max_count >= 0 else MOST_NODES) for group in groups)
+    return [NodeGroup(dict(group.resources), min(count, MOST_NODES)) for group, count in counts if count]
+
+
+def expected(kind: str) -> float:
+    """How much of a resource, such as "CPU", the connected cluster has, or may have once it has grown."""
     import ray
 
     connect()
-    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+    to_come = sum(group.resources.get(kind, 0) * group.most for group in groups_to_come())
+    return max(float(ray.cluster_resources().get(kind, 0)), to_come)
+
+
+def patience(seconds: float) -> float:
+    """How long to wait for room: `seconds`, or as long as an autoscaler takes to bring a node."""
+    return GROWTH_SECONDS if groups_to_come() else seconds
+
+
+def cpus() -> int:
+    """The number of CPUs that the connected cluster has or may grow to, at least 1: work is cut for so many."""
+    return max(1, min(MOST_CPUS, int(expected("CPU"))))

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from pydantic import Json
 
 from starloom.artifact import Artifact, canonical_json
+from starloom.cluster import settle
 from starloom.config import Config, parse_value, read_toml, set_key, to_toml, validate
 from starloom.errors import RunError, UserError, guarded
 from starloom.plugins import MOVED, missing
@@ -77,6 +78,7 @@ def load_step(module_name: str) -> Step:
 
 def main(step: Step) -> NoReturn:
     """The command line of a step module. Exits with 0, 1 (failed) or 2 (wrong input)."""
+    settle()
     _end_with_parents()
     module_name = _main_module_name()
     if module_name is not None:

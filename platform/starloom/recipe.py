@@ -7,12 +7,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from pydantic import field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from starloom import storage
 from starloom.artifact import MANIFEST, Artifact, find, fingerprint_of, manifests
 from starloom.config import Config, parse_value, read_toml, set_key, validate
 from starloom.errors import UserError
+from starloom.lease import is_held
 from starloom.plugins import look_beside
 from starloom.program import load_step
 from starloom.step import SourceState, Step
@@ -27,6 +28,7 @@ class StepEntry(Config):
     run: str
     needs: tuple[str, ...] = ()
     config: dict[str, Any] = {}
+    retries: int = Field(0, ge=0)  # of a step that failed; one whose node was lost is run again in any case
 
     @field_validator("name")
     @classmethod
@@ -136,6 +138,7 @@ class State(StrEnum):
     DONE = "done"
     STALE = "stale"  # finished once, with another config or other inputs
     UNFINISHED = "unfinished"  # begun with this very config; a run goes on from there
+    RUNNING = "running"
     MISSING = "missing"
 
 
@@ -238,7 +241,7 @@ def _state(root: str, name: str, folder: str) -> tuple[State, Artifact | None]:
     if storage.exists(storage.join(folder, MANIFEST)):
         return State.DONE, Artifact.open(folder)
     if storage.exists(folder):
-        return State.UNFINISHED, None
+        return (State.RUNNING if is_held(folder) else State.UNFINISHED), None
     base = storage.join(root, name)
     others = (storage.join(base, other, MANIFEST) for other in storage.folders(base))
     return (State.STALE if any(storage.exists(other) for other in others) else State.MISSING), None

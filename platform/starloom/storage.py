@@ -7,6 +7,7 @@ stores show an object only once its upload has ended. What another process wrote
 import glob
 import hashlib
 import io
+import logging
 import os
 import posixpath
 import shutil
@@ -83,6 +84,8 @@ def filesystem_of(location: str) -> tuple[Any, str]:
         more = f"; pip install 'starloom[{extra}]'" if extra and isinstance(error, ImportError) else ""
         raise UserError(f"{location}: cannot be opened: {one_line(error)}{more}") from None
     if is_remote(location):
+        logging.getLogger("botocore").setLevel(logging.WARNING)  # it tells every process where its keys were found
+        logging.getLogger("aiobotocore").setLevel(logging.WARNING)
         filesystem.invalidate_cache()  # of listings, which other processes have changed since
     return filesystem, path
 

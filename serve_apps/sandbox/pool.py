@@ -11,6 +11,7 @@ from ray.exceptions import RayActorError
 from serve_apps.sandbox.jobs import Job, Workshop, doubtful, final, patient
 from serve_apps.sandbox.sandbox import Limits, Verdict
 from serve_apps.sandbox.toolchains import present_folders
+from starloom import cluster
 from starloom.errors import RunError
 
 MOST_ATTEMPTS = 4
@@ -58,8 +59,7 @@ def run_on_actors(
     """
     if not jobs:
         return []
-    cpus = int(ray.cluster_resources().get("CPU", 1))
-    count = actors or max(1, min(cpus, -(-len(jobs) // JOBS_PER_ACTOR)))
+    count = actors or min(cluster.cpus(), -(-len(jobs) // JOBS_PER_ACTOR))
     several = Executor.options(max_concurrency=MOST_IN_FLIGHT)  # type: ignore[attr-defined]
     pool = Pool([several.remote() for _ in range(count)])
     verdicts: dict[int, Verdict] = {}
@@ -107,7 +107,7 @@ class Pool:
         waiting = numbers[::-1]
         attempts = dict.fromkeys(numbers, 0)
         running: dict[Any, tuple[int, int, float]] = {}  # of each answer to come: job, actor, when it was asked
-        since = time.monotonic()
+        since, patience = time.monotonic(), cluster.patience(CORE_SECONDS)
         while (waiting or running) and not stopped():
             for actor in self._with_room(running)[: len(waiting)]:
                 number = waiting.pop()
@@ -116,7 +116,7 @@ class Pool:
                 running[asked] = number, actor, time.monotonic()
             ready, _ = ray.wait([*running, *self._starting], timeout=1.0)
             self._live += [self._starting.pop(reference) for reference in ready if reference in self._starting]
-            if not self._live and time.monotonic() - since > CORE_SECONDS:
+            if not self._live and time.monotonic() - since > patience:
                 raise RunError(no_core())
             for reference in ready:
                 if reference not in running:

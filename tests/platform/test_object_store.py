@@ -16,8 +16,8 @@ from starloom import fetched, lease, patience, storage
 from starloom.artifact import Artifact, ArtifactWriter
 from starloom.config import Config
 from starloom.errors import StorageError, UserError
+from starloom.jobs import write_job_file
 from starloom.recipe import State, load_recipe, resolve
-from starloom.runner import write_job_file
 from starloom.step import Outcome, Step, StepContext, run_step
 from tests.object_store import ObjectStore
 

@@ -13,8 +13,8 @@ import pytest
 from starloom.artifact import Artifact
 from starloom.errors import UserError
 from starloom.joblog import LogPrinter
+from starloom.jobs import write_job_file
 from starloom.recipe import State, builtin_recipes, check, latest, load_recipe, resolve
-from starloom.runner import write_job_file
 from starloom.step import run_step
 
 MODULE = """

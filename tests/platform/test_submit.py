@@ -109,6 +109,113 @@ def test_one_step_is_a_plain_ray_job(head: Head, recipe: Path) -> None:
     assert find(str(root), "corpus").manifest.counts.rows_out == 4
 
 
+OWN_STEP = """
+import os, sys, time
+from pathlib import Path
+from starloom.config import Config
+from starloom.errors import RunError
+from starloom.program import main
+from starloom.step import Outcome, Step
+
+class OwnConfig(Config):
+    seconds: float = 0
+    failures: int = 0
+
+def run(config, context):
+    "Fail some times, then wait."
+    tries = Path(context.output.folder) / ".tries"
+    tries.write_text((tries.read_text() if tries.exists() else "") + "x")
+    if len(tries.read_text()) <= config.failures:
+        raise RunError("not yet")
+    context.say(f"waits, with {os.environ.get('OWN_WORD')}")
+    time.sleep(config.seconds)
+    context.output.write_text("pid", str(os.getpid()))
+    return Outcome(rows_out=1)
+
+STEP = Step(config=OwnConfig, run=run, produces="own")
+if __name__ == "__main__":
+    main(STEP)
+"""
+
+
+def own_recipe(folder: Path, name: str, settings: str, retries: int = 0) -> Path:
+    (folder / "own_step.py").write_text(OWN_STEP)
+    path = folder / f"{name}.toml"
+    step = f'name = "one"\nrun = "own_step"\nretries = {retries}\nconfig = {{ {settings} }}\n'
+    path.write_text(f'name = "{name}"\nroot = "{folder / "root"}"\n[[steps]]\n{step}')
+    return path
+
+
+def test_a_run_is_listed_read_and_stopped_with_its_step(head: Head, tmp_path: Path) -> None:
+    path = own_recipe(tmp_path, "long", "seconds = 600")
+    at = ("--address", head.address)
+    sent = head.call("starloom", "submit", str(path), *at, "--env", "OWN_WORD=a word")
+    assert sent.returncode == 0, sent.stderr
+    run = sent.stdout.split()[0]
+    deadline = time.monotonic() + 120
+    while "waits, with a word" not in head.call("starloom", "logs", run, "one", *at).stdout:
+        assert time.monotonic() < deadline, head.call("starloom", "logs", run, *at).stdout
+    assert f"{run:<44} running" in head.call("starloom", "runs", *at).stdout
+    assert "one running" in head.call("starloom", "runs", *at).stdout
+    assert " running " in head.call("starloom", "status", str(path)).stdout
+    assert "▶ one" in head.call("starloom", "logs", run, *at).stdout
+    assert head.call("starloom", "stop", run, *at).stdout.count("stopped ") >= 1
+    while not all(word in head.call("starloom", "runs", *at).stdout for word in (f"{run:<44} stopped", "one stopped")):
+        assert time.monotonic() < deadline
+    while " unfinished " not in head.call("starloom", "status", str(path)).stdout:  # nobody holds its folder any more
+        assert time.monotonic() < deadline
+    ended = head.call("starloom", "attach", run, *at)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error: run long-")
+    unknown = head.call("starloom", "stop", "never-was", *at)
+    assert unknown.returncode == 2
+    assert unknown.stderr.startswith("error: never-was: no such run")
+    assert run in unknown.stderr
+
+
+def test_stopping_the_runs_job_ends_its_step(head: Head, tmp_path: Path) -> None:
+    path = own_recipe(tmp_path, "stopped", "seconds = 600")
+    run = head.call("starloom", "submit", str(path), "--address", head.address).stdout.split()[0]
+    deadline = time.monotonic() + 120
+    while " running " not in head.call("starloom", "status", str(path)).stdout:
+        assert time.monotonic() < deadline
+    head.call("ray", "job", "stop", run, "--address", head.address)
+    while " unfinished " not in head.call("starloom", "status", str(path)).stdout:
+        assert time.monotonic() < deadline
+
+
+def test_a_step_is_tried_again_as_often_as_it_says(head: Head, tmp_path: Path) -> None:
+    path = own_recipe(tmp_path, "again", "failures = 1", retries=1)
+    done = head.call("starloom", "submit", str(path), "--address", head.address, "--follow")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "step one: not yet; again in 2 s" in done.stdout
+    path = own_recipe(tmp_path, "never", "failures = 2", retries=1)
+    done = head.call("starloom", "submit", str(path), "--address", head.address, "--follow")
+    assert done.returncode == 1
+    assert "error: step one: not yet" in done.stdout
+
+
+def test_a_local_run_that_is_told_to_end_ends_its_step(tmp_path: Path) -> None:
+    path = own_recipe(tmp_path, "local", "seconds = 600")
+    command = [sys.executable, "-m", "starloom.cli"]
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+
+    def state() -> str:
+        told = subprocess.run([*command, "status", str(path)], capture_output=True, text=True, cwd=ROOT, check=True)
+        return told.stdout.splitlines()[-1].split()[1]
+
+    with (tmp_path / "log").open("w") as log:
+        run = subprocess.Popen([*command, "run", str(path)], stdout=log, stderr=log, cwd=ROOT, env=environment)
+    deadline = time.monotonic() + 120
+    while state() != "running":
+        assert run.poll() is None, (tmp_path / "log").read_text()
+        assert time.monotonic() < deadline
+    run.send_signal(signal.SIGTERM)
+    assert run.wait(timeout=60) == 130
+    while state() != "unfinished":
+        assert time.monotonic() < deadline
+
+
 def test_job_without_the_token_is_refused(head: Head, recipe: Path) -> None:
     wrong = {"RAY_AUTH_TOKEN": "0" * 32}
     refused = head.call("starloom", "submit", str(recipe), "--address", head.address, **wrong)

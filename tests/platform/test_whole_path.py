@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from starloom.artifact import Artifact
+from starloom import storage
+from starloom.artifact import Artifact, finished
 from starloom.recipe import State, load_recipe, resolve
 from starloom.verify import damages
 
@@ -93,9 +94,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def recipe(folder: Path, source: Path) -> Path:
+def recipe(folder: Path, source: Path, root: str = "") -> Path:
     path = folder / "path.toml"
-    path.write_text(RECIPE.format(root=folder / "root", source=source))
+    path.write_text(RECIPE.format(root=root or folder / "root", source=source))
     return path
 
 
@@ -142,21 +143,24 @@ def test_second_run_does_nothing_and_says_so(undisturbed: tuple[Path, str]) -> N
     assert "nothing to do, all 9 steps are done" in finish(undisturbed[0])
 
 
-def wait_for(folder: Path, pattern: str, process: subprocess.Popen[bytes]) -> None:
+def wait_for(pattern: str, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + 240
-    while not list((folder / "root").glob(pattern)):
-        assert process.poll() is None, (folder / "log").read_text()  # it ended before it was to be killed
+    while not storage.filesystem_of(pattern)[0].glob(pattern):
+        assert process.poll() is None, log.read_text()  # it ended before it was to be killed
         assert time.monotonic() < deadline
-        time.sleep(0.01)
+        time.sleep(0.1)
 
 
-def test_killed_at_several_moments_the_run_goes_on_and_ends_with_the_same_bytes(tmp_path, source, undisturbed) -> None:
-    path = recipe(tmp_path, source)
+def test_killed_at_several_moments_a_run_on_an_object_store_ends_with_the_bytes_of_a_local_one(
+    tmp_path, source, undisturbed, s3
+) -> None:
+    root = f"{s3}/{tmp_path.name}"
+    path = recipe(tmp_path, source, root)
     moments = ["duplicates/*/decisions/*", "model/*/checkpoints/step-20/manifest.json"]
     for moment in moments:
         with (tmp_path / "log").open("w") as log:
             process = subprocess.Popen(command(path), cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
-        wait_for(tmp_path, moment, process)
+        wait_for(f"{root}/{moment}", process, tmp_path / "log")
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
     finish(path)
@@ -164,6 +168,6 @@ def test_killed_at_several_moments_the_run_goes_on_and_ends_with_the_same_bytes(
     got = files(path)
     assert {name: entry[""] for name, entry in got.items()} == {name: entry[""] for name, entry in expected.items()}
     assert got == expected
-    metrics = next((tmp_path / "root" / "model").glob("*/metrics.jsonl"))
-    steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines() if '"loss"' in line]
+    (model,) = finished(root, "model")
+    steps = [json.loads(line)["step"] for line in model.read_text("metrics.jsonl").splitlines() if '"loss"' in line]
     assert steps == list(range(1, 41))

@@ -47,8 +47,15 @@ class Published:
                     manifest.unlink()
             for name in (SKIPPED, Model.METRICS):
                 self._fetch_log(name)
-            if newest is not None and newest not in complete(self._local / Model.CHECKPOINTS):
-                self._fetch_checkpoint(f"{Model.CHECKPOINTS}/step-{newest}")
+            here = complete(self._local / Model.CHECKPOINTS)
+            for step in steps:
+                name = f"{Model.CHECKPOINTS}/step-{step}"
+                if step not in here and step == newest:
+                    self._fetch_checkpoint(name)
+                elif step not in here:  # by these it is decided what is kept; their tensors stay where they are
+                    content = storage.read_bytes(storage.join(self._url, name, MANIFEST))
+                    (self._local / name).mkdir(parents=True, exist_ok=True)
+                    (self._local / name / MANIFEST).write_bytes(content)
 
     def _fetch_checkpoint(self, name: str) -> None:
         url, folder = storage.join(self._url, name), self._local / name
@@ -87,18 +94,21 @@ class Published:
                 folder.mkdir(parents=True, exist_ok=True)
                 (folder / name).write_bytes(storage.read_bytes(url))
 
-    def complete(self, folder: Path, stems: Sequence[str]) -> None:
-        """Make a checkpoint of the store whole, after all that is told of it; older ones go as they have gone here."""
+    def complete(self, folder: Path) -> None:
+        """Make a checkpoint of the store whole, after all that is told of it; what is not kept here goes there too."""
         self.logs()
         storage.upload(folder / MANIFEST, self._at(folder, MANIFEST))
-        for stem in stems:
-            storage.remove_file(self._at(folder, f"{stem}.sha256"))
-        kept = complete(self._local / Model.CHECKPOINTS)
-        for step in _steps(self._url):
-            if step not in kept:
-                old = storage.join(self._url, Model.CHECKPOINTS, f"step-{step}")
+        base = storage.join(self._url, Model.CHECKPOINTS)
+        kept = {f"step-{step}" for step in complete(self._local / Model.CHECKPOINTS)}
+        for name in storage.folders(base):
+            old = storage.join(base, name)
+            if name not in kept:
                 storage.remove_file(storage.join(old, MANIFEST))  # first: what is half removed is no checkpoint
                 storage.remove_below(old)
+                continue
+            for file in storage.sizes_below(old):  # of this one, or of one whose process was killed just then
+                if file.endswith(".sha256"):
+                    storage.remove_file(storage.join(old, file))
 
     def forget_before(self, step: int) -> None:
         """On a node that completes no checkpoint: remove its parts of older ones."""

@@ -47,6 +47,14 @@ def places(config: PretrainConfig) -> int:
     return sum(int(has // each) for has in alive)
 
 
+def ask_for(config: PretrainConfig) -> None:
+    """Ask the autoscaler, where there is one, for places for all workers."""
+    from ray.autoscaler.sdk import request_resources
+
+    each = {"CPU": config.cpus_per_worker, **({"GPU": 1.0} if config.use_gpu else {})}
+    request_resources(bundles=[each] * config.layout.ranks)
+
+
 @contextmanager
 def watching(job: Job, layout: Layout) -> Iterator[None]:
     """While an attempt runs with `layout`: say so in the run's folder as soon as more data ranks would go."""

@@ -1,5 +1,6 @@
 """Ray at the edge of training: start the workers, restart them from the last checkpoint when one is lost."""
 
+import os
 import shutil
 import time
 from dataclasses import replace
@@ -19,11 +20,12 @@ from train_jobs.checkpoints.published import last_step
 from train_jobs.config import PretrainConfig
 from train_jobs.job import Job
 from train_jobs.layout import Layout
-from train_jobs.loop.elastic import PATIENCE_SECONDS, POLL_SECONDS, fitting, places, watching
+from train_jobs.loop.elastic import PATIENCE_SECONDS, POLL_SECONDS, ask_for, fitting, places, watching
 from train_jobs.loop.schedule import oddities
 from train_jobs.planning.preflight import preflight
 
 RAY_STATE: Final = ".ray"
+START_TIMEOUT: Final = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 
 
 def pretrain(config: PretrainConfig, context: StepContext) -> Outcome:
@@ -218,11 +220,12 @@ def _sized(job: Job, before: Layout, name: str) -> Job:
     config = job.config
     if not config.min_data:
         return job
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + cluster.patience(PATIENCE_SECONDS)
     while (layout := fitting(job, places(config))) is None:
+        ask_for(config)
         if time.monotonic() > deadline:
             raise RunError(
-                f"the cluster has {places(config)} places for workers for {PATIENCE_SECONDS:.0f} s, min_data = "
+                f"the cluster has {places(config)} places for workers, and no more came, min_data = "
                 f"{config.min_data} needs more; add nodes and run again"
             )
         time.sleep(POLL_SECONDS)
@@ -251,11 +254,9 @@ def _last_line(error: Exception) -> str:
 
 
 def _check_size(job: Job) -> None:
-    import ray
-
     config = job.config
     needed = config.layout.ranks * config.cpus_per_worker
-    available = ray.cluster_resources().get("CPU", 0)
+    available = cluster.expected("CPU")
     if not config.use_gpu and needed > available:
         raise UserError(
             f"layout: {config.layout.ranks} workers × cpus_per_worker = {config.cpus_per_worker:g} need "
@@ -294,6 +295,8 @@ def _attempt(job: Job, name: str) -> None:
             worker_runtime_env={"env_vars": environment},
         ),
     )
+    if cluster.groups_to_come():  # nodes take minutes to come
+        os.environ.setdefault(START_TIMEOUT, str(cluster.GROWTH_SECONDS))
     trainer.fit()
 
 

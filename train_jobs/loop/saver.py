@@ -86,7 +86,7 @@ class Saver:
             time.sleep(POLL_SECONDS)
         store.prune(self._folder, last=config.keep_checkpoints, every=config.keep_every, best=config.keep_best)
         if self._published:
-            self._published.complete(target, stems)
+            self._published.complete(target)
 
     def _told(self, target: Path, stems: list[str], position: dict[str, Any]) -> bool:
         if self._published:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from starloom import cluster
 from starloom.errors import UserError
 from train_jobs.config import PretrainConfig
 from train_jobs.job import Job
@@ -25,7 +26,17 @@ def preflight(job: Job) -> None:
     if not job.published:
         check_disk(job, shutil.disk_usage(job.output).free)
     nodes = [node for node in ray.nodes() if node["Alive"]]
-    check_nodes(config, {node["NodeManagerHostname"]: node["Resources"] for node in nodes})
+    here = {node["NodeManagerHostname"]: node["Resources"] for node in nodes}
+    to_come = [
+        (f"{number} of those that may come", group.resources)
+        for group in cluster.groups_to_come()
+        for number in range(1, min(group.most, config.layout.ranks) + 1)
+    ]
+    kind = "GPU" if config.use_gpu else "CPU"
+    enough = sum(resources.get(kind, 0) for resources in here.values()) >= sum(
+        resources.get(kind, 0) for _, resources in to_come
+    )
+    check_nodes(config, here if enough else dict(to_come))
     if not job.published:  # an object store is what all nodes share
         check_shared(Path(job.output), nodes)
 
