@@ -8,7 +8,7 @@ import pickle
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 import pyarrow as pa
 from pydantic import Field
@@ -24,7 +24,7 @@ from data_jobs.sources.history import GitHistorySource
 from data_jobs.sources.inventory import Entry, Inventory
 from data_jobs.sources.issues import GitHubIssuesSource
 from data_jobs.sources.tables import JsonLinesSource, ParquetSource
-from starloom import storage
+from starloom import plugins, storage
 from starloom.artifact import ArtifactWriter
 from starloom.config import Config
 from starloom.errors import StarloomError, UserError, one_line
@@ -38,7 +38,7 @@ _WORK = ".work"  # hidden: the parts of the table of what was dropped, and of th
 _INVENTORY, _UNITS = f"{_WORK}/inventory", f"{_WORK}/units"
 ROW_BYTES = 256  # what a row takes beside its text
 
-AnySource = Annotated[
+BuiltIn = (
     FolderSource
     | StandardLibrarySource
     | GitSource
@@ -46,9 +46,12 @@ AnySource = Annotated[
     | GitHubIssuesSource
     | ArchiveSource
     | ParquetSource
-    | JsonLinesSource,
-    Field(discriminator="kind"),
-]
+    | JsonLinesSource
+)
+if TYPE_CHECKING:
+    AnySource = BuiltIn
+else:  # and the sources of installed packages
+    AnySource = Annotated[Union[(BuiltIn, *plugins.offered("sources"))], Field(discriminator="kind")]
 
 
 class CollectConfig(Config):

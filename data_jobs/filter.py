@@ -41,7 +41,7 @@ def run(config: FilterConfig, context: StepContext) -> Outcome:
 
 def source_state(config: FilterConfig) -> Any:
     """The table of languages and the code of rules of one's own: an edit of either makes the step stale."""
-    return [table_state(config.languages), plugins.code_state(config.rules, what="rules")]
+    return [table_state(config.languages), plugins.code_state(config.rules, what="rules", group="rules")]
 
 
 STEP = Step(

@@ -261,7 +261,7 @@ def load_rules(names: Sequence[str]) -> list[Rule]:
     Raises:
         UserError: there is no such rule.
     """
-    return plugins.load_all(names, RULES, what="rules")
+    return plugins.load_all(names, RULES, what="rules", group="rules")
 
 
 def judge(file: SourceFile, rules: Sequence[Rule]) -> Verdict | None:

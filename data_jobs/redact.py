@@ -72,7 +72,7 @@ def _redact_shard(
 
 def source_state(config: RedactConfig) -> Any:
     """The code of detectors of one's own: an edit of it makes the step stale."""
-    return plugins.code_state(config.detectors, what="detectors")
+    return plugins.code_state(config.detectors, what="detectors", group="detectors")
 
 
 STEP = Step(

@@ -52,4 +52,4 @@ def load_detectors(names: Sequence[str]) -> list[Detector]:
     Raises:
         UserError: there is no such detector.
     """
-    return plugins.load_all(names, DETECTORS, what="detectors")
+    return plugins.load_all(names, DETECTORS, what="detectors", group="detectors")

@@ -8,7 +8,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import TracebackType
@@ -25,6 +25,7 @@ from starloom.recipe import StepStatus
 FOLDER: Final = ".jobs"
 RUN: Final = "STARLOOM_RUN"  # in the environment of a run's own job: its id
 AGENT_PATIENCE_SECONDS = 60
+BUSY_SECONDS = 3.0
 LOST_TRIES: Final = 5  # of a step whose node, and its job with it, was lost
 LOST: Final = ("JOB_SUPERVISOR_ACTOR_DIED", "JOB_SUPERVISOR_ACTOR_START_TIMEOUT")  # Ray's words for it
 PAUSE_SECONDS: Final = (2.0, 10.0, 30.0, 60.0, 120.0)
@@ -208,8 +209,15 @@ def cluster_at(address: str) -> Iterator[Any]:
     from ray.job_submission import JobSubmissionClient
 
     logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
+
+    def client() -> Any:
+        with suppress(ConnectionError):  # a dashboard that is busy is asked once more
+            return JobSubmissionClient(address)
+        time.sleep(BUSY_SECONDS)
+        return JobSubmissionClient(address)
+
     try:
-        yield JobSubmissionClient(address)
+        yield client()
     except (AuthenticationError, ConnectionError, RuntimeError, ValueError) as error:
         raise UserError(f"--address {address}: {one_line(error)}") from None
 

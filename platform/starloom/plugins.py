@@ -1,15 +1,22 @@
-"""What a config names: something built in, or ``module:attribute`` of the user's own."""
+"""What a config names: something built in, what an installed package offers, or ``module:attribute`` of one's own.
 
+A package offers a thing under a name by an entry point of the group ``starloom.GROUP`` (`GROUPS`).
+"""
+
+import functools
 import hashlib
 import importlib
+import importlib.metadata
 import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from starloom.errors import UserError, one_line
 
+Group = Literal["steps", "sources", "rules", "detectors", "benchmarks", "dialects"]
+PREFIX: Final = "starloom."
 T = TypeVar("T")
 _beside: list[str] = []
 
@@ -53,17 +60,40 @@ MOVED: Mapping[str, str] = {
 }
 
 
-def load(name: str, known: Mapping[str, T], *, what: str) -> T:
-    """The built-in thing of that name, or the one that ``module:attribute`` names; `what` is the setting.
+@functools.cache
+def installed(group: Group) -> Mapping[str, str]:
+    """What installed packages offer of a group: name and ``module:attribute`` (of steps: the module)."""
+    return {point.name: point.value for point in importlib.metadata.entry_points(group=PREFIX + group)}
+
+
+def offered(group: Group) -> list[Any]:
+    """The things themselves, in the order of their names.
+
+    Raises:
+        UserError: one of them cannot be imported.
+    """
+    return [load(installed(group)[name], {}, what=f"{PREFIX}{group}") for name in sorted(installed(group))]
+
+
+def load(name: str, known: Mapping[str, T], *, what: str, group: Group | None = None) -> T:
+    """The built-in thing of that name, an installed package's, or what ``module:attribute`` names.
+
+    Args:
+        name: what a config says.
+        known: the built-in things.
+        what: the setting, for the error.
+        group: of what installed packages offer.
 
     Raises:
         UserError: there is no such thing; names the setting and what there is.
     """
     if name in known:
         return known[name]
-    module, separator, attribute = name.partition(":")
+    more = installed(group) if group else {}
+    module, separator, attribute = more.get(name, name).partition(":")
     if not separator:
-        raise UserError(f"{what}: {name!r} is not one of {', '.join(known)}; one of your own is 'module:attribute'")
+        listed = ", ".join([*known, *more])
+        raise UserError(f"{what}: {name!r} is not one of {listed}; one of your own is 'module:attribute'")
     try:
         found: T = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
@@ -71,22 +101,23 @@ def load(name: str, known: Mapping[str, T], *, what: str) -> T:
     return found
 
 
-def load_all(names: Sequence[str], known: Mapping[str, T], *, what: str) -> list[T]:
+def load_all(names: Sequence[str], known: Mapping[str, T], *, what: str, group: Group | None = None) -> list[T]:
     """`load` for each of several names.
 
     Raises:
         UserError: one of them does not exist.
     """
-    return [load(name, known, what=what) for name in names]
+    return [load(name, known, what=what, group=group) for name in names]
 
 
-def code_state(names: Sequence[str], *, what: str) -> list[str]:
-    """sha256 of each module that ``module:attribute`` names: an edit makes what uses it stale.
+def code_state(names: Sequence[str], *, what: str, group: Group) -> list[str]:
+    """sha256 of each module of others that the names lead to: an edit makes what uses it stale.
 
     Raises:
         UserError: there is no such module; `what` is the setting.
     """
-    modules = sorted({name.partition(":")[0] for name in names if ":" in name})
+    places = (installed(group).get(name, name) for name in names)
+    modules = sorted({place.partition(":")[0] for place in places if ":" in place})
     states = []
     for module in modules:
         try:

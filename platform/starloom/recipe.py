@@ -14,7 +14,7 @@ from starloom.artifact import MANIFEST, Artifact, find, fingerprint_of, manifest
 from starloom.config import Config, parse_value, read_toml, set_key, validate
 from starloom.errors import UserError
 from starloom.lease import is_held
-from starloom.plugins import look_beside
+from starloom.plugins import installed, look_beside
 from starloom.program import load_step
 from starloom.step import SourceState, Step
 
@@ -29,6 +29,11 @@ class StepEntry(Config):
     needs: tuple[str, ...] = ()
     config: dict[str, Any] = {}
     retries: int = Field(0, ge=0)  # of a step that failed; one whose node was lost is run again in any case
+
+    @field_validator("run")
+    @classmethod
+    def _its_module(cls, run: str) -> str:
+        return installed("steps").get(run, run)
 
     @field_validator("name")
     @classmethod

@@ -22,9 +22,11 @@ from serve_apps.api.rates import Limiter
 from serve_apps.api.service import Service
 from serve_apps.engine.request import Overloaded
 from serve_apps.segments import AwayError
+from starloom import plugins
 
 # a new dialect is listed here and nowhere else
-DIALECTS = Dialects((openai.DIALECT, anthropic.DIALECT, tgi.DIALECT, ollama.DIALECT, llamacpp.DIALECT, tabby.DIALECT))
+BUILT_IN = (openai.DIALECT, anthropic.DIALECT, tgi.DIALECT, ollama.DIALECT, llamacpp.DIALECT, tabby.DIALECT)
+DIALECTS = Dialects((*BUILT_IN, *plugins.offered("dialects")))
 OPEN_PATHS = frozenset({"/health", "/metrics", "/openapi.json", "/docs"})  # and those of the dialects
 PAGE = Path(__file__).with_name("playground.html")
 CLIENT_CLOSED_REQUEST = 499

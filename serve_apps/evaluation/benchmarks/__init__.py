@@ -37,17 +37,17 @@ def benchmark(name: str) -> Benchmark:
     if window is not None:
         windowed: Benchmark = benchmarks()["livecodebench"].window(window[1], window[2] or "")  # type: ignore[attr-defined]
         return windowed
-    if ":" not in name and name not in benchmarks():
+    if ":" not in name and name not in benchmarks() and name not in plugins.installed("benchmarks"):
         families = "humaneval, mbpp, multiple-LANGUAGE, humanevalfix-LANGUAGE, infilling-single-line, ds1000"
         remedy = f"such as {families}, or MODULE:ATTRIBUTE of your own; --benchmarks lists all"
         raise UserError(f"benchmark {name!r} is unknown; {remedy}")
-    return plugins.load(name, benchmarks(), what="benchmark")
+    return plugins.load(name, benchmarks(), what="benchmark", group="benchmarks")
 
 
 def described_benchmarks() -> list[str]:
     """A line for each: name, tasks, samples a task, languages, what it needs, where its data come from."""
     rows = [("name", "tasks", "n", "languages", "needs", "data")]
-    for known in benchmarks().values():
+    for known in (*benchmarks().values(), *plugins.offered("benchmarks")):
         facts = getattr(known, "facts", None)
         about = facts() if facts is not None else Facts()
         rows.append((known.name, about.tasks, str(known.samples), about.languages, about.needs, about.data))
