@@ -221,11 +221,25 @@ def _most(counts: Counter[str]) -> str:
 
 
 def source_state(config: CollectConfig) -> Any:
-    """What changes when a source does: sizes and times of files, commits of repositories."""
+    """What changes when a source does: contents of files, commits of repositories."""
     return [[source.state() for source in config.sources], table_state(config.languages)]
 
 
-STEP = Step(config=CollectConfig, run=run, produces=Collected.kind, version=4, source_state=source_state, consumes={})
+def earlier_states(config: CollectConfig) -> list[Any]:
+    """The state with times of change in place of contents, as steps of before had it."""
+    timed = [source.timed() if hasattr(source, "timed") else source.state() for source in config.sources]
+    return [[timed, table_state(config.languages)]]
+
+
+STEP = Step(
+    config=CollectConfig,
+    run=run,
+    produces=Collected.kind,
+    version=4,
+    source_state=source_state,
+    consumes={},
+    earlier_states=earlier_states,
+)
 
 if __name__ == "__main__":
     main(STEP)

@@ -5,6 +5,7 @@ from pathlib import Path
 from pydantic import Field
 
 from starloom.config import Config
+from starloom.content import digest_of
 from starloom.kinds import Tokenizer
 from starloom.program import main
 from starloom.step import Outcome, Step, StepContext
@@ -31,12 +32,25 @@ def run(config: UseTokenizerConfig, context: StepContext) -> Outcome:
 
 
 def source_state(config: UseTokenizerConfig) -> object:
-    """The file's size and time."""
+    """What is in the file."""
     file = Path(config.folder) / Tokenizer.FILE
-    return [file.stat().st_size, file.stat().st_mtime_ns] if file.is_file() else None
+    return digest_of(file) if file.is_file() else None
 
 
-STEP = Step(config=UseTokenizerConfig, run=run, produces=Tokenizer.kind, source_state=source_state, consumes={})
+def earlier_states(config: UseTokenizerConfig) -> list[object]:
+    """The file's size and time, as before there were digests."""
+    file = Path(config.folder) / Tokenizer.FILE
+    return [[file.stat().st_size, file.stat().st_mtime_ns] if file.is_file() else None]
+
+
+STEP = Step(
+    config=UseTokenizerConfig,
+    run=run,
+    produces=Tokenizer.kind,
+    source_state=source_state,
+    consumes={},
+    earlier_states=earlier_states,
+)
 
 if __name__ == "__main__":
     main(STEP)

@@ -25,6 +25,7 @@ from data_jobs.sources.entries import (
 from data_jobs.sources.names import excluded, is_utf8, safe_member
 from starloom import storage
 from starloom.config import Config
+from starloom.content import files_state
 from starloom.errors import StarloomError, one_line
 from starloom.storage import file_state, matching_files, printable
 
@@ -51,7 +52,11 @@ class ArchiveSource(Config, Independent):
         return [ArchivePlace(self, location) for location in self._archives()]
 
     def state(self) -> Any:
-        """Name, size and time of change of each archive."""
+        """Name, size and digest of each archive."""
+        return files_state(self._archives())
+
+    def timed(self) -> Any:
+        """The state of before: names, sizes and times."""
         return file_state(self._archives())
 
     def _archives(self) -> list[str]:

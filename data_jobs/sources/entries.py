@@ -167,7 +167,7 @@ class Source(Protocol):
         ...
 
     def state(self) -> Any:
-        """JSON-able: changes when the source's content does. Cheap: no content is read."""
+        """JSON-able: changes when the source's content does, and with nothing else. A second look at it is cheap."""
         ...
 
 

@@ -24,6 +24,7 @@ from data_jobs.sources.entries import (
     refused,
 )
 from data_jobs.sources.names import excluded, is_utf8
+from data_jobs.sources.seen import digested
 from data_jobs.sources.walks import Found, sorted_names
 from starloom.config import Config
 from starloom.errors import StorageError, UserError
@@ -63,7 +64,12 @@ class FolderSource(Config, Independent):
         return [FolderPlace(self, state if isinstance(state, str) else None)]
 
     def state(self) -> Any:
-        """A hash over name, size and time of change of every file."""
+        """A hash over the names and contents of all files; only those that have changed are read."""
+        root = str(_root(self))
+        return walks.remembered(digested(root, _files(self, root), key="\n".join(self.exclude)))
+
+    def timed(self) -> Any:
+        """The state as it was before there were digests: over name, size and time of change of every file."""
         return walks.remembered(_files(self, str(_root(self))))
 
 
@@ -78,8 +84,12 @@ class StandardLibrarySource(Config, Independent):
         return standard_library(self).places(state)
 
     def state(self) -> Any:
-        """A hash over name, size and time of change of every file."""
+        """A hash over the names and contents of all files."""
         return standard_library(self).state()
+
+    def timed(self) -> Any:
+        """The state of before, over names, sizes and times."""
+        return standard_library(self).timed()
 
 
 @dataclass(frozen=True)
@@ -246,7 +256,8 @@ def _found(root: str, relative: str) -> Found:
         status = os.lstat(os.path.join(root, relative))  # noqa: PTH118
     except OSError as error:  # it has gone since its folder was read
         return Found(relative, None, 0, 0, own_fault(error, root))
-    return Found(relative, status.st_mode, status.st_size, status.st_mtime_ns)
+    version = (status.st_ctime_ns, status.st_ino)
+    return Found(relative, status.st_mode, status.st_size, status.st_mtime_ns, version=version)
 
 
 def _names_in(root: str, below: str) -> Iterator[str]:

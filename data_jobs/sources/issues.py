@@ -17,6 +17,7 @@ from pydantic import Field
 from data_jobs.sources.entries import Item, Limits, Listed, Refusal, Refused, Spill
 from data_jobs.sources.packed import json_records
 from starloom.config import Config
+from starloom.content import files_state
 from starloom.errors import one_line
 from starloom.records import Part, join_parts
 from starloom.storage import file_state, matching_files
@@ -60,7 +61,11 @@ class GitHubIssuesSource(Config):
             yield Issues(self, tuple(spills), number, BYTES_PER_UNIT if count > 1 else 1)
 
     def state(self) -> Any:
-        """Name, size and time of change of each file."""
+        """Name, size and digest of each file."""
+        return files_state(matching_files(self.path, setting="sources", what="export"))
+
+    def timed(self) -> Any:
+        """The state of before: names, sizes and times."""
         return file_state(matching_files(self.path, setting="sources", what="export"))
 
 

@@ -13,6 +13,7 @@ from data_jobs.sources.entries import UNIT_BYTES, Independent, Item, Limits, Lis
 from data_jobs.sources.packed import json_records, line_record, packing_of, unpacked
 from starloom import storage
 from starloom.config import Config, added
+from starloom.content import files_state
 from starloom.errors import UserError, one_line
 from starloom.schema import KINDS
 from starloom.storage import file_state, matching_files, printable
@@ -58,7 +59,11 @@ class ParquetSource(TableSource):
         return [ParquetPlace(self, location) for location in _files(self.path, (".parquet",), "Parquet file")]
 
     def state(self) -> Any:
-        """Name, size and time of change of each file."""
+        """Name, size and digest of each file."""
+        return files_state(_files(self.path, (".parquet",), "Parquet file"))
+
+    def timed(self) -> Any:
+        """The state of before: names, sizes and times."""
         return file_state(_files(self.path, (".parquet",), "Parquet file"))
 
 
@@ -72,7 +77,11 @@ class JsonLinesSource(TableSource):
         return [JsonPlace(self, location) for location in _files(self.path, JSON_SUFFIXES, "JSON lines file")]
 
     def state(self) -> Any:
-        """Name, size and time of change of each file."""
+        """Name, size and digest of each file."""
+        return files_state(_files(self.path, JSON_SUFFIXES, "JSON lines file"))
+
+    def timed(self) -> Any:
+        """The state of before: names, sizes and times."""
         return file_state(_files(self.path, JSON_SUFFIXES, "JSON lines file"))
 
 

@@ -1,7 +1,7 @@
 """What a walk through a folder has seen, in bounded memory, and kept for the step that reads the files.
 
-A fingerprint needs the names, sizes and times of all files, and the step that follows needs the same list: the walk is
-written down below the cache folder under its own digest, and read from there on the same machine.
+A fingerprint needs the names, sizes and digests of all files, and the step that follows needs the same list: the walk
+is written down below the cache folder under its own digest, and read from there on the same machine.
 """
 
 import gzip
@@ -32,10 +32,19 @@ class Found(NamedTuple):
     size: int
     changed: int  # nanoseconds
     trouble: str = ""
+    version: tuple[int, int] = (0, 0)  # its ctime and its inode
+    content: str = ""  # the sha256 of what it holds, where that was asked for
+
+    def named(self) -> tuple[str, int, int, tuple[int, int]]:
+        """What changes when the file does."""
+        return self.relative, self.size, self.changed, self.version
 
 
 def remembered(seen: Iterable[Found]) -> str:
-    """The digest over names, sizes and times, once all is seen; what was seen can be `recalled` by it."""
+    """The digest over names, sizes and contents, once all is seen; what was seen can be `recalled` by it.
+
+    Where the contents were not asked for, it is over the times of change in their place.
+    """
     digest = hashlib.sha256()
     waiting = iter(seen)
     with _Spool() as spool:
@@ -74,7 +83,7 @@ def _held_against(digest: str, place: Path) -> Iterator[Found]:
 def _entry(found: Found) -> bytes:
     if found.mode is None:
         return b""
-    return f"{found.relative}\0{found.size}\0{found.changed}\n".encode("utf-8", "surrogateescape")
+    return f"{found.relative}\0{found.size}\0{found.content or found.changed}\n".encode("utf-8", "surrogateescape")
 
 
 def _place(digest: str) -> Path:

@@ -6,12 +6,15 @@ An edit changes a file's ctime even where it sets the file's date back, and `tou
 import hashlib
 import json
 import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from starloom import storage
 from starloom.errors import UserError
 
 CHUNK = 1 << 20
+READERS = 4
 
 
 def folder_state(location: str, *, setting: str) -> list[list[str]]:
@@ -28,6 +31,18 @@ def folder_state(location: str, *, setting: str) -> list[list[str]]:
         raise UserError(f"{setting}: {location!r}: no such folder; give one that is here, or a URL")
     found = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
     return [[storage.printable(str(path.relative_to(folder))), digest_of(path)] for path in found]
+
+
+def files_state(names: Sequence[str]) -> list[list[object]]:
+    """Name, size and digest of files; of remote ones the ETag or date stands for the digest. JSON-able."""
+    local = [name for name in names if not storage.is_remote(name)]
+    with ThreadPoolExecutor(READERS) as readers:
+        digests = dict(zip(local, readers.map(lambda name: digest_of(Path(name)), local), strict=True))
+    remote = iter(storage.file_state([name for name in names if storage.is_remote(name)]))
+    return [
+        [storage.printable(name), Path(name).stat().st_size, digests[name]] if name in digests else next(remote)
+        for name in names
+    ]
 
 
 def digest_of(path: Path) -> str:

@@ -215,12 +215,27 @@ def resolve(recipe: Recipe) -> list[StepStatus]:
         _fits(recipe, entry, step, [kind for kind, _ in inputs], whole=True)
         source = SourceState.of(config, step.ask_source(config)) if step.source_state else None
         fingerprint = fingerprint_of(step.identity(config, inputs, source))
+        fingerprint = _earlier(recipe.root, checked, inputs, fingerprint) or fingerprint
         folder = storage.join(recipe.root, entry.name, fingerprint)
         state, artifact = _state(recipe.root, entry.name, folder)
         resolved[entry.name] = StepStatus(
             entry, step, config, source, fingerprint, folder, tuple(needs), state, artifact
         )
     return list(resolved.values())
+
+
+def _earlier(root: str, checked: CheckedStep, inputs: Sequence[tuple[str, str]], fingerprint: str) -> str | None:
+    """The fingerprint of what was finished while the same sources were told in another form; None where nothing was."""
+    entry, step, config = checked.entry, checked.step, checked.config
+    if step.earlier_states is None or not storage.folders(storage.join(root, entry.name)):
+        return None
+    if storage.exists(storage.join(root, entry.name, fingerprint, MANIFEST)):
+        return None
+    for state in step.earlier_states(config):
+        earlier = fingerprint_of(step.identity(config, inputs, SourceState.of(config, state)))
+        if storage.exists(storage.join(root, entry.name, earlier, MANIFEST)):
+            return earlier
+    return None
 
 
 def latest(recipe: Recipe) -> list[Artifact]:

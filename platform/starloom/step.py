@@ -106,9 +106,11 @@ class Step:
     """What a step module exports as ``STEP``.
 
     `source_state` describes inputs from outside the run (a folder's listing, an endpoint's model) in JSON-able form:
-    it enters the fingerprint, so that a changed source makes the step stale. Raise `version` when the same config
-    would give other bytes than before. `consumes` tells how many artifacts of which kinds it takes, so that a wrong
-    input is told before anything starts; None, as steps of before have it, is asked nothing.
+    it enters the fingerprint, so that a changed source makes the step stale. `earlier_states` are that state in the
+    forms that it had before: a step that was finished under one of them is not stale for the form alone. Raise
+    `version` when the same config would give other bytes than before. `consumes` tells how many artifacts of which
+    kinds it takes, so that a wrong input is told before anything starts; None, as steps of before have it, is asked
+    nothing.
     """
 
     config: type[Config]
@@ -117,6 +119,7 @@ class Step:
     version: int = 1
     source_state: Callable[[Any], Any] | None = None
     consumes: Mapping[str, Count] | None = None
+    earlier_states: Callable[[Any], Sequence[Any]] | None = None
 
     def misfit(self, kinds: Sequence[str], *, whole: bool = True) -> str:
         """What is wrong with inputs of these kinds, in `whole` or as far as they are known; empty when nothing is."""

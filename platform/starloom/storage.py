@@ -202,7 +202,7 @@ def open_steady(location: str, buffer_bytes: int = 1 << 20) -> io.BufferedReader
     """
 
     def opener() -> IO[bytes]:
-        return _opened(location) if is_remote(location) else open(location, "rb")
+        return _opened(location) if is_remote(location) else open_file(location)
 
     return io.BufferedReader(SteadyFile(location, opener, KNOWN_TO_BE_THERE), buffer_bytes)
 

@@ -9,7 +9,7 @@ from tests.platform.house import ROOMS, ROOT, Module, circles, functions, import
 
 LONGEST_LINES, P90_LINES = 50, 16
 # the same role in each module that has one
-SHARED_NAMES = frozenset({"run", "source_state", "main", "command", "router"})
+SHARED_NAMES = frozenset({"run", "source_state", "earlier_states", "main", "command", "router"})
 # what no file but one may know of DeepSpeed: names that begin with an underscore, and marks that it leaves on objects
 DEEPSPEED_PRIVATE = re.compile(
     r"\b(?:engine|optimizer|inner|ops)\.__?[a-z]\w*|\b_INSTRUCTION_MAP\b|\bds_pipe_replicated\b|\btensor_model_parallel\b"

@@ -1,13 +1,12 @@
 """What fine-tuning and the evolution of instructions are told."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
 from starloom.config import Config, added, runtime
-from starloom.storage import file_state, matching_files
+from starloom.storage import matching_files
 from train_jobs.config import LoopConfig, OptimizerConfig
 
 
@@ -56,12 +55,3 @@ def every_file(patterns: Sequence[str], *, setting: str) -> list[str]:
         UserError: one of them names none.
     """
     return list(dict.fromkeys(name for one in patterns for name in matching_files(one, setting=setting)))
-
-
-def files_state(patterns: Sequence[str], *, setting: str, beside: Sequence[Path] = ()) -> object:
-    """The files' names, sizes and times, and those of files beside them.
-
-    Raises:
-        UserError: a pattern names no file.
-    """
-    return file_state([*every_file(patterns, setting=setting), *map(str, beside)])

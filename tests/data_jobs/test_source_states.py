@@ -1,0 +1,151 @@
+"""A source is what its files hold: dates do not matter, edits with an old date do, and a second look reads nothing."""
+
+import dataclasses
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_jobs.collect import STEP, CollectConfig
+from data_jobs.sources import seen
+from data_jobs.sources.folder import FolderSource
+from data_jobs.sources.tables import JsonLinesSource
+from starloom.program import load_step
+from starloom.recipe import Recipe, State, resolve
+from starloom.step import run_step
+from tests.data_jobs import source_trees as trees
+
+LONG_AGO = 1_000_000_000
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STARLOOM_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def code(tmp_path: Path) -> Path:
+    files = {f"pack{n}/m{n}.py": f"VALUE = {n}\n" for n in range(50)}
+    return trees.write_files(tmp_path / "code", files)
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files whose content is read."""
+    read: list[str] = []
+    own = seen._content
+
+    def content(root: str, found: Any) -> str:
+        read.append(found.relative)
+        return own(root, found)
+
+    monkeypatch.setattr(seen, "_content", content)
+    monkeypatch.setattr(seen, "RACY_NANOSECONDS", -1)  # the files were written just now
+    return read
+
+
+def test_a_second_look_reads_what_has_changed_and_nothing_else(code: Path, opened: list[str]) -> None:
+    source = FolderSource(path=str(code))
+    first = source.state()
+    assert len(opened) == 50
+    opened.clear()
+    assert source.state() == first
+    assert opened == []
+    (code / "pack7" / "m7.py").write_text("VALUE = 8\n")
+    (code / "pack7" / "new.py").write_text("x = 1\n")
+    (code / "pack9" / "m9.py").unlink()
+    changed = source.state()
+    assert changed != first
+    assert opened == ["pack7/m7.py", "pack7/new.py"]
+    opened.clear()
+    assert source.state() == changed
+    assert opened == []
+
+
+def test_dates_do_not_matter_and_a_date_that_is_set_back_hides_nothing(code: Path, opened: list[str]) -> None:
+    source = FolderSource(path=str(code))
+    first = source.state()
+    for path in code.rglob("*.py"):
+        os.utime(path, (LONG_AGO, LONG_AGO))
+    assert source.state() == first
+    path = code / "pack3" / "m3.py"
+    path.write_text("VALUE = 4\n")  # of the same size
+    os.utime(path, (LONG_AGO, LONG_AGO))
+    assert source.state() != first
+
+
+def test_what_was_written_just_now_is_read_again_the_next_time(code: Path, opened: list[str], monkeypatch) -> None:
+    monkeypatch.setattr(seen, "RACY_NANOSECONDS", 60_000_000_000)
+    source = FolderSource(path=str(code))
+    assert source.state() == source.state()
+    assert len(opened) == 100
+
+
+@pytest.mark.parametrize("damage", [b"", b"no gzip", None])
+def test_a_damaged_cache_costs_reading_and_nothing_else(code: Path, opened: list[str], tmp_path: Path, damage) -> None:
+    source = FolderSource(path=str(code))
+    first = source.state()
+    (table,) = (tmp_path / "cache" / "seen").iterdir()
+    table.write_bytes(table.read_bytes()[:-30] if damage is None else damage)
+    assert source.state() == first
+
+
+def test_a_copy_elsewhere_has_the_same_state(code: Path, tmp_path: Path) -> None:
+    subprocess.run(["cp", "-r", str(code), str(tmp_path / "copy")], check=True)
+    assert FolderSource(path=str(tmp_path / "copy")).state() == FolderSource(path=str(code)).state()
+
+
+def test_links_and_closed_files_have_states_of_their_own(code: Path) -> None:
+    source = FolderSource(path=str(code))
+    states = [source.state()]
+    (code / "link").symlink_to("pack1/m1.py")
+    states.append(source.state())
+    (code / "link").unlink()
+    (code / "link").symlink_to("pack2/m2.py")
+    states.append(source.state())
+    assert len(set(states)) == 3
+
+
+def test_files_of_tables_are_what_they_hold(tmp_path: Path) -> None:
+    path = trees.write_json_lines(tmp_path / "a.jsonl", [{"content": "x = 1\n", "path": "a.py"}])
+    source = JsonLinesSource(path=str(path))
+    first = source.state()
+    os.utime(path, (LONG_AGO, LONG_AGO))
+    assert source.state() == first
+    path.write_text(path.read_text().replace("x = 1", "x = 2"))
+    os.utime(path, (LONG_AGO, LONG_AGO))
+    assert source.state() != first
+
+
+def collecting(root: Path, code: Path) -> Recipe:
+    config = {"sources": [{"kind": "folder", "path": str(code)}]}
+    return Recipe.model_validate(
+        {"name": "r", "root": str(root), "steps": [{"name": "collected", "run": "data_jobs.collect", "config": config}]}
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_what_was_collected_when_dates_mattered_is_not_stale_for_that(tmp_path: Path, code: Path) -> None:
+    timed = dataclasses.replace(STEP, source_state=lambda config: STEP.earlier_states(config)[0])  # type: ignore[misc]
+    config = CollectConfig.model_validate(collecting(tmp_path / "root", code).steps[0].config)
+    made = run_step(timed, config, root=str(tmp_path / "root"), name="collected")
+    (status,) = resolve(collecting(tmp_path / "root", code))
+    assert (status.state, status.fingerprint) == (State.DONE, made.fingerprint)
+    os.utime(code / "pack1" / "m1.py", (LONG_AGO, LONG_AGO))
+    (status,) = resolve(collecting(tmp_path / "root", code))
+    assert status.state is State.STALE
+    anew = run_step(STEP, config, root=str(tmp_path / "root"), name="collected")
+    assert anew.manifest.files == made.manifest.files
+    os.utime(code / "pack2" / "m2.py", (LONG_AGO, LONG_AGO))
+    (status,) = resolve(collecting(tmp_path / "root", code))
+    assert status.state is State.DONE
+
+
+@pytest.mark.parametrize(
+    "module", ["data_jobs.collect", "data_jobs.use_tokenizer", "train_jobs.finetune", "train_jobs.evolve"]
+)
+def test_steps_that_looked_at_dates_still_know_them(module: str) -> None:
+    assert load_step(module).earlier_states is not None
