@@ -22,7 +22,10 @@ _RUNTIME, _ADDED = "starloom_runtime", "starloom_added"
 class Config(BaseModel):
     """Base of every config: immutable, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+    # defaults are validated too: `rate: float = 1` is 1.0 in a fingerprint, as it is once a job file was read
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False, validate_default=True
+    )
 
     def identity(self) -> dict[str, Any]:
         """The JSON-able settings that decide the result: everything but the ``runtime`` fields."""

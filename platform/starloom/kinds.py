@@ -171,8 +171,8 @@ class Tokenizer(View):
     SETTINGS: ClassVar = TOKENIZER_SETTINGS
 
     def path(self) -> Path:
-        """The ``tokenizer.json`` on this machine."""
-        return self.artifact.local(self.FILE)
+        """The ``tokenizer.json`` on this machine, with what belongs to it beside it."""
+        return self.artifact.local() / self.FILE
 
 
 @dataclass(frozen=True)

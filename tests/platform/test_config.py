@@ -2,6 +2,7 @@
 
 import pytest
 
+from starloom.artifact import fingerprint_of
 from starloom.config import Config, parse_value, read_toml, runtime, set_key, to_toml, validate
 from starloom.errors import UserError
 
@@ -30,6 +31,16 @@ def test_wrong_value_is_told_in_one_line_with_key_and_value() -> None:
 def test_missing_key_is_named() -> None:
     with pytest.raises(UserError, match="the key 'name' is missing"):
         validate(Outer, {}, where="job.toml")
+
+
+class Careless(Config):
+    seconds: float = 0  # an int, as people write it
+
+
+def test_a_default_is_in_the_fingerprint_what_it_is_after_a_job_file(tmp_path) -> None:
+    default = Careless()
+    (tmp_path / "job.toml").write_text(to_toml(default.model_dump(mode="json")))
+    assert fingerprint_of(Careless(**read_toml(tmp_path / "job.toml")).identity()) == fingerprint_of(default.identity())
 
 
 def test_runtime_fields_do_not_enter_the_identity() -> None:

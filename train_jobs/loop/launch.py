@@ -81,7 +81,7 @@ def job_of(config: PretrainConfig, context: StepContext) -> Job:
         **on_object_store(
             context,
             (tokens.artifact.local(), tokens.artifact.folder),
-            (tokenizer.path(), tokenizer.artifact.path(tokenizer.FILE)),
+            (tokenizer.artifact.local(), tokenizer.artifact.folder),
             *_origin_of_initial(config, context, initial),
         ),
     )
