@@ -8,7 +8,7 @@ BENCHES := curate scale dedup tokenize train serve eval attribution editors
 # For tests only: a browser, editors, and toolchains of the languages whose programs the sandbox runs.
 SYSTEM_PACKAGES := chromium chromium-driver g++ default-jdk-headless nodejs node-typescript golang-go rustc php-cli \
 	ruby ruby-test-unit perl libtest-deep-perl lua5.4 lua-unit golang-github-stretchr-testify-dev \
-	vim neovim emacs-nox tmux curl
+	vim neovim emacs-nox tmux curl prometheus
 
 # Clients that tests run unmodified against the server, and editors and what drives them, in environments of their own.
 CLIENTS := tests/serve_apps/clients

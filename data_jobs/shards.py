@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from starloom import cluster, digests
+from starloom import cluster, digests, metrics
 
 T = TypeVar("T")
 PROGRESS_SECONDS = 10.0
@@ -46,10 +46,13 @@ def map_shards(items: Sequence[T], work: Callable[[T], Any], *, name: str, cpus:
     tasks = min(len(items), TASKS_PER_CPU * cluster.cpus())
     dataset = ray.data.from_items([{"item": n} for n in range(len(items))], override_num_blocks=tasks)
     results: dict[int, Any] = {}
-    said = time.monotonic()
+    said, size = time.monotonic(), 0
+    metrics.progress(name, 0, len(items), 0)
     for row in dataset.map(one, num_cpus=cpus).iter_rows():
         results[row["item"]], written = pickle.loads(row["result"])
         digests.remember(written)
+        size += sum(digest.bytes for digest in written.values())
+        metrics.progress(name, len(results), len(items), size)
         if time.monotonic() - said > PROGRESS_SECONDS:
             said = time.monotonic()
             print(f"{name}: {len(results):,} of {len(items):,} shards", flush=True)

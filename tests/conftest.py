@@ -9,6 +9,7 @@ import pytest
 from starloom.cluster import prepare_environment
 from tests.object_store import BUCKET, ObjectStore
 
+ALL_TESTS = "STARLOOM_ALL_TESTS"  # environment: also what CI leaves out, as CONTRIBUTING.md tells
 STORE = ObjectStore()  # one address for the session: Ray's workers have the environment that Ray started with
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from starloom import storage
+from starloom import metrics, storage
 from starloom.artifact import Artifact
 from starloom.errors import UserError
 from starloom.jobs import Jobs
@@ -43,7 +43,9 @@ def run_recipe(recipe: Recipe, *, only: Sequence[str] = (), say: Callable[[str],
         for status in todo:
             say(f"▶ {status.entry.name} {status.fingerprint[:8]}: {status.entry.run}")
             jobs.step(status, recipe.root)
-            say(summary_line(Artifact.open(status.folder)))
+            artifact = Artifact.open(status.folder)
+            metrics.finished(recipe.name, artifact)
+            say(summary_line(artifact))
     artifacts = [Artifact.open(status.folder) for status in chosen]
     for artifact in artifacts:
         if artifact.kind == Report.kind:

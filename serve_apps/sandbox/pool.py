@@ -11,7 +11,7 @@ from ray.exceptions import RayActorError
 from serve_apps.sandbox.jobs import Job, Workshop, doubtful, final, patient
 from serve_apps.sandbox.sandbox import Limits, Verdict
 from serve_apps.sandbox.toolchains import present_folders
-from starloom import cluster
+from starloom import cluster, metrics
 from starloom.errors import RunError
 
 MOST_ATTEMPTS = 4
@@ -64,6 +64,7 @@ def run_on_actors(
     pool = Pool([several.remote() for _ in range(count)])
     verdicts: dict[int, Verdict] = {}
     again: list[int] = []
+    counts: Counter[str] = Counter()
 
     def first(number: int, verdict: Verdict) -> None:
         if doubtful(verdict):
@@ -73,6 +74,9 @@ def run_on_actors(
 
     def second(number: int, verdict: Verdict) -> None:
         verdicts[number] = final(verdict)
+        counts[verdicts[number].status] += 1
+        metrics.tell("starloom_evaluation_programs", counts[verdicts[number].status], verdict=verdicts[number].status)
+        metrics.tell("starloom_evaluation_programs_left", len(jobs) - len(verdicts))
         finished(number, verdicts[number])
 
     try:

@@ -74,9 +74,6 @@ def test_a_recipe_runs_on_the_nodes_of_a_job_and_leaves_none_behind(tmp_path: Pa
     assert find(str(tmp_path / "root"), "collected").manifest.counts.rows_out == 1
     listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert not re.search(rf"gcs_server.*{environment['STARLOOM_PORT']}", listed)
-    again = sbatch({**environment, "STARLOOM_PORT": str(free_port())}, str(recipe))  # as after a job's time limit
-    assert again.returncode == 0
-    assert "nothing to do, all 1 steps are done" in again.stdout
 
 
 def test_what_is_missing_is_one_line(environment) -> None:
