@@ -43,6 +43,15 @@ class Counts(Config):
     dropped: dict[str, int] = {}
 
 
+class Story(Config):
+    """When, where and from which commit something was made, and what people call it; no part of what it is."""
+
+    finished: str = ""  # UTC
+    host: str = ""
+    commit: str = ""  # of the recipe's folder, with "-dirty" behind where files had changed since
+    labels: dict[str, str] = {}
+
+
 class Manifest(Config):
     """What was done, from what, and what came out."""
 
@@ -58,6 +67,7 @@ class Manifest(Config):
     bytes: int
     seconds: float
     packages: dict[str, str]
+    story: Story = Story()
     files: Mapping[str, FileEntry]  # those of a large artifact are in a table of their own (starloom.filetable)
 
 

@@ -67,6 +67,9 @@ def _recipe_arguments(parser: argparse.ArgumentParser) -> None:
 def _run_arguments(parser: argparse.ArgumentParser) -> None:
     _recipe_arguments(parser)
     parser.add_argument("--only", action="append", default=[], metavar="STEP", help="run this step alone; repeatable")
+    parser.add_argument(
+        "--label", action="append", default=[], metavar="NAME=VALUE", help="for people, in the manifests; repeatable"
+    )  # fmt: skip
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -78,7 +81,7 @@ def _run(arguments: argparse.Namespace) -> int:
     def say(line: str) -> None:
         print(line, flush=True)
 
-    recipe = load_recipe(arguments.recipe, root=arguments.root, assignments=tuple(arguments.set))
+    recipe = load_recipe(arguments.recipe, root=arguments.root, assignments=arguments.set, labels=arguments.label)
     if storage.exists(storage.join(recipe.root, JOURNAL)):
         from starloom.governance.opt_out import go_on
 
@@ -130,6 +133,18 @@ def _explain(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _lineage_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="the run's root, a folder or a URL")
+    parser.add_argument("step", nargs="?", metavar="STEP", help="whose newest artifact (default: the newest model)")
+
+
+def _lineage(arguments: argparse.Namespace) -> int:
+    from starloom.lineage import lineage
+
+    print("\n".join(lineage(arguments.run, arguments.step)))
+    return 0
+
+
 def _verify(arguments: argparse.Namespace) -> int:
     from starloom.recipe import load_recipe
     from starloom.verify import told, verify
@@ -165,11 +180,12 @@ def _submit(arguments: argparse.Namespace) -> int:
     from starloom.runner import travels
 
     # a wrong recipe is told here, before anything travels; its sources may be where only the cluster is
-    recipe = load_recipe(arguments.recipe, root=arguments.root, assignments=tuple(arguments.set))
+    recipe = load_recipe(arguments.recipe, root=arguments.root, assignments=arguments.set, labels=arguments.label)
     check(recipe)
     travels(recipe, asked=arguments.root or written_root(arguments.recipe))
     extra = [word for value in arguments.set for word in ("--set", value)]
     extra += [word for value in arguments.only for word in ("--only", value)]
+    extra += [word for value in arguments.label for word in ("--label", value)]
     extra += ["--root", arguments.root] if arguments.root else []
     sent = Sent(recipe.name, arguments.recipe, tuple(extra), tuple(map(_variable, arguments.env)))
     run = submit_run(arguments.address, sent, follow=arguments.follow)
@@ -265,6 +281,7 @@ COMMANDS = {
     "run": Command("bring every step of a recipe up to date", _run_arguments, _run),
     "status": Command("each step: done, stale, unfinished or missing; rows, size, seconds", _recipe_arguments, _status),
     "explain": Command("why a file is in the corpus or not", _explain_arguments, _explain),
+    "lineage": Command("from what a model was made, down to the sources", _lineage_arguments, _lineage),
     "verify": Command("read every file again and compare checksums", _recipe_arguments, _verify),
     "submit": Command("the same run as a Ray job on a cluster", _submit_arguments, _submit),
     "runs": Command("the runs that a cluster knows, and how they stand", _address_argument, _runs),

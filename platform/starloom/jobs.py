@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Final
 
 from starloom import storage
+from starloom.artifact import Story
 from starloom.cluster import local_cluster, only
 from starloom.errors import NotFoundError, RunError, UserError, one_line
 from starloom.joblog import LogPrinter
@@ -42,6 +43,7 @@ class Jobs(AbstractContextManager["Jobs"]):
     """Submits steps as Ray jobs and follows their logs: to the cluster of ``RAY_ADDRESS``, else to a local Ray."""
 
     recipe: str
+    story: Story | None = None
     dashboard: str = ""
     run: str = ""
     _client: Any = None
@@ -117,10 +119,10 @@ class Jobs(AbstractContextManager["Jobs"]):
             time.sleep(pause)
 
     def _once(self, status: StepStatus, root: str) -> None:
-        name = f"{self.recipe}.{status.entry.name}"
+        name, file = f"{self.recipe}.{status.entry.name}", write_job_file(status, root, self.story)
         job = submitted(
             self._client,
-            entrypoint=f"{self._python} -m {status.entry.run} --config {shlex.quote(write_job_file(status, root))}",
+            entrypoint=f"{self._python} -m {status.entry.run} --config {shlex.quote(file)}",
             submission_id=self._free_id(f"{name}.{status.fingerprint[:8]}"),
             metadata={"job_name": name, "recipe": self.recipe, "step": status.entry.name, "run": self.run},
             runtime_env=self._runtime_env,
@@ -172,11 +174,11 @@ class _LostError(RunError):
     """A job's node is gone, and the job with it."""
 
 
-def write_job_file(status: StepStatus, root: str) -> str:
+def write_job_file(status: StepStatus, root: str, story: Story | None = None) -> str:
     """Write the step as a job file of its own (what ``python -m MODULE --config`` takes) and return its location."""
     location = storage.join(root, FOLDER, f"{status.entry.name}-{status.fingerprint}.toml")
     with storage.atomic_write(location) as file:
-        file.write(job_file(status.entry.name, root, status.needs, status.config, status.source))
+        file.write(job_file(status.entry.name, root, status.needs, status.config, status.source, story))
     return location
 
 

@@ -43,14 +43,14 @@ def tell(name: str, value: float, **tags: str) -> None:
     _gauges[name].set(value, tags={key: tags.get(key, "") for key in TAGS[name]})
 
 
-def progress(part: str, done: int, shards: int, written: int) -> None:
+def progress(part: str, ready: int, shards: int, written: int) -> None:
     """How far a part of a step is: shards done and in all, bytes written."""
     tell("starloom_step_shards", shards, part=part)
-    tell("starloom_step_shards_done", done, part=part)
+    tell("starloom_step_shards_done", ready, part=part)
     tell("starloom_step_bytes_written", written, part=part)
 
 
-def finished(recipe: str, artifact: Artifact) -> None:
+def done(recipe: str, artifact: Artifact) -> None:
     """What a step has come to."""
     manifest = artifact.manifest
     of: Mapping[str, str] = {"recipe": recipe, "step": manifest.step}

@@ -28,8 +28,12 @@ def templates() -> Any:
     )
 
 
-def with_run(page: str, artifacts: Sequence[Artifact], date: str, commit: str | None) -> str:
-    """A report's page with when it was made, from which commit, and the seconds of each step."""
+def with_run(
+    page: str, artifacts: Sequence[Artifact], date: str, commit: str | None, lineage: Sequence[str] = ()
+) -> str:
+    """A report's page with when it was made, from which commit, the seconds of each step, and the model's lineage."""
     longest = max((a.manifest.seconds for a in artifacts), default=1) or 1
     bars = [Bar(a.name, f"{a.manifest.seconds:,.1f} s", a.manifest.seconds / longest) for a in artifacts]
-    return page.replace(RUN_MARK, templates().get_template("run.html.j2").render(bars=bars, date=date, commit=commit))
+    return page.replace(
+        RUN_MARK, templates().get_template("run.html.j2").render(bars=bars, date=date, commit=commit, lineage=lineage)
+    )

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from pydantic import Json
 
-from starloom.artifact import Artifact, canonical_json
+from starloom.artifact import Artifact, Story, canonical_json
 from starloom.cluster import settle
 from starloom.config import Config, parse_value, read_toml, set_key, to_toml, validate
 from starloom.errors import RunError, UserError, guarded
@@ -39,17 +39,22 @@ class JobFile(Config):
     needs: tuple[str, ...] = ()
     config: dict[str, Any] = {}
     source: AskedSource | None = None
+    story: Story = Story()
 
     def source_state(self) -> SourceState | None:
         """The state of the sources, where the file holds it."""
         return SourceState(self.source.config, self.source.state) if self.source else None
 
 
-def job_file(name: str, root: str, needs: Sequence[str], config: Config, source: SourceState | None) -> bytes:
+def job_file(
+    name: str, root: str, needs: Sequence[str], config: Config, source: SourceState | None, story: Story | None = None
+) -> bytes:
     """A job file's TOML."""
     head: dict[str, Any] = {"name": name, "root": root, "needs": list(needs)}
     if source is not None:
         head["source"] = {"config": source.config, "state": canonical_json(source.state)}
+    if story is not None and story != Story():
+        head["story"] = story.model_dump(exclude_defaults=True)
     return (to_toml(head) + "\n[config]\n" + to_toml(config.model_dump(mode="json"))).encode()
 
 
@@ -139,7 +144,9 @@ def _run_job(step: Step, arguments: argparse.Namespace) -> int:
         print(config.model_dump_json(indent=2))
         return 0
     root = arguments.root or job.root
-    artifact = run_step(step, config, root=root, name=job.name, needs=job.needs, source=job.source_state())
+    artifact = run_step(
+        step, config, root=root, name=job.name, needs=job.needs, source=job.source_state(), story=job.story
+    )
     print(summary_line(artifact), flush=True)
     return 0
 

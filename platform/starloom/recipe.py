@@ -48,6 +48,7 @@ class Recipe(Config):
 
     name: str
     root: str
+    labels: dict[str, str] = {}  # for people: in the manifests, and in no fingerprint
     steps: tuple[StepEntry, ...]
 
     @model_validator(mode="after")
@@ -85,8 +86,10 @@ def builtin_recipes() -> dict[str, Path]:
     return {path.stem: path for place in places if place.is_dir() for path in sorted(place.glob("*.toml"))}
 
 
-def load_recipe(location: str, *, root: str | None = None, assignments: tuple[str, ...] = ()) -> Recipe:
-    """Read a recipe by path, URL or built-in name and apply ``--root`` and ``--set STEP.KEY=VALUE``.
+def load_recipe(
+    location: str, *, root: str | None = None, assignments: Sequence[str] = (), labels: Sequence[str] = ()
+) -> Recipe:
+    """Read a recipe by path, URL or built-in name; apply ``--root``, ``--set STEP.KEY=VALUE``, ``--label NAME=VALUE``.
 
     Raises:
         UserError: there is no such recipe, or it is wrong.
@@ -100,7 +103,15 @@ def load_recipe(location: str, *, root: str | None = None, assignments: tuple[st
     recipe = validate(Recipe, settings, where=where)
     for assignment in assignments:
         recipe = _with_assignment(recipe, assignment)
-    return recipe.model_copy(update={"root": storage.usable_root(recipe.root)})
+    named = {**recipe.labels, **dict(map(_label, labels))}
+    return recipe.model_copy(update={"root": storage.usable_root(recipe.root), "labels": named})
+
+
+def _label(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise UserError(f"--label {text}: write NAME=VALUE")
+    return name, value
 
 
 def _where(location: str) -> str:

@@ -9,11 +9,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from starloom import metrics, storage
-from starloom.artifact import Artifact
+from starloom.artifact import Artifact, Story
 from starloom.errors import UserError
 from starloom.jobs import Jobs
-from starloom.kinds import Report
+from starloom.kinds import Model, Report
+from starloom.lineage import lineage
 from starloom.pages import with_run
+from starloom.plugins import beside
 from starloom.program import summary_line
 from starloom.reachable import keep_plan
 from starloom.recipe import Recipe, State, StepStatus, resolve
@@ -38,13 +40,16 @@ def run_recipe(recipe: Recipe, *, only: Sequence[str] = (), say: Callable[[str],
     for status in chosen:
         if status.artifact is not None:
             say(f"· {status.entry.name} {status.fingerprint[:8]}: done before")
-    with Jobs(recipe.name) as jobs, stopped_by_signals():  # in this order: Ray's start sets handlers of its own
+    with (
+        Jobs(recipe.name, Story(commit=commit_here() or "", labels=recipe.labels)) as jobs,
+        stopped_by_signals(),
+    ):  # in this order: Ray's start sets handlers of its own
         say(f"{recipe.name}: {len(todo)} of {len(chosen)} steps to do; run {jobs.run}; dashboard {jobs.dashboard}")
         for status in todo:
             say(f"▶ {status.entry.name} {status.fingerprint[:8]}: {status.entry.run}")
             jobs.step(status, recipe.root)
             artifact = Artifact.open(status.folder)
-            metrics.finished(recipe.name, artifact)
+            metrics.done(recipe.name, artifact)
             say(summary_line(artifact))
     artifacts = [Artifact.open(status.folder) for status in chosen]
     for artifact in artifacts:
@@ -73,18 +78,30 @@ def stopped_by_signals() -> Iterator[None]:
 def publish(report: Artifact, root: str, artifacts: Sequence[Artifact]) -> None:
     """Copy the page of a report to the run's root, where people look for it, with what the steps took."""
     date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    page = with_run(report.read_text(Report.PAGE), artifacts, date, commit_here())
+    models = [artifact for artifact in artifacts if artifact.kind == Model.kind]
+    tree = lineage(root, models[-1].name) if models else []
+    page = with_run(report.read_text(Report.PAGE), artifacts, date, commit_here(), tree)
     with storage.atomic_write(storage.join(root, Report.PAGE)) as file:
         file.write(page.encode())
 
 
 def commit_here() -> str | None:
-    """The commit of the working folder; None where it is in no repository, or there is no git."""
-    try:
-        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return found.stdout.strip() if found.returncode == 0 else None
+    """The commit of the recipe's folder, with "-dirty" behind where files have changed since; None without git.
+
+    The folder is the working one for recipes that are built in or at a URL.
+    """
+    folder = next(iter(beside()), ".")
+
+    def git(*words: str) -> str | None:
+        try:
+            command = ["git", "-C", folder, *words]
+            found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return found.stdout.strip() if found.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    return f"{commit}-dirty" if commit and git("status", "--porcelain", "--untracked-files=no") else commit
 
 
 def _check_inputs_of(chosen: Sequence[StepStatus], statuses: Sequence[StepStatus]) -> None:

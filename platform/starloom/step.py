@@ -5,10 +5,12 @@ A module that exports one as ``STEP`` is a program (`starloom.program`), a step 
 
 import importlib
 import importlib.metadata
+import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -20,6 +22,7 @@ from starloom.artifact import (
     Counts,
     InputEntry,
     Manifest,
+    Story,
     find,
     fingerprint_of,
     location_below,
@@ -171,6 +174,7 @@ def run_step(
     name: str,
     needs: Sequence[Artifact | str] = (),
     source: SourceState | None = None,
+    story: Story | None = None,
 ) -> Artifact:
     """Run a step in this process and return its artifact; one that is finished is returned without work.
 
@@ -187,7 +191,7 @@ def run_step(
         return step.run(config, StepContext(name, root, output, inputs, identity["source"]))
 
     settings = config.model_dump(mode="json")
-    return produce(root, name, step.produces, identity=identity, config=settings, inputs=inputs, work=work)
+    return produce(root, name, step.produces, identity=identity, config=settings, inputs=inputs, work=work, story=story)
 
 
 def produce(
@@ -199,6 +203,7 @@ def produce(
     config: dict[str, Any],
     work: Callable[[ArtifactWriter], Outcome],
     inputs: Sequence[Artifact] = (),
+    story: Story | None = None,
 ) -> Artifact:
     """The artifact ``root/name/FINGERPRINT`` that `work` writes; one that is finished is returned without work.
 
@@ -229,6 +234,9 @@ def produce(
             bytes=sum(entry.bytes for entry in files.values()),
             seconds=round(time.monotonic() - started, 3),
             packages=package_versions(),
+            story=(story or Story()).model_copy(
+                update={"finished": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"), "host": socket.gethostname()}
+            ),
             files=files,
         )
         return output.finish(manifest)
