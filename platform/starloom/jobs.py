@@ -82,7 +82,10 @@ class Jobs(AbstractContextManager["Jobs"]):
         """The running cluster: this runner is itself a job there, or the cluster is the user's; steps are siblings."""
         import ray
 
-        context = ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
+        try:
+            context = ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
+        except (ConnectionError, OSError) as error:
+            raise RunError(f"Ray at {address}: {one_line(error)}; is it up, and is its token here?") from None
         own = ray.get_runtime_context().runtime_env or {}
         if own.get("working_dir"):
             self._runtime_env["working_dir"] = own["working_dir"]

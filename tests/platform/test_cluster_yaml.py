@@ -1,5 +1,7 @@
 """cluster.yaml against Ray's own schema, and what a cluster of ours must have."""
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,8 @@ import pytest
 import yaml
 from jsonschema import ValidationError
 from ray.autoscaler._private.util import prepare_config, validate_config
+
+from starloom.cluster import NODES
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +31,21 @@ def test_ray_schema_refuses_an_unknown_key(cluster: dict[str, Any]) -> None:
 
 def test_there_are_a_head_cpu_workers_and_gpu_workers(cluster: dict[str, Any]) -> None:
     assert set(cluster["available_node_types"]) == {"head", "data_worker", "gpu_worker"}
+
+
+def test_jobs_are_told_what_may_come(cluster: dict[str, Any]) -> None:
+    told = json.loads(re.findall(rf"{NODES}='(.*?)'", cluster["head_start_ray_commands"][-1])[0])
+    sizes = {"c7i.8xlarge": {"cpus": 32}, "p4de.24xlarge": {"cpus": 96, "gpus": 8}}
+    kinds = [cluster["available_node_types"][name] for name in ("data_worker", "gpu_worker")]
+    assert told == [{**sizes[kind["node_config"]["InstanceType"]], "most": kind["max_workers"]} for kind in kinds]
+    assert sum(group["most"] for group in told) <= cluster["max_workers"]
+
+
+def test_workers_reach_the_bucket_and_have_the_token(cluster: dict[str, Any]) -> None:
+    for name in ("data_worker", "gpu_worker"):
+        assert cluster["available_node_types"][name]["node_config"]["IamInstanceProfile"] == {"Name": "starloom-node"}
+    assert cluster["file_mounts"]["/home/ray/.ray/auth_token"] == "~/.ray/auth_token"
+    assert ".[all,s3]" in cluster["setup_commands"][0]
 
 
 def test_every_node_starts_with_the_shared_package_and_token_authentication(cluster: dict[str, Any]) -> None:

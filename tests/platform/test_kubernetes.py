@@ -1,5 +1,6 @@
 """The manifests for KubeRay: its own resources by its field reference (1.7), their pods by Kubernetes' own schema."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import yaml
 
 from serve_apps.deployment import ServingConfig
+from starloom.cluster import NODES
 from starloom.config import validate
 
 FOLDER = Path(__file__).parents[2] / "platform" / "clusters" / "kubernetes"
@@ -100,13 +102,24 @@ def test_kubernetes_takes_every_pod(name: str) -> None:
 def test_clusters_start_from_zero_with_a_token_and_grow_to_hundreds_of_gpus(name: str) -> None:
     found = cluster(manifest(name))
     assert found["authOptions"] == {"mode": "token"}
-    assert found["autoscalerOptions"]["version"] == "v2"  # it tells what may come, and work is cut for that
+    assert found["autoscalerOptions"]["version"] == "v2"
     assert found["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
     assert all(group["replicas"] == group["minReplicas"] == 0 for group in found["workerGroupSpecs"])
     (gpus,) = [group for group in found["workerGroupSpecs"] if group["groupName"] == "gpu-worker"]
     (container,) = gpus["template"]["spec"]["containers"]
     each = int(container["resources"]["requests"]["nvidia.com/gpu"])
     assert gpus["maxReplicas"] * each >= (512 if each == 8 else 8)
+    (head,) = found["headGroupSpec"]["template"]["spec"]["containers"]
+    told = json.loads(next(one["value"] for one in head["env"] if one["name"] == NODES))
+    assert told == [
+        {
+            "cpus": int(requested["cpu"]),
+            **({"gpus": int(requested["nvidia.com/gpu"])} if "nvidia.com/gpu" in requested else {}),
+            "most": group["maxReplicas"],
+        }
+        for group in found["workerGroupSpecs"]
+        for requested in [group["template"]["spec"]["containers"][0]["resources"]["requests"]]
+    ]
     mounted = {mount["name"] for mount in container["volumeMounts"]}
     assert mounted == {volume["name"] for volume in gpus["template"]["spec"]["volumes"]}
 

@@ -1,1 +1,0 @@
-"""What a team adds to Starloom without forking it."""
