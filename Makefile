@@ -14,10 +14,11 @@ SYSTEM_PACKAGES := chromium chromium-driver g++ default-jdk-headless nodejs node
 CLIENTS := tests/serve_apps/clients
 EDITORS := tests/serve_apps/editors
 DOORS := tests/serve_apps/api $(EDITORS)
+MODELS := tests/serve_apps tests/train_jobs
 CLIENTS_STAMP := .venv-clients/.installed-$(shell cat $(CLIENTS)/requirements.txt $(CLIENTS)/package-lock.json \
 	$(EDITORS)/package-lock.json | cksum | cut -d' ' -f1)
 
-.PHONY: clients editor-pictures system setup quickstart test test-rooms test-doors check lint format docs bench clean $(addprefix bench-,$(BENCHES))
+.PHONY: clients editor-pictures system setup quickstart test test-data test-models test-all check lint format docs bench clean $(addprefix bench-,$(BENCHES))
 
 setup: $(STAMP)
 
@@ -59,14 +60,18 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Two parts that `make -j2 test` runs side by side: what speaks HTTP waits, what trains computes. One Ray serves the first.
-test: test-rooms test-doors
+# Two parts of about the same length, which `make -j2 test` runs side by side: each waits for processes half of its time.
+test: test-data test-models
 
-test-rooms: setup clients
-	$(BIN)/python -m pytest -q tests $(addprefix --ignore=,$(DOORS))
+test-data: setup clients
+	$(BIN)/python -m pytest -q $(filter-out $(MODELS),$(patsubst %/,%,$(wildcard tests/*/))) $(DOORS)
 
-test-doors: setup clients
-	$(BIN)/python -m pytest -q $(DOORS)
+test-models: setup clients
+	$(BIN)/python -m pytest -q $(MODELS) $(addprefix --ignore=,$(DOORS))
+
+# also what CI leaves out: every combination of settings in training
+test-all: export STARLOOM_ALL_TESTS = 1
+test-all: test
 
 # what a change should pass before it is shown to others
 check: lint

@@ -20,7 +20,7 @@ from train_jobs.job import Job
 from train_jobs.layout import Layout
 from train_jobs.loop.elastic import fitting
 
-STEPS = 240
+STEPS = 140
 CONFIG = PretrainConfig(
     model={"layers": 2, "hidden": 128, "heads": 4, "context": 128},
     steps=STEPS,
@@ -42,7 +42,9 @@ from train_jobs.layout import Layout
 from train_jobs.loop.launch import launch
 
 folder = Path(sys.argv[1])
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 100 << 20})
+quickly = {"health_check_period_ms": 1000, "health_check_timeout_ms": 5000, "health_check_failure_threshold": 4}
+head = {"num_cpus": 0, "object_store_memory": 100 << 20, "_system_config": quickly}
+cluster = Cluster(initialize_head=True, head_node_args=head)
 nodes = [cluster.add_node(num_cpus=1, object_store_memory=100 << 20) for _ in range(2)]
 ray.init(address=cluster.address, logging_level=logging.WARNING)
 
