@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
-BENCHES := curate scale dedup tokenize train serve eval attribution editors
+BENCHES := curate scale dedup tokenize train serve eval attribution editors platform
 
 # For tests only: a browser, editors, and toolchains of the languages whose programs the sandbox runs.
 SYSTEM_PACKAGES := chromium chromium-driver g++ default-jdk-headless nodejs node-typescript golang-go rustc php-cli \
