@@ -70,10 +70,24 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--label", action="append", default=[], metavar="NAME=VALUE", help="for people, in the manifests; repeatable"
     )  # fmt: skip
+    parser.add_argument("--frozen", action="store_true", help="only what the recipe's lock holds; see starloom lock")
+
+
+def _lock(arguments: argparse.Namespace) -> int:
+    from starloom.lock import lock_of, place_of, write
+    from starloom.recipe import load_recipe, resolve
+
+    recipe = load_recipe(arguments.recipe, root=arguments.root, assignments=arguments.set)
+    location = place_of(arguments.recipe)
+    found = lock_of(resolve(recipe))
+    write(location, found)
+    print(f"{location}: {len(found.steps)} steps; starloom run {arguments.recipe} --frozen runs these and no others")
+    return 0
 
 
 def _run(arguments: argparse.Namespace) -> int:
     from starloom.kinds import Model, Report
+    from starloom.lock import place_of
     from starloom.opt_outs import JOURNAL
     from starloom.recipe import load_recipe
     from starloom.runner import run_recipe
@@ -86,7 +100,8 @@ def _run(arguments: argparse.Namespace) -> int:
         from starloom.governance.opt_out import go_on
 
         go_on(recipe, run=lambda data: run_recipe(data, say=say), say=say)
-    artifacts = run_recipe(recipe, only=arguments.only, say=say)
+    lock = place_of(arguments.recipe) if arguments.frozen else None
+    artifacts = run_recipe(recipe, only=arguments.only, lock=lock, say=say)
     report = storage.join(recipe.root, Report.PAGE)
     if storage.exists(report):
         print(f"report: {report}")
@@ -187,6 +202,7 @@ def _submit(arguments: argparse.Namespace) -> int:
     extra += [word for value in arguments.only for word in ("--only", value)]
     extra += [word for value in arguments.label for word in ("--label", value)]
     extra += ["--root", arguments.root] if arguments.root else []
+    extra += ["--frozen"] if arguments.frozen else []
     sent = Sent(recipe.name, arguments.recipe, tuple(extra), tuple(map(_variable, arguments.env)))
     run = submit_run(arguments.address, sent, follow=arguments.follow)
     print(f"{run}\nfollow it: starloom attach {run} --address {arguments.address}")
@@ -280,6 +296,7 @@ def _prune(arguments: argparse.Namespace) -> int:
 COMMANDS = {
     "run": Command("bring every step of a recipe up to date", _run_arguments, _run),
     "status": Command("each step: done, stale, unfinished or missing; rows, size, seconds", _recipe_arguments, _status),
+    "lock": Command("write down what a recipe comes to now, for run --frozen", _recipe_arguments, _lock),
     "explain": Command("why a file is in the corpus or not", _explain_arguments, _explain),
     "lineage": Command("from what a model was made, down to the sources", _lineage_arguments, _lineage),
     "verify": Command("read every file again and compare checksums", _recipe_arguments, _verify),

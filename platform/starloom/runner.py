@@ -14,6 +14,7 @@ from starloom.errors import UserError
 from starloom.jobs import Jobs
 from starloom.kinds import Model, Report
 from starloom.lineage import lineage
+from starloom.lock import hold
 from starloom.pages import with_run
 from starloom.plugins import beside
 from starloom.program import summary_line
@@ -21,15 +22,19 @@ from starloom.reachable import keep_plan
 from starloom.recipe import Recipe, State, StepStatus, resolve
 
 
-def run_recipe(recipe: Recipe, *, only: Sequence[str] = (), say: Callable[[str], None] = print) -> list[Artifact]:
+def run_recipe(
+    recipe: Recipe, *, only: Sequence[str] = (), lock: str | None = None, say: Callable[[str], None] = print
+) -> list[Artifact]:
     """Bring a recipe's steps up to date and return their artifacts in order.
 
-    Finished steps are not run again. Raises `UserError` before anything starts when the recipe is wrong, `RunError`
-    when a step fails; what was finished stays.
+    Finished steps are not run again. With a `lock` only what it holds is run. Raises `UserError` before anything starts
+    when the recipe is wrong, `RunError` when a step fails; what was finished stays.
     """
     for name in only:
         recipe.step(name)
     statuses = resolve(recipe)
+    if lock is not None:
+        hold(lock, statuses)
     chosen = [status for status in statuses if not only or status.entry.name in only]
     _check_inputs_of(chosen, statuses)
     todo = [status for status in chosen if status.state is not State.DONE]
