@@ -251,9 +251,9 @@ ATTACKS = (
     ),
     Attack(
         "burn time in many short children that nobody waits for",
-        "import os, signal, time\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\nend = time.time() + 2.9\n"
-        "while time.time() < end:\n    if os.fork() == 0:\n        until = time.perf_counter() + 0.02\n"
-        "        while time.perf_counter() < until: pass\n        os._exit(0)\n"
+        "import os, signal, time\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
+        "for _ in range(150):\n    if os.fork() == 0:\n        until = time.process_time() + 0.02\n"
+        "        while time.process_time() < until: pass\n        os._exit(0)\n"
         "    try: os.wait()\n    except ChildProcessError: pass",
         STOPPED,
     ),
