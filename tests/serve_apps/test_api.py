@@ -95,8 +95,8 @@ def test_run_root_serves_its_newest_model(folder: Path, tmp_path: Path) -> None:
 
     made = run_step(Step(config=Empty, run=copy, produces="model"), Empty(), root=str(tmp_path), name="first")
     assert model_folder(str(tmp_path)) == str(made.local("model"))
-    assert _named(str(tmp_path)) == (tmp_path.name, made.local("model"))
-    assert _named(f"other={tmp_path}") == ("other", made.local("model"))
+    assert _named(str(tmp_path)) == (tmp_path.name, str(made.local("model")))
+    assert _named(f"other={tmp_path}") == ("other", str(made.local("model")))
 
 
 def test_client_that_goes_away_from_serve_is_cancelled_in_the_engine(url: str) -> None:
@@ -124,7 +124,7 @@ def test_folder_with_an_equals_sign_is_itself_before_it_is_a_name(folder: Path, 
 
     swept = tmp_path / "lr=3e-4"
     shutil.copytree(folder, swept)
-    assert _named(str(swept)) == ("lr=3e-4", swept)
-    assert _named(f"mine={swept}") == ("mine", swept)
+    assert _named(str(swept)) == ("lr=3e-4", str(swept))
+    assert _named(f"mine={swept}") == ("mine", str(swept))
     with pytest.raises(UserError, match="no finished model"):
         _named(str(tmp_path / "lr=1e-4"))

@@ -69,6 +69,11 @@ def _replicas() -> set[int]:
     return {one.pid for one in known if "ServeReplica:starloom:Completions" in " ".join(one.info["cmdline"] or ())}
 
 
+def _running(url: str) -> float:
+    lines = httpx.get(f"{url}/metrics", timeout=60).text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith("vllm:num_requests_running"))
+
+
 def test_several_models_answer_by_name_beside_evaluations(
     ray_cluster: str, tiny_models: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -173,7 +178,8 @@ def test_request_that_loses_its_replica_is_told_when_to_come_again(
         threads = [threading.Thread(target=ask, args=one) for one in asked]
         for thread in threads:
             thread.start()
-        time.sleep(0.5)
+        while _running(url) == 0:  # a busy machine takes its time to bring them there
+            time.sleep(0.01)
         for victim in _replicas():
             psutil.Process(victim).kill()
         for thread in threads:
