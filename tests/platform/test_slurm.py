@@ -10,6 +10,7 @@ import pytest
 
 from starloom.artifact import find
 from starloom.ports import free_port
+from tests.conftest import ALL_TESTS
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -62,6 +63,7 @@ def sbatch(environment: dict[str, str], *words: str) -> subprocess.CompletedProc
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
+@pytest.mark.skipif(not os.environ.get(ALL_TESTS), reason="a head and a node start at once: `make test-all`")
 def test_a_recipe_runs_on_the_nodes_of_a_job_and_leaves_none_behind(tmp_path: Path, environment) -> None:
     (tmp_path / "source" / "one").mkdir(parents=True)
     (tmp_path / "source" / "one" / "a.py").write_text("def add(first, second):\n    return first + second\n")
