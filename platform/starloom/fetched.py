@@ -5,6 +5,7 @@ anew. The oldest used are removed when there are too many.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -41,13 +42,23 @@ def local_copy(location: str) -> Path:
     target = place / posixpath.basename(location)
     if not target.exists():
         try:
-            _fetch(location, place, single=len(state) == 1 and state[0][0] == "")
+            with _alone(place.parent):
+                if not target.exists():  # one process of a node fetches for all
+                    _fetch(location, place, single=len(state) == 1 and state[0][0] == "")
         except OSError as error:
             raise disk_error(error, str(place)) from error
         _trim(keep=place)
     with contextlib.suppress(OSError):
         os.utime(place / MARK)
     return target
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def forget_copy(location: str) -> None:

@@ -47,10 +47,13 @@ def places(config: PretrainConfig) -> int:
     return sum(int(has // each) for has in alive)
 
 
-def ask_for(config: PretrainConfig) -> None:
-    """Ask the autoscaler, where there is one, for places for all workers."""
+def ask_for(config: PretrainConfig | None) -> None:
+    """Ask the autoscaler, where there is one, for places for all workers; None takes that back: it would hold nodes."""
     from ray.autoscaler.sdk import request_resources
 
+    if config is None:
+        request_resources(bundles=[])
+        return
     each = {"CPU": config.cpus_per_worker, **({"GPU": 1.0} if config.use_gpu else {})}
     request_resources(bundles=[each] * config.layout.ranks)
 

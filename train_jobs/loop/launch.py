@@ -229,6 +229,7 @@ def _sized(job: Job, before: Layout, name: str) -> Job:
                 f"{config.min_data} needs more; add nodes and run again"
             )
         time.sleep(POLL_SECONDS)
+    ask_for(None)
     if layout.data < config.layout.data:
         print(f"{name}: {layout.data} of {config.layout.data} data ranks, until nodes come", flush=True)
     elif before.data < layout.data:
