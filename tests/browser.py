@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from starloom.ports import free_port
+from tests.patience import PATIENCE
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 DRIVER, BROWSER = shutil.which("chromedriver"), next(filter(None, map(shutil.which, BROWSERS)), None)
@@ -32,7 +33,7 @@ class Page:
             "--window-size=1200,800",
         ]
         options = {"binary": BROWSER, "args": [*arguments, f"--user-data-dir={profile}"]}
-        self._client = httpx.Client(base_url=driver_url, timeout=60)
+        self._client = httpx.Client(base_url=driver_url, timeout=PATIENCE)
         made = self._client.post("/session", json={"capabilities": {"alwaysMatch": {"goog:chromeOptions": options}}})
         assert made.status_code == 200, made.text
         self._session = f"/session/{made.json()['value']['sessionId']}"
@@ -62,7 +63,7 @@ class Page:
 
     def wait(self, script: str) -> Any:
         """Until a script's value is true."""
-        until = time.monotonic() + 20
+        until = time.monotonic() + PATIENCE
         while not (value := self.run(script)):
             assert time.monotonic() < until, script
             time.sleep(0.02)
@@ -97,12 +98,12 @@ def browsing(profile: Path) -> Iterator[Page]:
             made.close()
     finally:
         driver.terminate()
-        driver.wait(timeout=10)
+        driver.wait(timeout=PATIENCE)
 
 
 def until(ready: Callable[[], bool]) -> None:
     """Until it is true; a server that does not answer yet is asked again."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + PATIENCE
     while True:
         with suppress(httpx.TransportError):
             if ready():

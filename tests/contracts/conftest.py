@@ -14,6 +14,7 @@ from data_jobs.pack import split_of
 from starloom.artifact import Artifact
 from starloom.recipe import latest, load_recipe
 from tests.data_jobs import source_trees as trees
+from tests.patience import PATIENCE
 
 REQUESTS = ("Add the first values of the table", "Rename every value of the table", "Return the sum of all values")
 RECIPE = """
@@ -126,7 +127,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     environment = {**os.environ, "PYTHONPATH": f"{here}:{here / 'platform'}"}
     environment.pop("RAY_ADDRESS", None)
     command = [sys.executable, "-m", "starloom.cli", "run", str(recipe)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     made = {artifact.name: artifact for artifact in latest(load_recipe(str(recipe)))}
     return Run(recipe, root, made)

@@ -13,6 +13,7 @@ from starloom.recipe import latest, load_recipe
 from tests.contracts.conftest import REQUESTS
 from tests.data_jobs import source_trees as trees
 from tests.models import tiny_tokenizer, write_tiny_model
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,7 +55,7 @@ def test_commits_of_a_repository_become_a_model(tmp_path: Path) -> None:
         str(tmp_path / "run"),
         *words,
     ]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     made = {one.name: one for one in latest(load_recipe("commit-instructions", root=str(tmp_path / "run")))}
     counts = made["model"].manifest.counts

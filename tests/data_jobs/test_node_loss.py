@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.data_jobs.source_trees import program, write_files
+from tests.patience import PATIENCE
 
 # a process of its own: the test session's Ray must not be taken down
 PROGRAM = """
@@ -76,7 +77,9 @@ def curate_on(nodes: int, code: Path, root: Path, awaited: tuple[str, int] = (""
     environment = {**os.environ, "PYTHONPATH": f"{here}:{here / 'platform'}", "OMP_NUM_THREADS": "1"}
     environment.pop("RAY_ADDRESS", None)
     command = [sys.executable, "-c", PROGRAM, str(code), str(root), str(nodes), awaited[0], str(awaited[1])]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False, cwd=root)
+    run = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False, cwd=root
+    )
     assert run.returncode == 0, run.stderr[-3000:]
     assert ("killed a node at" in run.stdout) == bool(awaited[0])
     return [line for line in run.stdout.splitlines() if line.startswith("FILE")]

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from starloom.cli import COMMANDS, DELEGATED
+from tests.patience import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "platform" / "docs" / "commands.md"
@@ -34,7 +35,7 @@ def helps() -> dict[str, str]:
 def _help(command: str) -> str:
     environment = {**os.environ, "COLUMNS": "110", "PYTHONPATH": f"{ROOT}:{ROOT / 'platform'}"}
     words = [sys.executable, "-m", "starloom.cli", command, "--help"]
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=True)
     return done.stdout
 
 

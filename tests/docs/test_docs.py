@@ -14,6 +14,7 @@ from starloom.cli import COMMANDS, DELEGATED
 from starloom.recipe import builtin_recipes
 from tests.docs.commands import PAGE, helps, options, page
 from tests.docs.rooms import ROOMS, ROOT, with_listing
+from tests.patience import PATIENCE
 
 PAGES = [
     ROOT / "README.md",
@@ -120,7 +121,7 @@ def test_every_example_of_a_rooms_readme_works(name: str, tmp_path: Path) -> Non
                 env=environment,
                 capture_output=True,
                 text=True,
-                timeout=240,
+                timeout=PATIENCE,
                 check=False,
             )
             assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"

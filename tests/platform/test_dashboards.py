@@ -16,6 +16,7 @@ import pytest
 
 from starloom import metrics
 from starloom.ports import free_port
+from tests.patience import PATIENCE
 
 FOLDER = Path(__file__).parents[2] / "platform" / "dashboards"
 BOARDS = sorted(FOLDER.glob("*.json"))
@@ -62,7 +63,7 @@ def test_the_folder_starts_and_prometheus_takes_every_expression(tmp_path: Path)
             ["bash", str(FOLDER / "start.sh"), str(tmp_path / "kept")], env=environment, stdout=log, stderr=log
         )
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while not _answers(f"http://127.0.0.1:{port}/-/ready"):
             assert started.poll() is None, (tmp_path / "log").read_text()
             assert time.monotonic() < deadline
@@ -71,19 +72,21 @@ def test_the_folder_starts_and_prometheus_takes_every_expression(tmp_path: Path)
             for one in expressions(path):
                 query = re.sub(r"\$__rate_interval|\$__interval", "1m", re.sub(r"\$\w+(?=\")", ".*", one))
                 words = urllib.parse.urlencode({"query": query})
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/query?{words}", timeout=20) as answer:
+                with urllib.request.urlopen(
+                    f"http://127.0.0.1:{port}/api/v1/query?{words}", timeout=PATIENCE
+                ) as answer:
                     assert json.load(answer)["status"] == "success", one
         while "starloom" not in _pools(port):  # it looks for targets in its own time
             assert time.monotonic() < deadline
             time.sleep(0.2)
     finally:
         started.send_signal(signal.SIGTERM)
-        started.wait(timeout=30)
+        started.wait(timeout=PATIENCE)
     assert not _answers(f"http://127.0.0.1:{port}/-/ready")
 
 
 def _pools(port: int) -> set[str]:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/targets?state=any", timeout=20) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/targets?state=any", timeout=PATIENCE) as answer:
         return {target["scrapePool"] for target in json.load(answer)["data"]["activeTargets"]}
 
 
@@ -101,12 +104,12 @@ def test_ray_exports_what_steps_tell(ray_cluster: str) -> None:
 
     node = ray.nodes()[0]
     url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     found: list[str] = []
     while len(found) < 2 and time.monotonic() < deadline:
         metrics.progress("some part", 3, 8, 4096)
         metrics.tell("starloom_done_dropped", 7, recipe="r", step="s", reason="some reason")
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
             lines = answer.read().decode().splitlines()
         found = [
             line

@@ -18,6 +18,7 @@ from starloom import cluster
 from starloom.artifact import find
 from starloom.errors import UserError
 from starloom.ports import free_port
+from tests.patience import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 HEAD = "f" * 56  # Ray's own fake nodes count from it
@@ -92,7 +93,7 @@ def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     log = tmp_path / "log"
     with log.open("w") as output:
         head = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while "Ray runtime started" not in log.read_text():
         assert head.poll() is None, log.read_text()
         assert time.monotonic() < deadline
@@ -112,7 +113,9 @@ def test_a_recipe_runs_on_a_cluster_that_starts_from_zero(tmp_path: Path, addres
     environment = {**os.environ, **TOKEN, "RAY_ADDRESS": address, cluster.NODES: '[{"cpus": 1, "most": 2}]'}
     began = time.monotonic()
     command = [sys.executable, "-m", "starloom.cli", "run", str(tmp_path / "zero.toml")]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert find(str(tmp_path / "root"), "quality").manifest.counts.rows_in == 4
     print(f"two steps after {time.monotonic() - began:.0f} s")

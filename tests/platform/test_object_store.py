@@ -20,6 +20,7 @@ from starloom.jobs import write_job_file
 from starloom.recipe import State, load_recipe, resolve
 from starloom.step import Outcome, Step, StepContext, run_step
 from tests.object_store import ObjectStore
+from tests.patience import PATIENCE
 
 SLOW_STEP = """
     import sys, time
@@ -71,7 +72,7 @@ def job(folder: Path, location: str) -> subprocess.Popen[str]:
 
 
 def wait(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from starloom.artifact import finished
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -53,7 +54,9 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def call(environment: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, *words]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
 
 
 def test_source_rule_detector_and_step_of_a_package_make_a_run(environment: dict[str, str], tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from starloom.joblog import LogPrinter
 from starloom.jobs import write_job_file
 from starloom.recipe import State, builtin_recipes, check, latest, load_recipe, resolve
 from starloom.step import run_step
+from tests.patience import PATIENCE
 
 MODULE = """
     from starloom.config import Config
@@ -66,9 +67,9 @@ def recipe_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def starloom(*arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+def starloom(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "starloom.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
 @pytest.mark.parametrize(
@@ -218,19 +219,19 @@ def test_source_is_asked_once_and_its_state_travels_in_the_job_file(counted: Pat
     job = write_job_file(status, recipe.root)
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{Path.cwd() / 'platform'}:{Path.cwd()}"}
     command = [sys.executable, "-m", "counted_step", "--config", job]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "source" / "asked").read_text() == "1"
     assert Artifact.open(status.folder).fingerprint == status.fingerprint
     # another config than the one that the state was asked for: it is asked again
     (tmp_path / "other").mkdir()
-    subprocess.run([*command, "--set", f"folder={tmp_path}/other"], env=environment, timeout=60, check=True)
+    subprocess.run([*command, "--set", f"folder={tmp_path}/other"], env=environment, timeout=PATIENCE, check=True)
     assert (tmp_path / "other" / "asked").read_text() == "1"
     # a state without the config that it was asked for
     partial = Path(job).read_text().replace("config = ", "setting = ", 1)
     (tmp_path / "partial.toml").write_text(partial)
     command[-1] = str(tmp_path / "partial.toml")
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "source.setting" in done.stderr or "source.config" in done.stderr
 

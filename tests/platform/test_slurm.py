@@ -11,6 +11,7 @@ import pytest
 from starloom.artifact import find
 from starloom.ports import free_port
 from tests.conftest import ALL_TESTS
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -60,7 +61,9 @@ def environment(tmp_path: Path) -> dict[str, str]:
 def sbatch(environment: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
     """The script, as a batch job's first node runs it."""
     command = ["bash", str(SCRIPT), *words]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
 
 
 @pytest.mark.skipif(not os.environ.get(ALL_TESTS), reason="a head and a node start at once: `make test-all`")

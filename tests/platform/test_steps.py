@@ -18,6 +18,7 @@ from starloom.config import Config, runtime
 from starloom.errors import RunError, UserError, readable
 from starloom.step import Outcome, Step, StepContext, run_step
 from starloom.verify import damages
+from tests.patience import PATIENCE
 
 
 class CountConfig(Config):
@@ -198,12 +199,12 @@ def test_kill_9_then_run_again_gives_the_same_files_and_repeats_no_finished_one(
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not list(tmp_path.rglob("manifest.json"))
-    out, err = _job(tmp_path, {}).communicate(timeout=60)
+    out, err = _job(tmp_path, {}).communicate(timeout=PATIENCE)
     assert out.startswith("✓ slow"), err
     assert sorted(started.read_text().split()) == [str(n) for n in range(6)]
     undisturbed = tmp_path / "other"
     undisturbed.mkdir()
-    _job(undisturbed, {}).communicate(timeout=60)
+    _job(undisturbed, {}).communicate(timeout=PATIENCE)
     [one] = list((tmp_path / "root").rglob("manifest.json"))
     [other] = list(undisturbed.rglob("manifest.json"))
     assert Artifact.open(str(one.parent)).manifest.files == Artifact.open(str(other.parent)).manifest.files
@@ -212,7 +213,7 @@ def test_kill_9_then_run_again_gives_the_same_files_and_repeats_no_finished_one(
 
 def test_module_command_line_reports_wrong_input_with_exit_code_2(tmp_path) -> None:
     process = _job(tmp_path, {}, "--set", "fils=3")
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 2
     assert err.count("\n") == 1
     assert "unknown key 'fils'; did you mean 'files'?" in err

@@ -14,6 +14,7 @@ import pytest
 
 from starloom.artifact import find
 from starloom.ports import free_port
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -42,7 +43,7 @@ class Head:
     def call(self, *command: str, **changed: str) -> subprocess.CompletedProcess[str]:
         environment = {**self.environment, **changed}
         return subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
         )
 
 
@@ -68,13 +69,13 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
             command, cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
         )
     made = Head(f"http://127.0.0.1:{dashboard}", environment)
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + PATIENCE
     while made.call("ray", "job", "list", "--address", made.address).returncode != 0:
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
     yield made
     process.send_signal(signal.SIGTERM)
-    process.wait(timeout=60)
+    process.wait(timeout=PATIENCE)
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +153,7 @@ def test_a_run_is_listed_read_and_stopped_with_its_step(head: Head, tmp_path: Pa
     sent = head.call("starloom", "submit", str(path), *at, "--env", "OWN_WORD=a word")
     assert sent.returncode == 0, sent.stderr
     run = sent.stdout.split()[0]
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while "waits, with a word" not in head.call("starloom", "logs", run, "one", *at).stdout:
         assert time.monotonic() < deadline, head.call("starloom", "logs", run, *at).stdout
     assert f"{run:<44} running" in head.call("starloom", "runs", *at).stdout
@@ -176,7 +177,7 @@ def test_a_run_is_listed_read_and_stopped_with_its_step(head: Head, tmp_path: Pa
 def test_stopping_the_runs_job_ends_its_step(head: Head, tmp_path: Path) -> None:
     path = own_recipe(tmp_path, "stopped", "seconds = 600")
     run = head.call("starloom", "submit", str(path), "--address", head.address).stdout.split()[0]
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while " running " not in head.call("starloom", "status", str(path)).stdout:
         assert time.monotonic() < deadline
     head.call("ray", "job", "stop", run, "--address", head.address)
@@ -206,12 +207,12 @@ def test_a_local_run_that_is_told_to_end_ends_its_step(tmp_path: Path) -> None:
 
     with (tmp_path / "log").open("w") as log:
         run = subprocess.Popen([*command, "run", str(path)], stdout=log, stderr=log, cwd=ROOT, env=environment)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while state() != "running":
         assert run.poll() is None, (tmp_path / "log").read_text()
         assert time.monotonic() < deadline
     run.send_signal(signal.SIGTERM)
-    assert run.wait(timeout=60) == 130
+    assert run.wait(timeout=PATIENCE) == 130
     while state() != "unfinished":
         assert time.monotonic() < deadline
 

@@ -14,6 +14,7 @@ from starloom import storage
 from starloom.artifact import Artifact, finished
 from starloom.recipe import State, load_recipe, resolve
 from starloom.verify import damages
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -106,7 +107,7 @@ def command(path: Path) -> list[str]:
 
 
 def finish(path: Path) -> str:
-    done = subprocess.run(command(path), cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command(path), cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -145,7 +146,7 @@ def test_second_run_does_nothing_and_says_so(undisturbed: tuple[Path, str]) -> N
 
 
 def wait_for(pattern: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + PATIENCE
     while not storage.filesystem_of(pattern)[0].glob(pattern):
         assert process.poll() is None, log.read_text()  # it ended before it was to be killed
         assert time.monotonic() < deadline

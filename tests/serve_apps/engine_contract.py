@@ -14,6 +14,7 @@ from serve_apps.engine.grammar import Grammar
 from serve_apps.engine.request import Engine, Event, Request, Sampling
 from starloom.model.folder import read_config, read_ends, read_model
 from starloom.tokenizer import CodeTokenizer, load_tokenizer
+from tests.patience import PATIENCE
 
 PROMPT = "def f(x):\n    return"
 GREEDY = Sampling(max_tokens=12, temperature=0.0)
@@ -43,9 +44,9 @@ class Asked:
 
     def all(self) -> list[Event]:
         """Until the last."""
-        found = [self.events.get(timeout=120)]
+        found = [self.events.get(timeout=PATIENCE)]
         while not found[-1].finish:
-            found.append(self.events.get(timeout=120))
+            found.append(self.events.get(timeout=PATIENCE))
         return found
 
 
@@ -91,10 +92,10 @@ def contract(engine: Engine, tokenizer: CodeTokenizer) -> dict[str, Any]:
     Asked(engine, long, GREEDY).all()
     again = Asked(engine, long, GREEDY).all()
     gone = Asked(engine, ids, Sampling(max_tokens=100, temperature=0.0, ignore_end=True))
-    gone.events.get(timeout=60)
+    gone.events.get(timeout=PATIENCE)
     gone.request.cancel()
     last = gone.all()[-1].finish
-    until = time.monotonic() + 10
+    until = time.monotonic() + PATIENCE
     while engine.load.running and time.monotonic() < until:
         time.sleep(0.05)
     return {

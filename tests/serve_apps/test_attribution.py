@@ -16,6 +16,7 @@ from tests.browser import browsing, needs_browser
 from tests.indexes import BLEND as CODE
 from tests.indexes import write_index
 from tests.models import tiny_tokenizer, write_tiny_model
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.slow
 
@@ -149,7 +150,7 @@ def test_the_very_bytes_that_llm_vscode_sends_are_answered_as_it_reads_them(url:
     """Recorded from the fetch of Node 20, which the extension calls; it merges spans and counts UTF-16 units."""
     recorded = (Path(__file__).parent / "recordings/llm-vscode-overlap.http").read_bytes()
     host, port = url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=30) as connection:
+    with socket.create_connection((host, int(port)), timeout=PATIENCE) as connection:
         connection.sendall(recorded)
         answer = http.client.HTTPResponse(connection)
         answer.begin()

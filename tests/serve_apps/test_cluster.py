@@ -17,6 +17,7 @@ from serve_apps.deployment import unguarded
 from serve_apps.evaluation.service import ServiceConfig
 from serve_apps.evaluations import deploy
 from serve_apps.hosting import serving_config
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.slow
 
@@ -37,7 +38,7 @@ class Crowd:
             thread.start()
 
     def _ask(self, number: int) -> None:
-        with httpx.Client(timeout=60) as client:
+        with httpx.Client(timeout=PATIENCE) as client:
             while not self._over.is_set():
                 text = None
                 try:
@@ -58,7 +59,7 @@ class Crowd:
 
 
 def _completed(url: str, **more: Any) -> str:
-    answer = httpx.post(f"{url}/v1/completions", json={**ASK, **more}, timeout=60)
+    answer = httpx.post(f"{url}/v1/completions", json={**ASK, **more}, timeout=PATIENCE)
     assert answer.status_code == 200, answer.text
     return str(answer.json()["choices"][0]["text"])
 
@@ -70,7 +71,7 @@ def _replicas() -> set[int]:
 
 
 def _running(url: str) -> float:
-    lines = httpx.get(f"{url}/metrics", timeout=60).text.splitlines()
+    lines = httpx.get(f"{url}/metrics", timeout=PATIENCE).text.splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith("vllm:num_requests_running"))
 
 
@@ -110,7 +111,7 @@ def test_model_is_changed_under_load_without_a_failed_request(ray_cluster: str, 
 
 
 def _metric(url: str, name: str) -> float:
-    told = httpx.get(f"{url}/metrics", timeout=30)
+    told = httpx.get(f"{url}/metrics", timeout=PATIENCE)
     assert told.status_code == 200, told.text
     return sum(float(line.rpartition(" ")[2]) for line in told.text.splitlines() if line.startswith(f"vllm:{name}{{"))
 
@@ -121,7 +122,7 @@ def _find_beginnings_again(url: str) -> None:
     for number in range(5):
         for key in range(5):
             body = {**ASK, "prompt": f"# file {number}\n{lines}{'x' * key}", "max_tokens": 1, "suffix": ""}
-            assert httpx.post(f"{url}/v1/completions", json=body, timeout=60).status_code == 200
+            assert httpx.post(f"{url}/v1/completions", json=body, timeout=PATIENCE).status_code == 200
     assert _metric(url, "prefix_cache_hits_total") > 0.7 * _metric(url, "prefix_cache_queries_total")
 
 
@@ -141,7 +142,7 @@ def test_of_three_replicas_one_is_killed_and_one_drained_under_load(
         before = _replicas()
         assert len(before) == 3
         psutil.Process(min(before)).kill()
-        until = time.monotonic() + 300
+        until = time.monotonic() + PATIENCE
         while len(_replicas() - {min(before)}) < 3:
             assert time.monotonic() < until
             counts.append(_metric(url, GENERATED))
@@ -171,7 +172,7 @@ def test_request_that_loses_its_replica_is_told_when_to_come_again(
         answers: list[httpx.Response] = []
 
         def ask(path: str, body: dict[str, object]) -> None:
-            answers.append(httpx.post(url + path, json=body, timeout=60))
+            answers.append(httpx.post(url + path, json=body, timeout=PATIENCE))
 
         long = {"prompt": "def f", "max_tokens": 120, "ignore_eos": True, "n": 8}
         asked = [("/v1/completions", long)] * 6 + [("/api/generate", {"prompt": "x", "stream": False})] * 2
@@ -221,7 +222,7 @@ def test_three_hundred_half_sent_requests_stop_nobody(ray_cluster: str, tiny_mod
         for _ in range(300):
             held.enter_context(socket.create_connection(("127.0.0.1", port))).sendall(head)
         time.sleep(1)
-        assert httpx.get(f"{url}/health", timeout=10).status_code == 200
+        assert httpx.get(f"{url}/health", timeout=PATIENCE).status_code == 200
         assert _completed(url)
         held.close()
         for stream in (True, False):  # and clients that go while they wait
@@ -236,7 +237,7 @@ def test_three_hundred_half_sent_requests_stop_nobody(ray_cluster: str, tiny_mod
 @pytest.mark.slow
 def test_replicas_come_when_requests_wait_and_go_when_none_do(ray_cluster: str, tiny_models: tuple[Path, Path]) -> None:
     def reached(count: int) -> bool:
-        until = time.monotonic() + 300
+        until = time.monotonic() + PATIENCE
         while len(_replicas()) != count and time.monotonic() < until:
             time.sleep(0.5)
         return len(_replicas()) == count

@@ -18,6 +18,7 @@ from starloom.errors import UserError
 from starloom.model.folder import read_model
 from starloom.tokenizer import load_tokenizer
 from tests.models import tiny_tokenizer, write_tiny_model
+from tests.patience import PATIENCE
 
 GREEDY = Sampling(max_tokens=24, temperature=0.0, ignore_end=True)
 ENDLESS = Sampling(max_tokens=100, temperature=0.0, ignore_end=True)
@@ -52,9 +53,9 @@ def _start(engine: LocalEngine, prompt: list[int], sampling: Sampling, **more: o
 
 
 def _events(events: queue.Queue[Event]) -> list[Event]:
-    found = [events.get(timeout=30)]
+    found = [events.get(timeout=PATIENCE)]
     while not found[-1].finish:
-        found.append(events.get(timeout=30))
+        found.append(events.get(timeout=PATIENCE))
     return found
 
 
@@ -260,7 +261,7 @@ def test_user_with_one_request_is_served_before_the_twentieth_of_another(make: M
     for _ in range(10):
         engine.submit(Request([33, 34], ENDLESS, told("many"), user="many"))
     engine.submit(Request([35, 36], GREEDY, told("one"), user="one"))
-    finished = [order.get(timeout=30) for _ in range(11)]
+    finished = [order.get(timeout=PATIENCE) for _ in range(11)]
     assert finished.index("one") < 5
 
 

@@ -28,6 +28,7 @@ from serve_apps.engine.vllm_engine import (
 from starloom.errors import UserError
 from starloom.tokenizer import CodeTokenizer, load_tokenizer
 from tests.models import tiny_tokenizer, write_tiny_model
+from tests.patience import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 VLLM = ROOT / ".bench" / "vllm" / "bin" / "python"
@@ -79,9 +80,9 @@ def _asked(engine: VllmEngine, prompt: list[int], sampling: Sampling, **more: fl
 
 
 def _all(events: queue.Queue[Event]) -> list[Event]:
-    found = [events.get(timeout=10)]
+    found = [events.get(timeout=PATIENCE)]
     while not found[-1].finish:
-        found.append(events.get(timeout=10))
+        found.append(events.get(timeout=PATIENCE))
     return found
 
 
@@ -148,7 +149,7 @@ def test_both_engines_keep_one_contract(tmp_path: Path) -> None:
     said = []
     for python, kind in ((sys.executable, "local"), (str(VLLM), "vllm")):
         command = [python, str(script), kind, str(folder)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=400, env=environment)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=environment)
         assert done.returncode == 0, done.stderr[-3000:]
         said.append(json.loads(next(line for line in reversed(done.stdout.splitlines()) if line.startswith("{"))))
     ours, theirs = said

@@ -7,9 +7,10 @@ from typing import Any
 import torch.multiprocessing as multiprocessing
 
 from starloom.ports import free_port
+from tests.patience import PATIENCE
 
 
-def run(world: int, work: Callable[..., None], *arguments: Any, seconds: float = 280) -> None:
+def run(world: int, work: Callable[..., None], *arguments: Any, seconds: float = PATIENCE) -> None:
     """Call `work(rank, *arguments)` in that many processes, each of which must end well."""
     port = free_port()
     context = multiprocessing.get_context("spawn")

@@ -14,6 +14,7 @@ from starloom.artifact import ArtifactWriter
 from starloom.config import validate
 from starloom.errors import UserError
 from starloom.tokens import TokenShardWriter
+from tests.patience import PATIENCE
 from tests.train_jobs import gloo
 from train_jobs.config import PretrainConfig
 from train_jobs.job import Job
@@ -98,7 +99,7 @@ def test_losses_are_those_of_a_run_that_nothing_disturbed(tmp_path: Path) -> Non
     environment["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "15"  # for workers on a node that is gone
     command = [sys.executable, "-c", PROGRAM, str(tmp_path), CONFIG.model_dump_json()]
     gloo.run(1, _alone, str(tmp_path))
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, check=False)
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
     assert "1 of 2 data ranks" in run.stdout
     assert "all 2 data ranks again" in run.stdout

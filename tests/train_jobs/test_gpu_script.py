@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE
+
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +28,9 @@ def test_dry_run_prints_parity_speed_and_limits() -> None:
     )
     command = [sys.executable, "-c", program]
     environment = {"PYTHONPATH": ".:platform", "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout.splitlines()[-1])
     assert results["parity"]["sdpa"]["output"] < 1e-5
@@ -39,6 +43,8 @@ def test_dry_run_prints_parity_speed_and_limits() -> None:
 def test_without_a_gpu_it_says_so() -> None:
     command = [sys.executable, "-m", "tests.benchmarks.bench_train_gpu"]
     environment = {"PYTHONPATH": ".:platform", "PATH": "/usr/bin:/bin", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].endswith("no GPU here; --dry runs a toy on the CPU")

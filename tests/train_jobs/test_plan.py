@@ -12,6 +12,7 @@ from starloom.cli import main as starloom
 from starloom.errors import UserError
 from starloom.model.config import ModelConfig
 from starloom.recipe import load_recipe
+from tests.patience import PATIENCE
 from train_jobs.config import PretrainConfig
 from train_jobs.layout import Layout
 from train_jobs.plan import describe, make_plan
@@ -206,5 +207,5 @@ def test_described_memory_adds_up() -> None:
 
 def test_planning_imports_neither_torch_nor_ray() -> None:
     code = "import sys, train_jobs.plan as p; p.main(['starcoderbase-1b']); print({'torch', 'ray'} & set(sys.modules))"
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, check=True)
     assert ended.stdout.splitlines()[-1] == "set()"

@@ -25,6 +25,7 @@ from starloom.errors import RunError, UserError
 from starloom.model.folder import read_model
 from starloom.schema import CORPUS
 from starloom.step import Outcome, Step, StepContext, run_step
+from tests.patience import PATIENCE
 from train_jobs.config import OptimizerConfig, PretrainConfig, ShapeConfig
 from train_jobs.layout import Layout
 from train_jobs.pretrain import STEP
@@ -108,7 +109,7 @@ class Assassin(threading.Thread):
 
     def run(self) -> None:
         """Wait for a checkpoint that was not there at the last kill, then kill."""
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + PATIENCE
         seen: set[Path] = set()
         while time.monotonic() < deadline and len(self.killed) < self.times:
             found = set(self.root.glob(self.found))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.patience import PATIENCE
 from train_jobs.loop.records import GAUGES, RayGauges, peak_flops
 
 DASHBOARD = Path(__file__).parents[2] / "platform/dashboards/training.json"
@@ -37,11 +38,11 @@ def test_ray_exports_the_gauges_with_their_tags(ray_cluster: str) -> None:
     gauges = RayGauges(run="model-0123", rank=3)
     node = ray.nodes()[0]
     url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while True:
         gauges.set("starloom_train_loss", 2.5)
         gauges.set("starloom_train_part_seconds", 0.75, part="forward")
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
             lines = answer.read().decode().splitlines()
         found = [line for line in lines if line.startswith("ray_starloom_train_") and 'run="model-0123"' in line]
         if len(found) == 2 or time.monotonic() > deadline:

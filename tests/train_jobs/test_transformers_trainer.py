@@ -13,6 +13,7 @@ from starloom.model.config import ModelConfig
 from starloom.model.folder import read_model, write_model
 from starloom.model.model import initial_state
 from starloom.ports import free_port
+from tests.patience import PATIENCE
 
 PROGRAM = """
 import json, sys
@@ -56,7 +57,7 @@ def test_exported_folder_trains_with_trainer_and_deepspeed(tmp_path: Path) -> No
     alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     environment = {**os.environ, **alone, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-c", PROGRAM, str(tmp_path / "model"), str(tmp_path / "out")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["engine"] == "DeepSpeedEngine"

@@ -17,6 +17,7 @@ from starloom.artifact import ArtifactWriter
 from starloom.errors import RunError, UserError
 from starloom.ports import free_port
 from starloom.tokens import FimConfig, TokenShardWriter
+from tests.patience import PATIENCE
 from train_jobs.checkpoints import store as checkpoint
 from train_jobs.config import OptimizerConfig, PretrainConfig, ShapeConfig
 from train_jobs.layout import Layout
@@ -71,7 +72,7 @@ def _process(
 
     def maybe_die(step: int) -> None:
         if step == stop_at:
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + PATIENCE
             while awaited and not (Path(output) / awaited).exists() and time.monotonic() < deadline:
                 time.sleep(0.01)
             os._exit(9)
@@ -103,7 +104,7 @@ def train(
     for process in processes:
         process.start()
     for process in processes:
-        process.join(timeout=300)
+        process.join(timeout=PATIENCE)
     codes = [process.exitcode for process in processes]
     assert codes == [9 if stop_at >= 0 else code] * world, codes
     return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]

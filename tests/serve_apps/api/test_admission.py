@@ -15,6 +15,7 @@ from serve_apps.api.gate import GateConfig
 from serve_apps.deployment import keys_of
 from serve_apps.engine.engine import LocalEngine
 from starloom.errors import UserError
+from tests.patience import PATIENCE
 from tests.serve_apps.api.conftest import Running, Serve
 
 LONG = {"prompt": "def f", "max_tokens": 4000, "temperature": 0, "ignore_eos": True}
@@ -84,7 +85,7 @@ def test_client_that_goes_frees_its_blocks_within_100_ms(server: Running, stream
 def test_deadline_gives_what_there_is_or_says_when_to_come_again(serve: Serve) -> None:
     server = serve(deadline=30.0, batch=1)
     body = {**LONG, "max_tokens": 3000}
-    cut = httpx.post(f"{server.url}/v1/completions", json=body, headers={"X-Deadline-Seconds": "0.2"}, timeout=30)
+    cut = httpx.post(f"{server.url}/v1/completions", json=body, headers={"X-Deadline-Seconds": "0.2"}, timeout=PATIENCE)
     assert cut.json()["choices"][0]["finish_reason"] == "length"
     assert 0 < cut.json()["usage"]["completion_tokens"] < 3000
     late = httpx.post(f"{server.url}/v1/completions", json=body, headers={"X-Deadline-Seconds": "-1"})
@@ -105,7 +106,7 @@ def test_sixty_four_clients_on_a_short_queue_are_served_or_told_when_to_come_aga
 
     async def everyone() -> list[httpx.Response]:
         limits = httpx.Limits(max_connections=64)
-        async with httpx.AsyncClient(base_url=server.url, timeout=60, limits=limits) as client:
+        async with httpx.AsyncClient(base_url=server.url, timeout=PATIENCE, limits=limits) as client:
             paths = ["/v1/completions", "/generate"] * 32
             return await asyncio.gather(*(ask(client, path) for path in paths))
 
@@ -126,7 +127,7 @@ def test_slow_reader_and_half_closed_socket_hold_nobody_up(server: Running) -> N
         slow.sendall(head.encode() + b"\r\n\r\n" + body)
         half.sendall(head.encode() + b"\r\n\r\n" + body[:20])
         half.shutdown(socket.SHUT_WR)
-        answer = httpx.post(f"{server.url}/v1/completions", json={"prompt": "x", "max_tokens": 5}, timeout=10)
+        answer = httpx.post(f"{server.url}/v1/completions", json={"prompt": "x", "max_tokens": 5}, timeout=PATIENCE)
         assert answer.status_code == 200
     _until_idle(server.engine)
 
@@ -140,7 +141,7 @@ def test_hundred_megabytes_are_refused_without_being_kept(server: Running) -> No
 
     before = psutil.Process().memory_info().rss
     with suppress(httpx.WriteError, httpx.RemoteProtocolError):  # the server may close before all has been sent
-        assert httpx.post(f"{server.url}/v1/completions", content=body(), timeout=30).status_code == 413
+        assert httpx.post(f"{server.url}/v1/completions", content=body(), timeout=PATIENCE).status_code == 413
     assert psutil.Process().memory_info().rss - before < 50e6
     served = httpx.post(f"{server.url}/v1/completions", json={"prompt": "x", "max_tokens": 2})
     assert served.status_code == 200

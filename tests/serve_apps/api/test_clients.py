@@ -12,6 +12,7 @@ import torch
 
 from starloom.model.folder import read_model
 from starloom.tokenizer import load_tokenizer
+from tests.patience import PATIENCE
 from tests.serve_apps.api.conftest import Running
 
 pytestmark = pytest.mark.slow
@@ -42,7 +43,7 @@ def _told(command: list[str], home: Path, **more: str) -> Any:
         command,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         cwd=home,
         env={**os.environ, **offline, "HOME": str(home), **more},
     )
@@ -95,7 +96,7 @@ def test_continues_command_line_chats(server: Running, tmp_path: Path) -> None:
     # its tools are left out: the tiny model's template has no place for them
     command = ["node", str(MODULES / ".bin" / "cn"), "-p", "def f", "--config", str(path), "--exclude", "*"]
     environment = {**os.environ, "HOME": str(tmp_path), "CONTINUE_TELEMETRY_ENABLED": "0"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.strip()
 

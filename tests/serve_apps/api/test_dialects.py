@@ -14,11 +14,12 @@ from serve_apps.api.app import DIALECTS
 from serve_apps.api.errors import Problem
 from serve_apps.api.service import independent
 from serve_apps.engine.request import Sampling
+from tests.patience import PATIENCE
 from tests.serve_apps.api.conftest import Running, Serve
 
 
 def _post(server: Running, path: str, **body: object) -> httpx.Response:
-    return httpx.post(server.url + path, json=body, timeout=30)
+    return httpx.post(server.url + path, json=body, timeout=PATIENCE)
 
 
 def test_huggingface_hub_client_generates_and_streams_the_same(server: Running) -> None:

@@ -21,6 +21,7 @@ from serve_apps.engine.request import Sampling
 from starloom.config import validate
 from starloom.errors import UserError
 from starloom.model.adapter import base_folder
+from tests.patience import PATIENCE
 from tests.serve_apps.api.conftest import Running, Serve
 
 ASK = {"prompt": "def f", "max_tokens": 4, "temperature": 0}
@@ -60,11 +61,11 @@ def test_half_sent_requests_hold_nobody_up_and_are_ended(serve: Serve) -> None:
     head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 90\r\n\r\n{"
     held = []
     for _ in range(100):
-        connection = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+        connection = socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE)
         connection.sendall(head)
         held.append(connection)
-    assert httpx.get(f"{server.url}/health", timeout=10).status_code == 200
-    assert httpx.post(f"{server.url}/v1/completions", json=ASK, timeout=10).status_code == 200
+    assert httpx.get(f"{server.url}/health", timeout=PATIENCE).status_code == 200
+    assert httpx.post(f"{server.url}/v1/completions", json=ASK, timeout=PATIENCE).status_code == 200
     for connection in held:
         assert connection.recv(1000).startswith(b"HTTP/1.1 408 ")
         connection.close()
@@ -93,7 +94,7 @@ def test_a_refused_request_of_many_prompts_computes_nothing(serve: Serve) -> Non
 
 async def refused(server: Running) -> None:
     before = server.engine.counters.cancelled_requests
-    async with httpx.AsyncClient(timeout=60) as client:
+    async with httpx.AsyncClient(timeout=PATIENCE) as client:
         long = {"prompt": "def f", "max_tokens": 500, "temperature": 0, "ignore_eos": True}
         hog = asyncio.create_task(client.post(f"{server.url}/v1/completions", json=long))
         while not server.engine.load.running:

@@ -5,11 +5,12 @@ import json
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.serve_apps.api.conftest import Running
 
 
 def _sent(server: Running, path: str, body: str, method: str = "POST") -> tuple[int, str, str]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
     connection.request(method, path, body.encode(), {"Content-Type": "application/json"})
     response = connection.getresponse()
     return response.status, response.headers["content-type"], response.read().decode()

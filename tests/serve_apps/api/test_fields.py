@@ -8,6 +8,7 @@ import openai
 import pytest
 
 from tests.docs import fields as table
+from tests.patience import PATIENCE
 from tests.serve_apps.api.conftest import Running
 
 TURN = {"messages": [{"role": "user", "content": "def f"}]}
@@ -20,7 +21,7 @@ SCHEMA = {
 
 
 def _post(server: Running, path: str, **body: object) -> httpx.Response:
-    return httpx.post(server.url + path, json=body, timeout=30)
+    return httpx.post(server.url + path, json=body, timeout=PATIENCE)
 
 
 def _text(server: Running, **body: object) -> str:

@@ -8,6 +8,7 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.checks import not_a_server_error
 
+from tests.patience import PATIENCE
 from tests.serve_apps.api.conftest import Running
 
 pytestmark = pytest.mark.slow
@@ -35,7 +36,7 @@ def test_no_request_that_schemathesis_makes_up_breaks_the_server(server: Running
                 case.body |= {
                     name: 20 for name in LONG if isinstance(case.body.get(name), int) and case.body[name] > 20
                 }
-            answer = case.call_and_validate(checks=[not_a_server_error], timeout=30)
+            answer = case.call_and_validate(checks=[not_a_server_error], timeout=PATIENCE)
             statuses.add(answer.status_code)  # noqa: B023 - called in the same turn
 
         check()

@@ -10,6 +10,7 @@ from serve_apps.api.errors import Problem
 from serve_apps.api.prompts import Document, OtherFile, PromptBuilder
 from starloom.tokenizer import CodeTokenizer
 from tests.models import tiny_tokenizer
+from tests.patience import PATIENCE
 from tests.serve_apps.api.conftest import Running, Serve
 
 
@@ -85,7 +86,7 @@ def test_prompt_beyond_the_window_is_refused_before_it_is_encoded(code: CodeToke
 def test_megabytes_of_code_around_a_cursor_are_cut_before_they_are_encoded(server: Running) -> None:
     text = "x = 1\n" * 250_000
     ask = {"prompt": text, "suffix": text, "max_tokens": 8, "temperature": 0}
-    answer = httpx.post(f"{server.url}/v1/completions", json=ask, timeout=30)
+    answer = httpx.post(f"{server.url}/v1/completions", json=ask, timeout=PATIENCE)
     assert answer.status_code == 200
     assert 3000 < answer.json()["usage"]["prompt_tokens"] < 4096
 
@@ -117,7 +118,7 @@ def test_more_tokens_than_the_window_leaves_are_as_many_as_it_leaves(serve: Serv
         "anthropic": ("/v1/messages", {**turn, "max_tokens": 100_000}),
     }
     path, body = asks[dialect]
-    assert httpx.post(server.url + path, json=body, timeout=30).status_code == 200
+    assert httpx.post(server.url + path, json=body, timeout=PATIENCE).status_code == 200
 
 
 def test_lines_are_counted_on_the_server(server: Running) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
 
@@ -27,7 +29,7 @@ def driven(script: str, *arguments: str, environment: Mapping[str, str] = {}) ->
         env={**os.environ, "CHROMIUM": str(_chromium()), **environment},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
         check=False,
     )
     lines = done.stdout.splitlines()

@@ -14,7 +14,7 @@ export const stub = (url) => ({
 });
 
 /** Wait until something holds. */
-export async function until(holds, what, seconds = 20) {
+export async function until(holds, what, seconds = 240) {
   for (const end = Date.now() + seconds * 1000; Date.now() < end; await new Promise((done) => setTimeout(done, 20))) {
     const found = await holds();
     if (found) return found;
@@ -69,6 +69,7 @@ export async function drive(steps, { viewport = { width: 1300, height: 640 }, pi
   const browser = await chromium.launch({ executablePath: process.env.CHROMIUM, args: FLAGS });
   const context = await browser.newContext({ viewport });
   const page = await context.newPage();
+  page.setDefaultTimeout(240000); // however busy the machine is
   if (process.env.NOISE) page.on("console", (message) => console.error(message.text().slice(0, 300)));
   if (pictures) mkdirSync(pictures, { recursive: true });
   let failed = 0;

@@ -12,7 +12,7 @@ const text = async (locator) => (await locator.innerText()).replaceAll("\u00a0",
 
 async function open(page, name) {
   await page.goto(`${lab}/lab/tree/${name}?token=${token}&reset`);
-  await (name.endsWith(".ipynb") ? cells(page).nth(1) : file(page)).waitFor({ timeout: 60000 });
+  await (name.endsWith(".ipynb") ? cells(page).nth(1) : file(page)).waitFor();
   await status(page).waitFor();
   const dialog = page.locator(".jp-Dialog .jp-mod-accept");
   if (await dialog.count()) await dialog.first().click();

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from tests.patience import PATIENCE
+
 ANSWERS = {  # the end of the text before the cursor -> the answer
     "def add(a, b):\n    ": "return a + b\n",
     "def add(a, b):\n    ret": "urn a + b\n",
@@ -51,7 +53,7 @@ class Stub(ThreadingHTTPServer):
         """Requests that their client gave up."""
         return sum(one.get("cancelled", False) for one in list(self.seen))
 
-    def until(self, true: Any, seconds: float = 20) -> None:
+    def until(self, true: Any, seconds: float = PATIENCE) -> None:
         """Wait for something of the log."""
         end = time.monotonic() + seconds
         while not true():

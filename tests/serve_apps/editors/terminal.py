@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE
+
 
 def needed(*programs: str) -> None:
     """Skip the test without these programs."""
@@ -43,7 +45,7 @@ class Terminal:
         """What is seen."""
         return self.tmux("capture-pane", "-p", *(["-e"] if colours else []))
 
-    def until(self, part: str, *, gone: bool = False, seconds: float = 20) -> str:
+    def until(self, part: str, *, gone: bool = False, seconds: float = PATIENCE) -> str:
         """The screen once `part` is on it, or off it."""
         end = time.monotonic() + seconds
         while (part in (seen := self.screen())) == gone:

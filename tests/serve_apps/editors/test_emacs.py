@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import serve_apps.editors
+from tests.patience import PATIENCE
 from tests.serve_apps.editors.stub import KNOWN, Stub, stub
 from tests.serve_apps.editors.terminal import Terminal, needed, terminal
 
@@ -52,7 +53,7 @@ class Session:
         """The file's text after it was written."""
         before = (self.folder / name).stat().st_mtime_ns
         self.screen.keys("C-x", "C-s")
-        end = time.monotonic() + 10
+        end = time.monotonic() + PATIENCE
         while (self.folder / name).stat().st_mtime_ns == before:
             assert time.monotonic() < end, self.screen.screen()
             time.sleep(0.01)

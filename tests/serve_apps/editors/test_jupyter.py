@@ -16,6 +16,7 @@ import pytest
 
 from serve_apps.editors.packages import wheel, wheel_name
 from starloom.ports import free_port
+from tests.patience import PATIENCE
 from tests.serve_apps.editors.browsers import ROOT, driven, needed
 from tests.serve_apps.editors.stub import stub
 
@@ -29,7 +30,7 @@ def installed(folder: Path) -> dict[str, str]:
     (folder / name).write_bytes(made)
     target = folder / "installed"
     command = [BIN / "python", "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", target]
-    subprocess.run([*command, folder / name], check=True, timeout=120)
+    subprocess.run([*command, folder / name], check=True, timeout=PATIENCE)
     return {
         "PYTHONPATH": str(target),
         "JUPYTER_PATH": str(target / "share" / "jupyter"),
@@ -59,7 +60,7 @@ def jupyter_lab(folder: Path, environment: dict[str, str]) -> Iterator[str]:
             cwd=work,
         )
     try:
-        end = time.monotonic() + 60
+        end = time.monotonic() + PATIENCE
         while True:
             try:
                 urlopen(f"http://127.0.0.1:{port}/api?token={TOKEN}", timeout=5).close()

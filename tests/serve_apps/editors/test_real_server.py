@@ -10,6 +10,7 @@ import pytest
 
 from serve_apps.api.gate import GateConfig
 from tests.indexes import write_index
+from tests.patience import PATIENCE
 from tests.serve_apps.api.conftest import Running, running
 from tests.serve_apps.editors import test_emacs, test_jupyter, test_vim, test_vscode
 from tests.serve_apps.editors.browsers import driven, needed
@@ -66,7 +67,7 @@ def test_in_a_terminal(editor: str, server: Running, tmp_path: Path) -> None:
         assert "(MIT)" in screen.screen()
         _hang_up(screen, server.url)
         screen.keys(*(["C-x", "C-s"] if editor == "emacs" else ["Escape", ":write", "Enter"]))
-        end = time.monotonic() + 10
+        end = time.monotonic() + PATIENCE
         # a file's coding may not keep what a tiny model makes of bytes
         while expected[:20] not in (tmp_path / "real.py").read_text(errors="replace"):
             assert time.monotonic() < end, (tmp_path / "real.py").read_text()
@@ -75,7 +76,7 @@ def test_in_a_terminal(editor: str, server: Running, tmp_path: Path) -> None:
 
 def _hang_up(screen: Terminal, url: str) -> None:
     """Type on until an answer has come too late, which the server counts."""
-    before, end = _cancelled(url), time.monotonic() + 30
+    before, end = _cancelled(url), time.monotonic() + PATIENCE
     while _cancelled(url) == before:
         assert time.monotonic() < end, "the server has never been told"
         screen.type("\ty = 1 + ", delay=0.03)

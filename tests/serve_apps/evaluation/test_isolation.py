@@ -12,6 +12,7 @@ from serve_apps.sandbox.control_groups import make_group
 from serve_apps.sandbox.inside.syscalls import ALLOWED, filter_program
 from serve_apps.sandbox.inside.usage import descendants
 from serve_apps.sandbox.sandbox import UNSAFE_FLAG, Limits, Sandbox, Tests, bubblewrap
+from tests.patience import PATIENCE
 from tests.serve_apps.evaluation.evil_programs import MARK
 from tests.serve_apps.evaluation.test_evil_programs import marked_processes
 
@@ -28,7 +29,7 @@ except UserError as error:
 def test_system_without_user_namespaces_refuses_in_one_line() -> None:
     words = [str(bubblewrap()), "--unshare-user", "--disable-userns", "--dev-bind", "/", "/"]
     found = subprocess.run(
-        [*words, sys.executable, "-c", WITHOUT_NAMESPACES], capture_output=True, text=True, timeout=60
+        [*words, sys.executable, "-c", WITHOUT_NAMESPACES], capture_output=True, text=True, timeout=PATIENCE
     )
     assert found.stdout.startswith("model-written programs are not run without isolation"), found
     assert UNSAFE_FLAG in found.stdout

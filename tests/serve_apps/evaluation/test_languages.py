@@ -13,6 +13,7 @@ from serve_apps.sandbox.jobs import Program
 from serve_apps.sandbox.sandbox import Limits, Sandbox
 from serve_apps.sandbox.toolchains import LANGUAGES, language, present_folders, toolchain, toolchain_table
 from starloom.errors import UserError
+from tests.patience import PATIENCE
 from tests.serve_apps.evaluation.tested_files import TESTED
 
 pytestmark = pytest.mark.slow
@@ -206,5 +207,8 @@ def execute(folder: Path) -> subprocess.CompletedProcess[str]:
     """The tool on in.jsonl of a folder."""
     words = ["--input", str(folder / "in.jsonl"), "--output", str(folder / "out.jsonl")]
     return subprocess.run(
-        [sys.executable, "-m", "serve_apps.evaluation.execute", *words], capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "serve_apps.evaluation.execute", *words],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
     )

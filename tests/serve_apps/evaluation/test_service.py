@@ -28,6 +28,7 @@ from serve_apps.sandbox.sandbox import Limits
 from starloom.artifact import find
 from starloom.errors import RunError
 from starloom.verify import damages
+from tests.patience import PATIENCE
 from tests.serve_apps.evaluation.stand_in import StandIn, stand_in
 
 pytestmark = pytest.mark.slow
@@ -79,7 +80,7 @@ def client(ray_cluster: str, root: Path, model: StandIn) -> Iterator[httpx.Clien
     )
     with evaluating(config, port=port) as url:
         keys = {"Authorization": "Bearer key-of-ann"}
-        with httpx.Client(base_url=url, timeout=30, follow_redirects=True, headers=keys) as opened:
+        with httpx.Client(base_url=url, timeout=PATIENCE, follow_redirects=True, headers=keys) as opened:
             yield opened
 
 
@@ -89,7 +90,7 @@ def ended(client: httpx.Client, name: str) -> dict[str, Any]:
 
 
 def wait_for(client: httpx.Client, name: str, reached: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + PATIENCE
     while True:
         run: dict[str, Any] = client.get(f"/v1/evaluations/{name}").json()
         if reached(run):
@@ -230,7 +231,7 @@ def test_killed_actors_programs_run_again_and_count_once(ray_cluster: str) -> No
     killed: list[int] = []
 
     def kill_one() -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while not counted and time.monotonic() < deadline:
             time.sleep(0.05)
         for process in descendants(os.getpid()):
@@ -276,7 +277,7 @@ def test_programs_run_on_the_cores_that_are_free_and_no_others_are_waited_for(ra
 
 def test_no_core_at_all_is_told_with_what_to_free(ray_cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "CORE_SECONDS", 2.0)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while (free := ray.available_resources().get("CPU", 0)) < 1 and time.monotonic() < deadline:
         time.sleep(0.1)
     holder = Holder.options(num_cpus=free).remote()  # type: ignore[attr-defined]

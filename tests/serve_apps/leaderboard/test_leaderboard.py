@@ -22,6 +22,7 @@ from serve_apps.leaderboard.board import as_csv, as_json, build, win_rates
 from serve_apps.leaderboard.pages import board_page, run_page, size, task_page
 from serve_apps.leaderboard.plot import LINE, label_places, score_ticks
 from starloom.errors import NotFoundError, UserError
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.slow
 
@@ -210,7 +211,7 @@ def browse(*arguments: str) -> str:
     """Headless Chromium's standard output."""
     assert CHROMIUM is not None
     flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--virtual-time-budget=3000"]
-    return subprocess.run([CHROMIUM, *flags, *arguments], capture_output=True, text=True, timeout=120).stdout
+    return subprocess.run([CHROMIUM, *flags, *arguments], capture_output=True, text=True, timeout=PATIENCE).stdout
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")

@@ -12,6 +12,7 @@ from starloom.errors import UserError
 from starloom.model.folder import read_config
 from starloom.step import run_step
 from tests.models import tiny_tokenizer, write_tiny_model
+from tests.patience import PATIENCE
 from train_jobs.config import OptimizerConfig
 from train_jobs.finetune import STEP, FinetuneConfig
 from train_jobs.layout import Layout
@@ -77,7 +78,7 @@ def test_the_chat_endpoint_says_what_was_learned(chat: Artifact) -> None:
                 "max_tokens": 12,
                 "temperature": 0,
             }
-            answer = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60).json()
+            answer = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=PATIENCE).json()
             choice = answer["choices"][0]
             assert choice["message"]["content"].strip() == told
             assert choice["finish_reason"] == "stop"
