@@ -190,7 +190,13 @@ def _write_repositories(corpus: Corpus, output: ArtifactWriter) -> None:
     output.write_table(Attribution.REPOSITORIES, table)
 
 
-STEP = Step(config=IndexConfig, run=run, produces=Attribution.kind, consumes={Corpus.kind: Count.ONE})
+STEP = Step(
+    config=IndexConfig,
+    run=run,
+    produces=Attribution.kind,
+    consumes={Corpus.kind: Count.ONE},
+    reads={Corpus.kind: (data_file(""),)},
+)
 
 if __name__ == "__main__":
     main(STEP)

@@ -19,7 +19,7 @@ from starloom.artifact import ArtifactWriter
 from starloom.config import Config
 from starloom.draws import draw
 from starloom.errors import UserError
-from starloom.kinds import SPLITS, Corpus, PackedShard, Split, Tokenizer, Tokens
+from starloom.kinds import SPLITS, Corpus, PackedShard, Split, Tokenizer, Tokens, data_file
 from starloom.program import main
 from starloom.records import Piece, Special, kind_of
 from starloom.schema import CORPUS
@@ -207,6 +207,7 @@ STEP = Step(
     produces=Tokens.kind,
     version=2,
     consumes={Corpus.kind: Count.ONE, Tokenizer.kind: Count.ONE},
+    reads={Corpus.kind: (data_file(""),)},
 )
 
 if __name__ == "__main__":

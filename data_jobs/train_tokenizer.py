@@ -11,7 +11,7 @@ from data_jobs.verdicts import rows
 from starloom.artifact import Artifact
 from starloom.config import Config
 from starloom.errors import UserError
-from starloom.kinds import Corpus, Tokenizer
+from starloom.kinds import Corpus, Tokenizer, data_file
 from starloom.program import main
 from starloom.records import texts
 from starloom.step import Count, Outcome, Step, StepContext
@@ -103,7 +103,13 @@ def train_bpe(texts: Iterator[str], vocabulary: int, extra_special_tokens: Seque
     return CodeTokenizer(tokenizer.to_str())
 
 
-STEP = Step(config=TrainTokenizerConfig, run=run, produces=Tokenizer.kind, consumes={Corpus.kind: Count.ONE})
+STEP = Step(
+    config=TrainTokenizerConfig,
+    run=run,
+    produces=Tokenizer.kind,
+    consumes={Corpus.kind: Count.ONE},
+    reads={Corpus.kind: (data_file(""), Corpus.LANGUAGES)},
+)
 
 if __name__ == "__main__":
     main(STEP)

@@ -5,9 +5,13 @@ import importlib
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from starloom import __version__, storage
 from starloom.errors import UserError, guarded
+
+if TYPE_CHECKING:
+    from starloom.recipe import Recipe
 
 # Commands of the three packages, which this package must not import, and of libraries that take long to load.
 DELEGATED = {
@@ -70,7 +74,26 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--label", action="append", default=[], metavar="NAME=VALUE", help="for people, in the manifests; repeatable"
     )  # fmt: skip
+    parser.add_argument(
+        "--at-once",
+        type=int,
+        metavar="N",
+        help="steps that run side by side where none needs another (recipe: at_once)",
+    )
     parser.add_argument("--frozen", action="store_true", help="only what the recipe's lock holds; see starloom lock")
+
+
+def _asked_for(arguments: argparse.Namespace) -> "Recipe":
+    """The recipe of `run` and `submit`, with what their options change in it."""
+    from starloom.recipe import load_recipe
+
+    return load_recipe(
+        arguments.recipe,
+        root=arguments.root,
+        assignments=arguments.set,
+        labels=arguments.label,
+        at_once=arguments.at_once,
+    )
 
 
 def _lock(arguments: argparse.Namespace) -> int:
@@ -89,13 +112,12 @@ def _run(arguments: argparse.Namespace) -> int:
     from starloom.kinds import Model, Report
     from starloom.lock import place_of
     from starloom.opt_outs import JOURNAL
-    from starloom.recipe import load_recipe
     from starloom.runner import run_recipe
 
     def say(line: str) -> None:
         print(line, flush=True)
 
-    recipe = load_recipe(arguments.recipe, root=arguments.root, assignments=arguments.set, labels=arguments.label)
+    recipe = _asked_for(arguments)
     if storage.exists(storage.join(recipe.root, JOURNAL)):
         from starloom.governance.opt_out import go_on
 
@@ -119,12 +141,16 @@ def _shortest(location: str) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else location
 
 
+def _noted(line: str) -> None:
+    print(f"note: {line}", file=sys.stderr, flush=True)
+
+
 def _status(arguments: argparse.Namespace) -> int:
     from starloom.recipe import load_recipe, resolve
 
     recipe = load_recipe(arguments.recipe, root=arguments.root, assignments=tuple(arguments.set))
     print(f"{'step':<16} {'state':<11} {'fingerprint':<17} {'rows':>12} {'MB':>10} {'seconds':>9}")
-    for status in resolve(recipe):
+    for status in resolve(recipe, absent=_noted):
         line = f"{status.entry.name:<16} {status.state:<11} {status.fingerprint:<17}"
         if status.artifact is not None:
             manifest = status.artifact.manifest
@@ -191,17 +217,18 @@ def _submit_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _submit(arguments: argparse.Namespace) -> int:
     from starloom.jobs import Sent, submit_run
-    from starloom.recipe import check, load_recipe, written_root
+    from starloom.recipe import check, written_root
     from starloom.runner import travels
 
     # a wrong recipe is told here, before anything travels; its sources may be where only the cluster is
-    recipe = load_recipe(arguments.recipe, root=arguments.root, assignments=arguments.set, labels=arguments.label)
+    recipe = _asked_for(arguments)
     check(recipe)
     travels(recipe, asked=arguments.root or written_root(arguments.recipe))
     extra = [word for value in arguments.set for word in ("--set", value)]
     extra += [word for value in arguments.only for word in ("--only", value)]
     extra += [word for value in arguments.label for word in ("--label", value)]
     extra += ["--root", arguments.root] if arguments.root else []
+    extra += ["--at-once", str(arguments.at_once)] if arguments.at_once else []
     extra += ["--frozen"] if arguments.frozen else []
     sent = Sent(recipe.name, arguments.recipe, tuple(extra), tuple(map(_variable, arguments.env)))
     run = submit_run(arguments.address, sent, follow=arguments.follow)
@@ -283,7 +310,7 @@ def _prune(arguments: argparse.Namespace) -> int:
     from starloom.recipe import load_recipe, resolve
 
     recipe = load_recipe(arguments.recipe, root=arguments.root, assignments=tuple(arguments.set))
-    found = list(stale(recipe, resolve(recipe)))
+    found = list(stale(recipe, resolve(recipe, absent=_noted)))
     for one in found:
         print(f"{one.bytes / 1e6:>10,.1f} MB  {one.folder}", flush=True)
         if arguments.yes:

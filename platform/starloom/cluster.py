@@ -18,8 +18,12 @@ GROWTH_SECONDS = 1800.0  # a node of many GPUs may take that long to come
 NODES = "STARLOOM_NODES"  # environment: [{"cpus": 32, "most": 128}, {"cpus": 96, "gpus": 8, "most": 64}]
 
 
-# For processes of a Ray that is started here. Serve's proxies take what is named there before their own work.
-ENVIRONMENT = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve_apps.proxy:middlewares"}
+# For processes of a Ray that is started here. Serve's proxies take what is named there before their own work; a proxy
+# that is not ready in time is killed, and with Ray's five seconds a busy machine starts none.
+ENVIRONMENT = {
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve_apps.proxy:middlewares",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+}
 OWN_ADDRESS = "STARLOOM_RAY_ADDRESS"
 USAGE_STATISTICS = "RAY_USAGE_STATS_ENABLED"  # Ray's own, to its makers: off, unless somebody has set it
 

@@ -13,9 +13,10 @@ _PROGRESS = re.compile(r"logging_progress.py:\d+ -- (?P<stage>\w.*): (?P<done>\d
 
 
 class LogPrinter:
-    """Prints a job's log without Ray's own chatter: of Ray Data only how far a stage is."""
+    """Prints a job's log, a `prefix` before each line, without Ray's own chatter: of Ray Data how far a stage is."""
 
-    def __init__(self) -> None:
+    def __init__(self, prefix: str = "") -> None:
+        self._prefix = prefix
         self.last: list[str] = []
         self._seen = 0  # characters
         self._rest = ""
@@ -45,4 +46,4 @@ class LogPrinter:
             line = f"{progress['stage']} {progress['done']}/{progress['all']}"
         elif _RAY_LOG.match(line):
             return
-        print("  " + line, flush=True)
+        print(f"  {self._prefix}{line}", flush=True)

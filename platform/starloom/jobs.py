@@ -6,6 +6,7 @@ import os
 import secrets
 import shlex
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
@@ -44,9 +45,12 @@ class Jobs(AbstractContextManager["Jobs"]):
 
     recipe: str
     story: Story | None = None
+    prefixed: bool = False  # each line of a log begins with its step's name: several are printed at once
     dashboard: str = ""
     run: str = ""
     _client: Any = None
+    _active: set[str] = field(default_factory=set)
+    _stopped: threading.Event = field(default_factory=threading.Event)
     _runtime_env: dict[str, Any] = field(default_factory=dict)
     _variables: dict[str, str] = field(default_factory=dict)
     _python: str = "python"
@@ -101,7 +105,7 @@ class Jobs(AbstractContextManager["Jobs"]):
         """Run one step to its end, again where its node was lost or as often as its `retries` say.
 
         Raises:
-            StarloomError: of the step's own kind, when it fails for good.
+            StarloomError: of the step's own kind, such as `RunError`, when it fails for good.
         """
         failed = lost = 0
         while True:
@@ -118,8 +122,17 @@ class Jobs(AbstractContextManager["Jobs"]):
                 if failed > status.entry.retries:
                     raise
                 pause, told = PAUSE_SECONDS[min(failed, len(PAUSE_SECONDS)) - 1], str(error)
+            if self._stopped.is_set():
+                raise RunError(told)
             print(f"{told}; again in {pause:g} s", flush=True)
-            time.sleep(pause)
+            if self._stopped.wait(pause):
+                raise RunError(told)
+
+    def stop(self) -> None:
+        """Stop the steps that run; none is tried again."""
+        self._stopped.set()
+        for job in tuple(self._active):
+            self._client.stop_job(job)
 
     def _once(self, status: StepStatus, root: str) -> None:
         name, file = f"{self.recipe}.{status.entry.name}", write_job_file(status, root, self.story)
@@ -130,12 +143,12 @@ class Jobs(AbstractContextManager["Jobs"]):
             metadata={"job_name": name, "recipe": self.recipe, "step": status.entry.name, "run": self.run},
             runtime_env=self._runtime_env,
         )
+        self._active.add(job)
         try:
-            last_lines = asyncio.run(self._follow(job))
-        except KeyboardInterrupt:
-            self._client.stop_job(job)
-            raise
-        outcome = self._client.get_job_info(job)
+            last_lines = asyncio.run(self._follow(job, f"{status.entry.name} | " if self.prefixed else ""))
+            outcome = self._client.get_job_info(job)
+        finally:
+            self._active.discard(job)
         if outcome.status.value != "SUCCEEDED":
             complaint = next((line for line in reversed(last_lines) if line.startswith("error: ")), None)
             message = complaint.removeprefix("error: ") if complaint else one_line(outcome.message or "")
@@ -146,9 +159,9 @@ class Jobs(AbstractContextManager["Jobs"]):
                 failure = _LostError
             raise failure(f"step {status.entry.name}: {message or outcome.status.value.lower()}")
 
-    async def _follow(self, job: str) -> list[str]:
+    async def _follow(self, job: str, prefix: str) -> list[str]:
         """Print the job's log as it comes, to its end; returns the last lines."""
-        printer = LogPrinter()
+        printer = LogPrinter(prefix)
         tail = asyncio.create_task(self._print_tail(job, printer))
         while not self._client.get_job_info(job).status.is_terminal():
             await asyncio.wait([tail], timeout=0.3)

@@ -1,7 +1,7 @@
 """Recipes: a whole run as a list of steps, and the state of each step."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -10,7 +10,8 @@ from typing import Any
 from pydantic import Field, field_validator, model_validator
 
 from starloom import storage
-from starloom.artifact import MANIFEST, Artifact, find, fingerprint_of, manifests
+from starloom.alike import alternatives
+from starloom.artifact import MANIFEST, Artifact, find, fingerprint_of, manifests, read_manifest
 from starloom.config import Config, parse_value, read_toml, set_key, validate
 from starloom.errors import UserError
 from starloom.lease import is_held
@@ -43,11 +44,21 @@ class StepEntry(Config):
         return name
 
 
+class AtEnd(Config):
+    """Who is told when a run ends: a command, by its environment, and a URL, which is sent JSON."""
+
+    command: tuple[str, ...] = ()
+    url: str = ""
+    url_variable: str = ""  # of the environment, for a URL that is a secret
+
+
 class Recipe(Config):
     """A named list of steps with a root folder; each step needs only earlier ones or artifacts given by path."""
 
     name: str
     root: str
+    at_once: int = Field(1, ge=1)  # steps that do not need each other; they share the cluster's processors and memory
+    at_end: AtEnd = AtEnd()
     labels: dict[str, str] = {}  # for people: in the manifests, and in no fingerprint
     steps: tuple[StepEntry, ...]
 
@@ -87,9 +98,14 @@ def builtin_recipes() -> dict[str, Path]:
 
 
 def load_recipe(
-    location: str, *, root: str | None = None, assignments: Sequence[str] = (), labels: Sequence[str] = ()
+    location: str,
+    *,
+    root: str | None = None,
+    assignments: Sequence[str] = (),
+    labels: Sequence[str] = (),
+    at_once: int | None = None,
 ) -> Recipe:
-    """Read a recipe by path, URL or built-in name; apply ``--root``, ``--set STEP.KEY=VALUE``, ``--label NAME=VALUE``.
+    """Read a recipe by path, URL or built-in name; apply ``--root``, ``--set``, ``--label`` and ``--at-once``.
 
     Raises:
         UserError: there is no such recipe, or it is wrong.
@@ -100,6 +116,8 @@ def load_recipe(
         look_beside(Path(where).parent)
     if root is not None:
         settings["root"] = root
+    if at_once is not None:
+        settings["at_once"] = at_once
     recipe = validate(Recipe, settings, where=where)
     for assignment in assignments:
         recipe = _with_assignment(recipe, assignment)
@@ -204,49 +222,102 @@ def _fits(recipe: Recipe, entry: StepEntry, step: Step, kinds: Sequence[str], *,
         raise UserError(f"recipe {recipe.name}, step {entry.name}: {entry.run} {wrong}")
 
 
-def resolve(recipe: Recipe) -> list[StepStatus]:
+def resolve(
+    recipe: Recipe, known: Mapping[str, StepStatus] | None = None, *, absent: Callable[[str], None] | None = None
+) -> list[StepStatus]:
     """Validate every step and find out what is done. Starts nothing and imports neither Ray nor torch.
+
+    `known` is what was found when a run began: what was done stays so, and sources are not asked again. Where `absent`
+    is given, sources that are not here are taken to be what they were when their step was done last, and it is told so.
 
     Raises:
         UserError: the first thing that is wrong with the recipe, before any work.
     """
-    resolved: dict[str, StepStatus] = {}
+    known, resolved = known or {}, dict[str, StepStatus]()
     for checked in check(recipe):
-        entry, step, config = checked.entry, checked.step, checked.config
-        inputs, needs = [], []
-        for need in entry.needs:
-            if need in resolved:
-                earlier = resolved[need]
-                inputs.append((earlier.step.produces, earlier.fingerprint))
-                needs.append(f"{need}/{earlier.fingerprint}")
+        entry, step = checked.entry, checked.step
+        found = known.get(entry.name)
+        if found is None or found.state is not State.DONE:
+            inputs = [_input(recipe.root, need, resolved) for need in entry.needs]
+            _fits(recipe, entry, step, [kind for kind, _, _ in inputs], whole=True)
+            if found is not None:  # what the sources were when the run began
+                source = found.source
             else:
-                outside = find(recipe.root, need)
-                inputs.append((outside.kind, outside.fingerprint))
-                needs.append(need)
-        _fits(recipe, entry, step, [kind for kind, _ in inputs], whole=True)
-        source = SourceState.of(config, step.ask_source(config)) if step.source_state else None
-        fingerprint = fingerprint_of(step.identity(config, inputs, source))
-        fingerprint = _earlier(recipe.root, checked, inputs, fingerprint) or fingerprint
-        folder = storage.join(recipe.root, entry.name, fingerprint)
-        state, artifact = _state(recipe.root, entry.name, folder)
-        resolved[entry.name] = StepStatus(
-            entry, step, config, source, fingerprint, folder, tuple(needs), state, artifact
-        )
+                source = _asked(recipe.root, checked, absent) if step.source_state else None
+            found = _resolved(recipe.root, checked, inputs, source)
+        resolved[entry.name] = found
     return list(resolved.values())
 
 
-def _earlier(root: str, checked: CheckedStep, inputs: Sequence[tuple[str, str]], fingerprint: str) -> str | None:
-    """The fingerprint of what was finished while the same sources were told in another form; None where nothing was."""
+def _asked(root: str, checked: CheckedStep, absent: Callable[[str], None] | None) -> SourceState:
+    """The state of a step's sources."""
+    name, config = checked.entry.name, checked.config
+    try:
+        return SourceState.of(config, checked.step.ask_source(config))
+    except UserError as error:
+        if absent is None:
+            raise
+        for folder in reversed(manifests(root, name)):
+            known = read_manifest(folder).provenance
+            if known.get("config") == config.identity():
+                absent(f"{name}: {error}; taken as it was when the step was done last")
+                return SourceState.of(config, known.get("source"))
+        raise
+
+
+_Input = tuple[str, str, Artifact | None]  # kind, fingerprint, and what is finished of it
+
+
+def _input(root: str, need: str, resolved: Mapping[str, StepStatus]) -> _Input:
+    if need in resolved:
+        earlier = resolved[need]
+        return earlier.step.produces, earlier.fingerprint, earlier.artifact
+    outside = find(root, need)
+    return outside.kind, outside.fingerprint, outside
+
+
+def _resolved(root: str, checked: CheckedStep, inputs: Sequence[_Input], source: SourceState | None) -> StepStatus:
     entry, step, config = checked.entry, checked.step, checked.config
-    if step.earlier_states is None or not storage.folders(storage.join(root, entry.name)):
-        return None
-    if storage.exists(storage.join(root, entry.name, fingerprint, MANIFEST)):
-        return None
-    for state in step.earlier_states(config):
-        earlier = fingerprint_of(step.identity(config, inputs, SourceState.of(config, state)))
-        if storage.exists(storage.join(root, entry.name, earlier, MANIFEST)):
-            return earlier
-    return None
+    pairs = [(kind, fingerprint) for kind, fingerprint, _ in inputs]
+    own = fingerprint_of(step.identity(config, pairs, source))
+    fingerprint, chosen = next(
+        (
+            (fingerprint, chosen)
+            for fingerprint, chosen in _candidates(root, checked, inputs, source, own)
+            if storage.exists(storage.join(root, entry.name, fingerprint, MANIFEST))
+        ),
+        (own, [fingerprint for _, fingerprint in pairs]),
+    )
+    needs = tuple(
+        need if "/" in need else f"{need}/{fingerprint}" for need, fingerprint in zip(entry.needs, chosen, strict=True)
+    )
+    folder = storage.join(root, entry.name, fingerprint)
+    state, artifact = _state(root, entry.name, folder)
+    return StepStatus(entry, step, config, source, fingerprint, folder, needs, state, artifact)
+
+
+def _candidates(
+    root: str, checked: CheckedStep, inputs: Sequence[_Input], source: SourceState | None, own: str
+) -> Iterator[tuple[str, list[str]]]:
+    """Fingerprints that are as good as one another, with those of their inputs: what is finished under one is done.
+
+    First its own; then that of the same sources told in an earlier form; then those with inputs that differ in what
+    the step does not read.
+    """
+    step, config = checked.step, checked.config
+    kinds, plain = [kind for kind, _, _ in inputs], [fingerprint for _, fingerprint, _ in inputs]
+    yield own, plain
+    if not storage.folders(storage.join(root, checked.entry.name)):
+        return
+    for state in step.earlier_states(config) if step.earlier_states else ():
+        pairs = list(zip(kinds, plain, strict=True))
+        yield fingerprint_of(step.identity(config, pairs, SourceState.of(config, state))), plain
+    below = [
+        (kind, fingerprint, artifact if "/" not in need else None)
+        for need, (kind, fingerprint, artifact) in zip(checked.entry.needs, inputs, strict=True)
+    ]
+    for others in alternatives(root, below, step.reads):
+        yield fingerprint_of(step.identity(config, list(zip(kinds, others, strict=True)), source)), others
 
 
 def latest(recipe: Recipe) -> list[Artifact]:

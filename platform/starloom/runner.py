@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from starloom import metrics, storage
+from starloom import storage
 from starloom.artifact import Artifact, Story
+from starloom.ends import told_at_end, url_of
 from starloom.errors import UserError
 from starloom.jobs import Jobs
 from starloom.kinds import Model, Report
@@ -17,9 +18,9 @@ from starloom.lineage import lineage
 from starloom.lock import hold
 from starloom.pages import with_run
 from starloom.plugins import beside
-from starloom.program import summary_line
 from starloom.reachable import keep_plan
 from starloom.recipe import Recipe, State, StepStatus, resolve
+from starloom.schedule import Schedule
 
 
 def run_recipe(
@@ -32,6 +33,7 @@ def run_recipe(
     """
     for name in only:
         recipe.step(name)
+    url_of(recipe.at_end)
     statuses = resolve(recipe)
     if lock is not None:
         hold(lock, statuses)
@@ -45,21 +47,19 @@ def run_recipe(
     for status in chosen:
         if status.artifact is not None:
             say(f"· {status.entry.name} {status.fingerprint[:8]}: done before")
+    names = {status.entry.name for status in chosen}
     with (
-        Jobs(recipe.name, Story(commit=commit_here() or "", labels=recipe.labels)) as jobs,
-        stopped_by_signals(),
-    ):  # in this order: Ray's start sets handlers of its own
+        Jobs(recipe.name, Story(commit=commit_here() or "", labels=recipe.labels), prefixed=recipe.at_once > 1) as jobs,
+        stopped_by_signals(),  # behind it: Ray's start sets handlers of its own
+        told_at_end(recipe, jobs.run, say),
+    ):
         say(f"{recipe.name}: {len(todo)} of {len(chosen)} steps to do; run {jobs.run}; dashboard {jobs.dashboard}")
-        for status in todo:
-            say(f"▶ {status.entry.name} {status.fingerprint[:8]}: {status.entry.run}")
-            jobs.step(status, recipe.root)
-            artifact = Artifact.open(status.folder)
-            metrics.done(recipe.name, artifact)
-            say(summary_line(artifact))
-    artifacts = [Artifact.open(status.folder) for status in chosen]
-    for artifact in artifacts:
-        if artifact.kind == Report.kind:
-            publish(artifact, recipe.root, artifacts)
+        statuses = Schedule(recipe, statuses, names, say).carry_out(jobs)
+        keep_plan(recipe, statuses)
+        artifacts = [Artifact.open(status.folder) for status in statuses if status.entry.name in names]
+        for artifact in artifacts:
+            if artifact.kind == Report.kind:
+                publish(artifact, recipe.root, artifacts)
     return artifacts
 
 

@@ -113,7 +113,8 @@ class Step:
     forms that it had before: a step that was finished under one of them is not stale for the form alone. Raise
     `version` when the same config would give other bytes than before. `consumes` tells how many artifacts of which
     kinds it takes, so that a wrong input is told before anything starts; None, as steps of before have it, is asked
-    nothing.
+    nothing. `reads` names, for a kind of input of which the step reads a part alone, the prefixes of the files in that
+    part (and it may read the manifest's `details`): while they stay the same, the step is not stale for the rest.
     """
 
     config: type[Config]
@@ -122,6 +123,7 @@ class Step:
     version: int = 1
     source_state: Callable[[Any], Any] | None = None
     consumes: Mapping[str, Count] | None = None
+    reads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     earlier_states: Callable[[Any], Sequence[Any]] | None = None
 
     def misfit(self, kinds: Sequence[str], *, whole: bool = True) -> str:
