@@ -1,9 +1,6 @@
 """One small run through every data step, from sources of every kind: what the consumers' tests read."""
 
 import itertools
-import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +9,9 @@ import pytest
 
 from data_jobs.pack import split_of
 from starloom.artifact import Artifact
-from starloom.recipe import latest, load_recipe
+from starloom.recipe import load_recipe
 from tests.data_jobs import source_trees as trees
-from tests.patience import PATIENCE
+from tests.recipes import made_by
 
 REQUESTS = ("Add the first values of the table", "Rename every value of the table", "Return the sum of all values")
 RECIPE = """
@@ -116,18 +113,10 @@ def _seed() -> int:
 
 
 @pytest.fixture(scope="session")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def run(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The run: its decontamination step has a name that says nothing."""
     folder = tmp_path_factory.mktemp("contracts")
     write_sources(folder)
     root, recipe = folder / "run", folder / "recipe.toml"
     recipe.write_text(RECIPE.format(folder=folder, benchmarks="quiet", seed=_seed()))
-    # a process of its own: it starts and ends a Ray of its own
-    here = Path(__file__).resolve().parents[2]
-    environment = {**os.environ, "PYTHONPATH": f"{here}:{here / 'platform'}"}
-    environment.pop("RAY_ADDRESS", None)
-    command = [sys.executable, "-m", "starloom.cli", "run", str(recipe)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    made = {artifact.name: artifact for artifact in latest(load_recipe(str(recipe)))}
-    return Run(recipe, root, made)
+    return Run(recipe, root, made_by(load_recipe(str(recipe))))

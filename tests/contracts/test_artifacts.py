@@ -14,7 +14,7 @@ from starloom.cli import main as starloom
 from starloom.contamination import Match
 from starloom.errors import UserError
 from starloom.explain import explain
-from starloom.kinds import Corpus, Decisions, Model, Tokens
+from starloom.kinds import Corpus, Decisions, Model, Report, Tokens
 from starloom.recipe import load_recipe
 from tests.contracts.conftest import Run
 
@@ -60,7 +60,7 @@ def test_views_refuse_artifacts_of_another_kind_in_one_line(run: Run) -> None:
 
 
 def test_report_shows_what_the_steps_counted(run: Run) -> None:
-    page = (run.root / "report.html").read_text()
+    page = run.made["report"].read_text(Report.PAGE)
     assert f"{run.made['corpus'].manifest.counts.rows_in:,}" in page
     assert "duplicates" in page
 

@@ -1,25 +1,21 @@
 """The recipe `commit-instructions` on a real repository, from its history to a model: toy sizes, every step."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from starloom.kinds import Model
-from starloom.recipe import latest, load_recipe
+from starloom.recipe import load_recipe
 from tests.contracts.conftest import REQUESTS
 from tests.data_jobs import source_trees as trees
 from tests.models import tiny_tokenizer, write_tiny_model
-from tests.patience import PATIENCE
+from tests.recipes import made_by
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_commits_of_a_repository_become_a_model(tmp_path: Path) -> None:
+def test_commits_of_a_repository_become_a_model(ray_cluster: str, tmp_path: Path) -> None:
     texts = [trees.program("table", lines) for lines in (3, 5, 7, 9, 11, 13)]
     subjects = ("Start the table", *REQUESTS, "Fix the last line of it", "Use longer names in it")
     commits = [(subject, {"table.py": text}) for subject, text in zip(subjects, texts, strict=True)]
@@ -42,22 +38,8 @@ def test_commits_of_a_repository_become_a_model(tmp_path: Path) -> None:
         "model.zero": "1",
         "model.heldout_share": "0",
     }
-    words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'platform'}"}
-    environment.pop("RAY_ADDRESS", None)
-    command = [
-        sys.executable,
-        "-m",
-        "starloom.cli",
-        "run",
-        "commit-instructions",
-        "--root",
-        str(tmp_path / "run"),
-        *words,
-    ]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    made = {one.name: one for one in latest(load_recipe("commit-instructions", root=str(tmp_path / "run")))}
+    assignments = [f"{key}={value}" for key, value in settings.items()]
+    made = made_by(load_recipe("commit-instructions", root=str(tmp_path / "run"), assignments=assignments))
     counts = made["model"].manifest.counts
     assert counts.rows_out == 5
     assert counts.dropped == {"message_is_no_request": 1}
