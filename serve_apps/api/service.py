@@ -20,6 +20,7 @@ from serve_apps.api.events import ShownCounts
 from serve_apps.api.mailbox import Mailbox
 from serve_apps.api.metrics import AnswerMeters, Meters
 from serve_apps.api.prompts import FimOrder, PromptBuilder
+from serve_apps.api.traces import AnswerLine, trace_of
 from serve_apps.attributor import Attributor, Wish
 from serve_apps.engine.request import Engine, Event, Request, Sampling, Scored
 from starloom.tokenizer import CodeTokenizer
@@ -81,10 +82,11 @@ class Completion:
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks, and until when an answer is of use (`time.monotonic`)."""
+    """Who asks, until when an answer is of use (`time.monotonic`), and by which id they know their request."""
 
     user: str = ""
     deadline: float | None = None
+    trace: str = ""
 
 
 @dataclass
@@ -143,7 +145,7 @@ class Service:
         except ValueError:
             raise Problem(400, f"{DEADLINE_HEADER}: is no number of seconds") from None
         deadline = None if seconds is None else time.monotonic() + seconds
-        return Caller(getattr(request.state, "user", ""), deadline)
+        return Caller(getattr(request.state, "user", ""), deadline, trace_of(request.headers))
 
     async def batches(
         self, served: Served, prompt: list[int], sampling: Sampling, caller: Caller, *, streaming: bool = True
@@ -156,8 +158,8 @@ class Service:
             Problem: it was late before its first token, or the engine failed.
         """
         mailbox = Mailbox(asyncio.get_running_loop(), served.engine, streaming=streaming)
-        request = Request(prompt, sampling, mailbox.put, caller.user, caller.deadline)
-        meters = AnswerMeters(self.meters, served.name, caller.user)
+        request = Request(prompt, sampling, mailbox.put, caller.user, caller.deadline, caller.trace)
+        meters, line = AnswerMeters(self.meters, served.name, caller.user), AnswerLine(served.name, request)
         if sampling.grammar is not None:  # to compile it may take long
             await asyncio.to_thread(served.engine.prepare, sampling)
         served.engine.submit(request)
@@ -166,6 +168,7 @@ class Service:
                 arrived = await mailbox.take()
                 for one in arrived:
                     meters.observe(one.event, one.at)
+                    line.observe(one.event, one.at)
                 last = arrived[-1].event
                 if last.finish in ("error", "cancelled") or (last.finish == "deadline" and not meters.tokens):
                     raise _failure(last)
@@ -174,6 +177,7 @@ class Service:
                     return
         finally:
             request.cancel()
+            line.write()
 
     async def complete(self, served: Served, prompt: list[int], sampling: Sampling, caller: Caller) -> Completion:
         """The whole answer."""

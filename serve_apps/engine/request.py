@@ -91,7 +91,8 @@ class Event:
 class Request:
     """A prompt on its way through an engine; `emit` is called on the engine's thread.
 
-    `user` shares the engine fairly with other users; `deadline` is a time of `time.monotonic`.
+    `user` shares the engine fairly with other users; `deadline` is a time of `time.monotonic`. By `trace` those who
+    asked know it; the engine sets when it `began` (`time.perf_counter`), where it knows.
     """
 
     prompt: list[int]
@@ -99,6 +100,8 @@ class Request:
     emit: Callable[[Event], None]
     user: str = ""
     deadline: float | None = None
+    trace: str = ""
+    began: float | None = field(default=None, init=False)
     cancelled: bool = field(default=False)
 
     def cancel(self) -> None:

@@ -5,6 +5,7 @@ again its prompt and what it has said are computed anew, as vLLM does. Its answe
 nothing but the tokens before it and on its own seed and place.
 """
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -109,6 +110,7 @@ class Schedule:
             if got is None:
                 return
             self.waiting.take(request)
+            request.began = time.perf_counter()
             self.running.append(self._begun(request, *got))
             self._counters.prompt += len(request.prompt)
             self._counters.prefix_queries += len(request.prompt)

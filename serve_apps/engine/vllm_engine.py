@@ -166,7 +166,9 @@ class VllmEngine:
         sampling = request.sampling
         text, made = TextStream(sampling.stop, sampling.max_lines, sampling.include_stop, sampling.min_indent), 0
         cached = 0
-        pieces = self._tokens.generate(f"request-{next(self._names)}", request.prompt, request.sampling)
+        pieces = self._tokens.generate(
+            f"{request.trace or 'request'}-{next(self._names)}", request.prompt, request.sampling
+        )
         coming = asyncio.ensure_future(anext(pieces, None))
         try:
             while True:
