@@ -10,6 +10,7 @@ from starloom.cluster import prepare_environment
 from tests.object_store import BUCKET, ObjectStore
 
 ALL_TESTS = "STARLOOM_ALL_TESTS"  # environment: also what CI leaves out, as CONTRIBUTING.md tells
+thorough = pytest.mark.skipif(not os.environ.get(ALL_TESTS), reason="long, and left to `make test-all`")
 STORE = ObjectStore()  # one address for the session: Ray's workers have the environment that Ray started with
 
 

@@ -6,10 +6,14 @@ _CHATTER = re.compile(
     "Runtime env is setting up.|Running entrypoint for job |deepspeed_shm_comm_op built successfully"
     "|Progress bars disabled. To enable"
     "|Task ServeController.graceful_shutdown failed"  # Ray retries what `serve.shutdown` has ended on purpose
+    r"|^\s+\[(state-dump|\d{4}-\d\d-\d\d )|^\s+\(2\) raylet"  # the last lines of a lost node's own log
 )
 _ACTOR = re.compile(r"^\x1b\[\d+m\([^)]* pid=[^)]*\)\x1b\[0m ")
+_RAYLET = re.compile(r"^\x1b\[\d+m\(raylet\)\x1b\[0m (?P<said>.*?)(?:\. (?=[A-Z]).*|: \(1\).*)?$")
+_NODE_LOST = re.compile(r"Raylet is terminated|has been marked dead")
 _RAY_LOG = re.compile(r"\d{4}-\d\d-\d\d [\d:,]+\tINFO |INFO \d{4}-\d\d-\d\d [\d:,]+ ")
 _PROGRESS = re.compile(r"logging_progress.py:\d+ -- (?P<stage>\w.*): (?P<done>\d+)/(?P<all>\d+)$")
+LONGEST_OF_RAYLET = 160
 
 
 class LogPrinter:
@@ -38,8 +42,15 @@ class LogPrinter:
         self.last = [*self.last[-50:], line]
         if _CHATTER.search(line) or line.startswith(("✓", "error: ")) or not line.strip():
             return
-        progress = _PROGRESS.search(line)
-        if progress:
+        progress, raylet = _PROGRESS.search(line), _RAYLET.match(line)
+        if raylet:
+            line = raylet["said"][:LONGEST_OF_RAYLET]
+            if _NODE_LOST.search(line):
+                line = "a node of the cluster was lost; what ran there runs again"
+            if line == self._shown:
+                return
+            self._shown = line
+        elif progress:
             if progress["done"] == "0" or progress.group() == self._shown:
                 return
             self._shown = progress.group()

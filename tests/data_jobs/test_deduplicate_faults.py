@@ -28,9 +28,17 @@ STAGES = {
 }
 
 
-def corpus(root: Path) -> Artifact:
+@pytest.fixture(scope="module")
+def collected(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     contents = [changed(text(n % 7), 1 + n % 3, seed=n) for n in range(40)]
-    return artifact(root, "collected", [[{"content": content} for content in contents[s::4]] for s in range(4)])
+    shards = [[{"content": content} for content in contents[s::4]] for s in range(4)]
+    return artifact(tmp_path_factory.mktemp("source"), "collected", shards)
+
+
+@pytest.fixture(scope="module")
+def calm(ray_cluster: str, collected: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """What an undisturbed run makes."""
+    return run(tmp_path_factory.mktemp("calm"), collected)
 
 
 def checksums(made: Artifact) -> dict[str, str]:
@@ -59,10 +67,8 @@ def killing_once(marker: Path, stage: str) -> Callable[..., list[Any]]:
 
 @pytest.mark.parametrize("stage", sorted(STAGES))
 def test_killed_worker_in_any_stage_changes_no_byte(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, collected: Artifact, calm: Artifact, stage: str
 ) -> None:
-    collected = corpus(tmp_path)
-    calm = run(tmp_path / "calm", collected)
     marker = tmp_path / "killed"
     monkeypatch.setattr(STAGES[stage], "map_shards", killing_once(marker, stage))
     disturbed = run(tmp_path / "disturbed", collected)
@@ -73,10 +79,8 @@ def test_killed_worker_in_any_stage_changes_no_byte(
 
 @pytest.mark.parametrize("stage", sorted(STAGES))
 def test_run_that_stops_in_any_stage_is_resumed_without_signing_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, collected: Artifact, calm: Artifact, stage: str
 ) -> None:
-    collected = corpus(tmp_path)
-    calm = run(tmp_path / "calm", collected)
 
     def stopped(items: Sequence[Any], work: Callable[[Any], Any], *, name: str, cpus: float = 1.0) -> list[Any]:
         found = map_shards(items, work, name=name, cpus=cpus)
@@ -108,11 +112,8 @@ def test_run_that_stops_in_any_stage_is_resumed_without_signing_again(
 
 
 def test_run_that_stops_while_it_connects_pairs_ends_with_the_same_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, collected: Artifact, calm: Artifact
 ) -> None:
-    collected = corpus(tmp_path)
-    calm = run(tmp_path / "calm", collected)
-
     def stopped(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 

@@ -168,6 +168,31 @@ def test_job_log_is_shown_without_rays_own_lines_and_with_the_progress_of_ray_da
     assert printer.last[-2:] == ["WARNING kept", ""]
 
 
+def test_a_lost_node_is_one_line_of_the_log(capsys: pytest.CaptureFixture[str]) -> None:
+    raylet = "\x1b[33m(raylet)\x1b[0m "
+    printer = LogPrinter("sums | ")
+    ended = "Raylet is terminated. Termination is unexpected. Possible reasons include: (1) SIGKILL by the user."
+    missed = (
+        "The node with node id: 2f and address: 10.0.0.2 has been marked dead because the detector has missed too many"
+    )
+    for line in (
+        f"{raylet}{ended} Last 20 lines of the Raylet logs:",
+        "    [2026-11-28 01:46:03,459 I 21370 21370] (raylet) accessor.cc:475: Received address",
+        "    [state-dump] NodeManager.GcsCheckAlive - 1 total (1 active)",
+        "",
+        f"{raylet}{missed} heartbeats from it. This can happen when a \t(1) raylet crashes unexpectedly",
+        "\t(2) raylet has lagging heartbeats due to slow network or busy workload.",
+        f"{raylet}Task _map_task failed. There are infinite retries remaining, so the task will be retried.",
+        "sign: 1 of 1 shards",
+    ):
+        printer.add(line + "\n")
+    assert capsys.readouterr().out.splitlines() == [
+        "  sums | a node of the cluster was lost; what ran there runs again",
+        "  sums | Task _map_task failed",
+        "  sums | sign: 1 of 1 shards",
+    ]
+
+
 COUNTED_STEP = """\
 from pathlib import Path
 

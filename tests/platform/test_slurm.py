@@ -10,7 +10,7 @@ import pytest
 
 from starloom.artifact import find
 from starloom.ports import free_port
-from tests.conftest import ALL_TESTS
+from tests.conftest import thorough
 from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.slow
@@ -66,7 +66,7 @@ def sbatch(environment: dict[str, str], *words: str) -> subprocess.CompletedProc
     )
 
 
-@pytest.mark.skipif(not os.environ.get(ALL_TESTS), reason="a head and a node start at once: `make test-all`")
+@thorough
 def test_a_recipe_runs_on_the_nodes_of_a_job_and_leaves_none_behind(tmp_path: Path, environment) -> None:
     (tmp_path / "source" / "one").mkdir(parents=True)
     (tmp_path / "source" / "one" / "a.py").write_text("def add(first, second):\n    return first + second\n")
