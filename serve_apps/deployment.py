@@ -22,6 +22,7 @@ from serve_apps.api.keys import KEYS_VARIABLE, keys_of
 from serve_apps.api.prompts import FimOrder
 from serve_apps.api.rates import Rates, SharedLimiter
 from serve_apps.api.service import Served, Service
+from serve_apps.api.traces import in_files_alone
 from serve_apps.attributor import Attributor
 from serve_apps.autoscaling import CACHE_USE, OCCUPANCY
 from serve_apps.engine.cores import cores_at_hand
@@ -136,6 +137,7 @@ class Completions:
         import torch
 
         config = validate(ServingConfig, values, where="serving")
+        in_files_alone()
         torch.set_num_threads(cores_at_hand())
         sys.setswitchinterval(SWITCH_SECONDS)
         models = {settings.shown: _served(settings) for settings in config.models}

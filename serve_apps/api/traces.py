@@ -24,6 +24,13 @@ def trace_of(headers: Mapping[str, str]) -> str:
     return found[:_LONGEST]
 
 
+def in_files_alone() -> None:
+    """Keep the lines off the terminal of whoever started the server: Serve prints its replicas' logs there too."""
+    for handler in logging.getLogger("ray.serve").handlers:
+        if type(handler) is logging.StreamHandler:  # those to files are kinds of it
+            handler.addFilter(lambda record: record.name != LOG.name)
+
+
 class AnswerLine:
     """What is told of one answer; times are seconds since it was asked for."""
 
