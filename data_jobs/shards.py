@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from starloom import cluster, digests, metrics
+from starloom.errors import readable
 
 T = TypeVar("T")
 PROGRESS_SECONDS = 10.0
@@ -26,6 +27,9 @@ def map_shards(items: Sequence[T], work: Callable[[T], Any], *, name: str, cpus:
 
     A lost task is run again. `work` writes its shard atomically and leaves a finished one alone, so that little is done
     twice; it returns small, picklable results: text never travels through the object store.
+
+    Raises:
+        StarloomError: what the first task to fail has to say to people, such as that the disk is full.
     """
     if not items:
         return []
@@ -37,9 +41,15 @@ def map_shards(items: Sequence[T], work: Callable[[T], Any], *, name: str, cpus:
 
     def one(row: dict[str, Any]) -> dict[str, Any]:
         digests.collected()  # of another step's task in this worker
-        result = work(ray.get(reference)[row["item"]])
+        failure = result = None
+        try:
+            result = work(ray.get(reference)[row["item"]])
+        except Exception as error:
+            failure = readable(error)  # it travels as data: Ray Data would print pages about it, and lose what it is
+            if failure is None:
+                raise
         _give_back()
-        return {"item": row["item"], "result": pickle.dumps((result, digests.collected()))}
+        return {"item": row["item"], "result": pickle.dumps((failure, result, digests.collected()))}
 
     one.__name__ = name
     # a task costs the driver some milliseconds: enough of them to keep every CPU busy to the end, and no more
@@ -49,7 +59,9 @@ def map_shards(items: Sequence[T], work: Callable[[T], Any], *, name: str, cpus:
     said, size = time.monotonic(), 0
     metrics.progress(name, 0, len(items), 0)
     for row in dataset.map(one, num_cpus=cpus).iter_rows():
-        results[row["item"]], written = pickle.loads(row["result"])
+        failure, results[row["item"]], written = pickle.loads(row["result"])
+        if failure is not None:
+            raise failure
         digests.remember(written)
         size += sum(digest.bytes for digest in written.values())
         metrics.progress(name, len(results), len(items), size)
