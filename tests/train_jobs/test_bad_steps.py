@@ -13,6 +13,7 @@ import pytest
 from data_jobs.train_tokenizer import train_bpe
 from starloom.artifact import ArtifactWriter
 from starloom.tokens import TokenShardWriter
+from tests.pairs import covering
 from tests.train_jobs import gloo
 from train_jobs.config import OptimizerConfig, PretrainConfig, ShapeConfig
 from train_jobs.layout import Layout
@@ -28,6 +29,7 @@ CASES = [
     for layout, (precision, zero), fault in product(LAYOUTS, ENGINES, FAULTS)
     if zero < 2 or layout[0] == 1
 ]
+CASES = covering(CASES, lambda case: dict(enumerate(case)))
 
 
 def name_of(case: tuple[tuple[int, int, int], str, int, str]) -> str:

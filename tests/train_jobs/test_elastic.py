@@ -14,6 +14,7 @@ from starloom.artifact import ArtifactWriter
 from starloom.config import validate
 from starloom.errors import UserError
 from starloom.tokens import TokenShardWriter
+from tests.conftest import thorough
 from tests.patience import PATIENCE
 from tests.train_jobs import gloo
 from train_jobs.config import PretrainConfig
@@ -89,6 +90,7 @@ def _alone(rank: int, folder: str) -> None:
 
 
 @pytest.mark.slow
+@thorough  # `test_whole_path` loses a node of training in CI
 def test_losses_are_those_of_a_run_that_nothing_disturbed(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(train_bpe(iter(["def add(a, b): return a + b\n"] * 9), 280).json_text)
     documents = [np.random.default_rng(0).integers(0, 500, 20_000, dtype="uint16")]

@@ -5,10 +5,9 @@ Each number of processes is started once and goes through all cases that need it
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import combinations, product
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import pytest
 from data_jobs.train_tokenizer import train_bpe
 from starloom.artifact import ArtifactWriter
 from starloom.tokens import FimConfig, TokenShardWriter
-from tests.conftest import ALL_TESTS
+from tests.pairs import covering
 from tests.train_jobs import gloo
 from train_jobs.config import LengthWarmup, OptimizerConfig, PretrainConfig, ShapeConfig
 from train_jobs.layout import Layout
@@ -131,20 +130,8 @@ SEQUENCE = [
 ]
 
 
-def covering(cases: list[Case]) -> list[Case]:
-    """Cases in which every pair of settings meets that meets in all of them; all, where all tests are asked for."""
-    if os.environ.get(ALL_TESTS):
-        return cases
-    pairs = {case: set(combinations(vars(case).items(), 2)) for case in cases}
-    missing, chosen = set().union(*pairs.values()), []
-    while missing:
-        chosen.append(max(cases, key=lambda case: len(pairs[case] & missing)))
-        missing -= pairs[chosen[-1]]
-    return [case for case in cases if case in chosen]
-
-
 REFERENCE = Case(1, 1, 1, 1, "none", 0)
-IN_FP32, IN_BF16 = covering(IN_FP32), covering(IN_BF16)
+IN_FP32, IN_BF16 = covering(IN_FP32, vars), covering(IN_BF16, vars)
 CASES = IN_FP32 + IN_BF16 + DROPPING + ORTHOGONAL + CUT + SEQUENCE
 REFERENCES = {"adamw": REFERENCE, "muon": ORTHOGONAL[0]}
 BF16_REFERENCE = Case(1, 1, 1, 1, "none", 1, "bf16")
