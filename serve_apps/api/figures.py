@@ -101,21 +101,30 @@ class _Word:
 
 
 class Ledger:
-    """The last word of every replica that there was."""
+    """The last word of every replica that there is, and the sums of those that have left."""
 
     def __init__(self) -> None:
         self._last: dict[str, _Word] = {}
+        self._gone: Sequence[Family] = ()
+        self._left: set[str] = set()
 
     async def put(self, replica: str, number: int, told: Sequence[Family], *, leaving: bool = False) -> None:
         """What a replica counts, its word of that number; one that was overtaken by a later one is not heard."""
-        if replica not in self._last or number > self._last[replica].number:
-            self._last[replica] = _Word(number, float("-inf") if leaving else time.monotonic(), told)
+        if replica in self._left or (replica in self._last and number <= self._last[replica].number):
+            return
+        if leaving:
+            self._last.pop(replica, None)
+            self._left.add(replica)
+            self._gone = added([(self._gone, False), (told, False)])
+        else:
+            self._last[replica] = _Word(number, time.monotonic(), told)
 
     async def total(self, replica: str, number: int, told: Sequence[Family]) -> list[Family]:
         """The sums, after `put`."""
         await self.put(replica, number, told)
         now = time.monotonic()
-        return added((word.told, now - word.at < SILENT_SECONDS) for word in self._last.values())
+        there = ((word.told, now - word.at < SILENT_SECONDS) for word in self._last.values())
+        return added([(self._gone, False), *there])
 
 
 # one replica: it is what the others share

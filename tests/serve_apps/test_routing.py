@@ -69,6 +69,19 @@ def test_replicas_with_too_much_to_do_come_last() -> None:
     assert evened(["a"], Counter(a=100)) == ["a"]  # type: ignore[list-item, arg-type]
 
 
+def test_a_thousand_replicas_that_have_left_are_one_sum() -> None:
+    async def told() -> str:
+        ledger, registry = Ledger(), CollectorRegistry()
+        Count("done", "Done", ("key",), registry=registry).labels("ann").inc(2)
+        for number in range(1000):
+            await ledger.put(f"r{number}", 0, families(registry))
+            await ledger.put(f"r{number}", 1, families(registry), leaving=True)
+        assert not ledger._last
+        return exposition(await ledger.total("here", 0, families(registry))).decode()
+
+    assert 'done_total{key="ann"} 2002.0' in asyncio.run(told())
+
+
 def test_counts_of_all_replicas_add_up_and_stay_when_one_has_gone() -> None:
     async def told() -> list[str]:
         ledger = Ledger()
