@@ -144,6 +144,8 @@ class Jobs(AbstractContextManager["Jobs"]):
             runtime_env=self._runtime_env,
         )
         self._active.add(job)
+        if self._stopped.is_set():  # while it was submitted
+            self._client.stop_job(job)
         try:
             last_lines = asyncio.run(self._follow(job, f"{status.entry.name} | " if self.prefixed else ""))
             outcome = self._client.get_job_info(job)
