@@ -5,9 +5,7 @@ lies within long runs of few kinds of characters, which are a small part of most
 """
 
 from collections.abc import Iterator
-from typing import Any
 
-import numba
 import numpy as np
 
 
@@ -35,33 +33,7 @@ def runs(text: str, members: np.ndarray, shortest: int, counted: np.ndarray, lea
         counted: the class of those that are counted, bool [129].
         least: of them in a run at least.
     """
-    found = _runs(code_points(text), members, shortest, counted, least)
+    from data_jobs.runs_kernel import longest_runs  # numba takes long to load, and a look at a recipe searches nothing
+
+    found = longest_runs(code_points(text), members, shortest, counted, least)
     return zip(found[0].tolist(), found[1].tolist(), strict=True)
-
-
-@numba.njit(cache=True, nogil=True)
-def _runs(codes, members, shortest, counted, least) -> Any:  # type: ignore[no-untyped-def]
-    # a run covers one of every `shortest` places: as Boyer and Moore's search does, the others are leapt over
-    size = len(codes)
-    room = size // (shortest + 1) + 1
-    starts, ends = np.empty(room, np.int64), np.empty(room, np.int64)
-    written = 0
-    at = shortest - 1
-    while at < size:
-        if not members[min(codes[at], 128)]:
-            at += shortest
-            continue
-        start, end = at, at + 1
-        while start > 0 and members[min(codes[start - 1], 128)]:
-            start -= 1
-        while end < size and members[min(codes[end], 128)]:
-            end += 1
-        if end - start >= shortest:
-            seen = 0
-            for place in range(start, end):
-                seen += counted[min(codes[place], 128)]
-            if seen >= least:
-                starts[written], ends[written] = start, end
-                written += 1
-        at = end + shortest
-    return starts[:written], ends[:written]

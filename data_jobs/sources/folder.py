@@ -23,7 +23,7 @@ from data_jobs.sources.entries import (
     license_file,
     refused,
 )
-from data_jobs.sources.names import excluded, is_utf8
+from data_jobs.sources.names import excluded, is_utf8, wholly_excluded
 from data_jobs.sources.seen import digested
 from data_jobs.sources.walks import Found, sorted_names
 from starloom.config import Config
@@ -246,6 +246,8 @@ def _files(source: FolderSource, root: str) -> Iterator[Found]:
         if name is None:
             waiting.pop()
         elif name.endswith("/"):
+            if wholly_excluded(below + name, source.exclude):
+                continue
             waiting.append((below + name, _names_in(root, below + name)))
         elif not excluded(below + name, source.exclude):
             yield _found(root, below + name)

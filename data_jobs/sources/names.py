@@ -19,6 +19,11 @@ def excluded(path: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatch(path, pattern) for pattern in patterns)
 
 
+def wholly_excluded(folder: str, patterns: Sequence[str]) -> bool:
+    """Whether every path below a folder, whose name ends with a slash, matches one of the patterns."""
+    return any(pattern.endswith("*") and fnmatch.fnmatch(folder, pattern) for pattern in patterns)
+
+
 def safe_member(name: str) -> str | None:
     """A path from inside an archive or a tree, made relative and plain; None when it leads outside."""
     plain = name.replace("\\", "/")

@@ -1,11 +1,14 @@
 """The one exception tree, and how a command shows it: one line on stderr and an exit code."""
 
 import errno
+import os
+import select
 import sys
 import traceback
 from collections.abc import Callable
 
 INTERRUPTED = 130
+CLOSED_PIPE = 141  # as of a program that SIGPIPE ends
 
 
 class StarloomError(Exception):
@@ -53,14 +56,30 @@ def guarded(work: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("interrupted; what is finished stays, run again to go on", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError as error:
+        if not _nobody_reads():
+            return _told(error)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be flushed
+        return CLOSED_PIPE
     except Exception as error:  # noqa: BLE001 - the outermost frame: everything is shown, nothing swallowed
-        known = readable(error)
-        if known is None:
-            traceback.print_exc()
-            print(f"error: {type(error).__name__}: {one_line(error)}", file=sys.stderr)
-            return 1
-        print(f"error: {known}", file=sys.stderr, flush=True)
-        return known.exit_code
+        return _told(error)
+
+
+def _told(error: Exception) -> int:
+    known = readable(error)
+    if known is None:
+        traceback.print_exc()
+        print(f"error: {type(error).__name__}: {one_line(error)}", file=sys.stderr)
+        return 1
+    print(f"error: {known}", file=sys.stderr, flush=True)
+    return known.exit_code
+
+
+def _nobody_reads() -> bool:
+    """Whether what is printed goes into a pipe that was closed, as by ``| head``."""
+    pipe = select.poll()
+    pipe.register(sys.stdout.fileno(), 0)
+    return any(events & select.POLLERR for _, events in pipe.poll(0))
 
 
 def readable(error: BaseException) -> StarloomError | None:

@@ -149,6 +149,9 @@ class Jobs(AbstractContextManager["Jobs"]):
         try:
             last_lines = asyncio.run(self._follow(job, f"{status.entry.name} | " if self.prefixed else ""))
             outcome = self._client.get_job_info(job)
+        except BrokenPipeError:  # nobody reads what is printed: the run ends, and so does its step
+            self._client.stop_job(job)
+            raise
         finally:
             self._active.discard(job)
         if outcome.status.value != "SUCCEEDED":

@@ -103,6 +103,28 @@ def test_unknown_recipe_lists_the_built_in_ones() -> None:
         load_recipe("no-such-recipe")
 
 
+def test_a_closed_pipe_ends_a_command_without_a_word(recipe_file: Path) -> None:
+    words = f"{sys.executable} -m starloom.cli status {recipe_file} | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", words], capture_output=True, text=True, timeout=PATIENCE, check=True)
+    assert done.stderr == ""
+    assert done.stdout in ("141\n", "0\n")  # it has printed all before the other one went
+
+
+def test_a_reader_that_is_gone_is_told_from_other_pipes(tmp_path: Path) -> None:
+    program = (
+        "import sys, time; from starloom.errors import guarded\n"
+        "def say():\n    time.sleep(float(sys.argv[1])); print('x' * 100_000); return 0\n"
+        "def fail():\n    raise BrokenPipeError(32, 'a socket of ours')\n"
+        "sys.exit(guarded(say if len(sys.argv) > 1 else fail))"
+    )
+    (tmp_path / "said.py").write_text(program)
+    run = f"{sys.executable} {tmp_path}/said.py"
+    words = f"{run} 1 | true; echo ${{PIPESTATUS[0]}}; {run}; echo $?"
+    done = subprocess.run(["bash", "-c", words], capture_output=True, text=True, timeout=PATIENCE, check=True)
+    assert done.stdout.splitlines() == ["141", "1"]
+    assert done.stderr.splitlines()[-1] == "error: BrokenPipeError: [Errno 32] a socket of ours"
+
+
 def test_status_of_an_untouched_recipe_is_missing_everywhere(recipe_file: Path) -> None:
     assert [status.state for status in resolve(load_recipe(str(recipe_file)))] == [State.MISSING] * 2
 
