@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from data_jobs.collect import STEP, CollectConfig
 from data_jobs.sources import seen
 from data_jobs.sources.folder import FolderSource
+from data_jobs.sources.names import excluded, wholly_excluded
 from data_jobs.sources.tables import JsonLinesSource
 from starloom.program import load_step
 from starloom.recipe import Recipe, State, resolve
@@ -149,3 +152,16 @@ def test_what_was_collected_when_dates_mattered_is_not_stale_for_that(tmp_path: 
 )
 def test_steps_that_looked_at_dates_still_know_them(module: str) -> None:
     assert load_step(module).earlier_states is not None
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text("ab/*.?[]", max_size=8), st.text("ab/.", max_size=6), st.text("ab/.", min_size=1, max_size=6))
+def test_what_is_below_a_wholly_excluded_folder_is_excluded(pattern: str, folder: str, below: str) -> None:
+    if wholly_excluded(f"{folder}/", (pattern,)):
+        assert excluded(f"{folder}/{below}", (pattern,))
+
+
+def test_folders_that_a_pattern_leaves_a_part_of_are_walked() -> None:
+    assert wholly_excluded("site-packages/", ("*.so", "site-packages/*"))
+    assert wholly_excluded("config-3/", ("config-*",))
+    assert not wholly_excluded("lib/", ("*.so", "lib/a*", "lib"))
