@@ -249,13 +249,13 @@ def _files(source: FolderSource, root: str) -> Iterator[Found]:
             if wholly_excluded(below + name, source.exclude):
                 continue
             waiting.append((below + name, _names_in(root, below + name)))
-        elif not excluded(below + name, source.exclude):
+        elif not (source.exclude and excluded(below + name, source.exclude)):
             yield _found(root, below + name)
 
 
 def _found(root: str, relative: str) -> Found:
     try:
-        status = os.lstat(os.path.join(root, relative))  # noqa: PTH118
+        status = os.lstat(f"{root}/{relative}")
     except OSError as error:  # it has gone since its folder was read
         return Found(relative, None, 0, 0, own_fault(error, root))
     version = (status.st_ctime_ns, status.st_ino)

@@ -5,11 +5,9 @@ memory of a few thousand of them. A file is read again only when its size, its t
 ctime is among them, which nobody sets back.
 """
 
-import gzip
 import hashlib
 import itertools
 import os
-import pickle
 import stat
 import sys
 import tempfile
@@ -21,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_jobs.sources import walks
+from data_jobs.sources.pickles import PackedFile, unpacked
 from data_jobs.sources.walks import Found
 from starloom.storage import cache_folder
 
@@ -55,7 +54,7 @@ def digested(root: str, files: Iterable[Found], key: str = "") -> Iterator[Found
                 lambda found: _content(root, found),
                 (found for found, content in zip(batch, known, strict=True) if content is None),
             )
-            done = [found._replace(content=content or next(read)) for found, content in zip(batch, known, strict=True)]
+            done = [Found(*found[:-1], content or next(read)) for found, content in zip(batch, known, strict=True)]
             progress.tell([found for found, content in zip(done, known, strict=True) if content is None])
             after.add(done)
             yield from done
@@ -106,11 +105,9 @@ class _Before:
 def _entries(place: Path) -> Iterator[Seen]:
     """The entries of a table; a damaged one ends early, and costs reading what is behind."""
     try:
-        with gzip.open(place, "rb") as file:
-            while True:
-                for entry in pickle.load(file):
-                    yield Seen(*entry)
-    except Exception:  # noqa: BLE001 - what a damaged pickle may raise has no end; EOFError is the ordinary one
+        for batch in unpacked(place):
+            yield from map(Seen._make, batch)
+    except Exception:  # noqa: BLE001 - what a damaged pickle may raise has no end; that there is none is ordinary
         return
 
 
@@ -119,12 +116,12 @@ class _After:
 
     def __init__(self, place: Path) -> None:
         self._place, self._began = place, time.time_ns()
-        self._packed: gzip.GzipFile | None = None
+        self._packed: PackedFile | None = None
         with suppress(OSError):
             place.parent.mkdir(parents=True, exist_ok=True)
             number, self._path = tempfile.mkstemp(dir=place.parent, prefix=".")
             os.close(number)
-            self._packed = gzip.GzipFile(self._path, "wb", compresslevel=1)
+            self._packed = PackedFile(self._path)
 
     def __enter__(self) -> "_After":
         return self
@@ -143,7 +140,7 @@ class _After:
     def _write(self, entries: list[tuple[Any, ...]]) -> None:
         if self._packed is not None and entries:
             try:
-                pickle.dump(entries, self._packed)
+                self._packed.add(entries)
             except OSError:
                 self.__exit__()
                 self._packed = None

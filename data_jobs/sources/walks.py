@@ -4,7 +4,6 @@ A fingerprint needs the names, sizes and digests of all files, and the step that
 is written down below the cache folder under its own digest, and read from there on the same machine.
 """
 
-import gzip
 import hashlib
 import heapq
 import itertools
@@ -16,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
 
+from data_jobs.sources.pickles import PackedFile, unpacked
 from starloom.errors import RunError
 from starloom.storage import cache_folder
 
@@ -69,8 +69,7 @@ def _held_against(digest: str, place: Path) -> Iterator[Found]:
     read = hashlib.sha256()
     damage: Exception | None = None
     try:
-        for one in _batches(gzip.GzipFile(place, "rb")):
-            found = Found(*one)
+        for found in map(Found._make, itertools.chain.from_iterable(unpacked(place))):
             read.update(_entry(found))
             yield found
     except Exception as error:  # noqa: BLE001 - what a damaged pickle may raise has no end
@@ -95,14 +94,14 @@ class _Spool:
 
     def __init__(self) -> None:
         self._path: Path | None = None
-        self._packed: gzip.GzipFile | None = None
+        self._packed: PackedFile | None = None
         with suppress(OSError):
             folder = _place("")
             folder.mkdir(parents=True, exist_ok=True)
             number, path = tempfile.mkstemp(dir=folder, prefix=".")
             os.close(number)
             self._path = Path(path)
-            self._packed = gzip.GzipFile(path, "wb", compresslevel=1)
+            self._packed = PackedFile(path)
 
     def __enter__(self) -> "_Spool":
         return self
@@ -113,7 +112,7 @@ class _Spool:
     def add(self, batch: list[tuple[Any, ...]]) -> None:
         if self._packed is not None:
             try:
-                pickle.dump(batch, self._packed)
+                self._packed.add(batch)
             except OSError:
                 self._drop()
 
@@ -158,7 +157,7 @@ def sorted_names(names: Iterable[T]) -> Iterator[T]:
         runs.append(file)
 
 
-def _batches(file: IO[bytes] | gzip.GzipFile) -> Iterator[Any]:
+def _batches(file: IO[bytes]) -> Iterator[Any]:
     with file:
         while True:
             try:

@@ -1,11 +1,12 @@
 """The order of a run: steps side by side, early cut-off, and who is told of its end."""
 
 import json
+import multiprocessing
 import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -145,58 +146,59 @@ def recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def ran(recipe: Path, jobs: Jobs) -> list[list[str]]:
-    """What a run says of its steps: ▶ begun, ✓ ended, · done before; and the step."""
-    said: list[str] = []
-    loaded = load_recipe(str(recipe))
-    Schedule(loaded, resolve(loaded), loaded.names, said.append).carry_out(jobs)
-    return [line.split()[:2] for line in said]
+def _runs(folder: Path, sources: Sequence[str]) -> None:
+    """In a process of its own, with a Ray of its own: a run for each text of the source; what each said and left."""
+    recipe, told = load_recipe(str(folder / "sums.toml")), []
+    with Jobs("sums") as jobs:
+        for text in sources:
+            (folder / "source").write_text(text)
+            said: list[str] = []
+            before = [status.state.value for status in resolve(recipe)]
+            Schedule(recipe, resolve(recipe), recipe.names, said.append).carry_out(jobs)
+            folders = {status.entry.name: status.folder for status in resolve(recipe)}
+            told.append({"before": before, "said": [line.split()[:2] for line in said], "folders": folders})
+    (folder / "told.json").write_text(json.dumps(told))
 
 
 @pytest.mark.slow
 def test_what_reads_the_same_is_not_made_again(recipes: Path) -> None:
-    recipe = recipes / "sums.toml"
-    with Jobs("sums") as jobs:
-        _same_and_not(recipes, recipe, jobs)
-
-
-def _same_and_not(recipes: Path, recipe: Path, jobs: Jobs) -> None:
-    ran(recipe, jobs)
-    before = {status.entry.name: status.folder for status in resolve(load_recipe(str(recipe)))}
-
-    (recipes / "source").write_text("1\n\n2")  # a line more that is none: other card, same rows
-    stale = resolve(load_recipe(str(recipe)))
-    assert [status.state for status in stale] == [State.STALE] * 3  # nobody knows yet
-    assert ran(recipe, jobs) == [["▶", "rows"], ["✓", "rows"], ["·", "sum"], ["·", "twice"]]
-    now = resolve(load_recipe(str(recipe)))
-    assert [status.state for status in now] == [State.DONE] * 3
-    assert now[0].folder != before["rows"]
-    assert [status.folder for status in now[1:]] == [before["sum"], before["twice"]]
-    assert ran(recipe, jobs) == []
+    texts = ("1\n2", "1\n\n2", "1\n\n2", "1\n\n3")  # a line more that is none: other card, same rows
+    process = multiprocessing.get_context("spawn").Process(target=_runs, args=(recipes, texts))
+    process.start()
+    process.join(PATIENCE)
+    assert process.exitcode == 0
+    first, same, again, other = json.loads((recipes / "told.json").read_text())
+    assert same["before"] == ["stale"] * 3  # nobody knows yet
+    assert same["said"] == [["▶", "rows"], ["✓", "rows"], ["·", "sum"], ["·", "twice"]]
+    assert same["folders"]["rows"] != first["folders"]["rows"]
+    assert [same["folders"][name] == first["folders"][name] for name in ("sum", "twice")] == [True, True]
+    assert (again["before"], again["said"]) == (["done"] * 3, [])
+    assert [line for line in other["said"] if line[0] == "▶"] == [["▶", "rows"], ["▶", "sum"], ["▶", "twice"]]
 
     # what it would have made of the new rows is what there is
-    sums = Artifact.open(now[1].folder)
-    assert sums.read_json("sum.json") == 3
-    assert sums.manifest.inputs[0].fingerprint == before["rows"].rsplit("/", 1)[-1]
-
-    (recipes / "source").rename(recipes / "elsewhere")
-    with pytest.raises(UserError, match="no such source"):
-        resolve(load_recipe(str(recipe)))
-    notes: list[str] = []
-    assert [status.folder for status in resolve(load_recipe(str(recipe)), absent=notes.append)] == [
-        status.folder for status in now
-    ]
-    assert [note.partition(":")[0] for note in notes] == ["rows"]
-    with pytest.raises(UserError, match="no such source"):  # it was never done
-        resolve(load_recipe(str(recipe), assignments=(f"rows.source={recipes}/nowhere",)), absent=notes.append)
-    (recipes / "elsewhere").rename(recipes / "source")
-
-    changed = resolve(load_recipe(str(recipe), assignments=("sum.least=2",)))
+    made = Artifact.open(same["folders"]["sum"])
+    assert made.read_json("sum.json") == 3
+    assert made.manifest.inputs[0].fingerprint == first["folders"]["rows"].rsplit("/", 1)[-1]
+    (recipes / "source").write_text(texts[1])
+    changed = resolve(load_recipe(str(recipes / "sums.toml"), assignments=("sum.least=2",)))
     assert [status.state for status in changed] == [State.DONE, State.STALE, State.STALE]
-    assert changed[1].needs == (f"rows/{now[0].fingerprint}",)
+    assert changed[1].needs == (f"rows/{changed[0].fingerprint}",)
+    _without_the_source(recipes)
 
-    (recipes / "source").write_text("1\n\n3")
-    assert [line for line in ran(recipe, jobs) if line[0] == "▶"] == [["▶", "rows"], ["▶", "sum"], ["▶", "twice"]]
+
+def _without_the_source(recipes: Path) -> None:
+    recipe = load_recipe(str(recipes / "sums.toml"))
+    now = [status.folder for status in resolve(recipe)]
+    (recipes / "root" / "rows" / now[0].rsplit("/", 1)[-1] / "manifest.json").touch()  # the one that was done last
+    (recipes / "source").unlink()
+    with pytest.raises(UserError, match="no such source"):
+        resolve(recipe)
+    notes: list[str] = []
+    assert [status.folder for status in resolve(recipe, absent=notes.append)] == now
+    assert [note.partition(":")[0] for note in notes] == ["rows"]
+    never = load_recipe(str(recipes / "sums.toml"), assignments=(f"rows.source={recipes}/nowhere",))
+    with pytest.raises(UserError, match="no such source"):
+        resolve(never, absent=notes.append)
 
 
 @contextmanager
@@ -227,13 +229,15 @@ def test_steps_run_side_by_side_and_the_end_is_told(recipes: Path, monkeypatch: 
     recipe, root = recipes / "meeting.toml", recipes / "root"
     with listening() as (url, taken):
         monkeypatch.setenv("WHO_IS_TOLD", url)
-        said: list[str] = []
-        run_recipe(load_recipe(str(recipe)), say=said.append)  # each waits for the other
-        assert [line[0] for line in said] == ["m", "▶", "▶", "✓", "✓"]
+        command = [sys.executable, "-m", "starloom.cli", "run", str(recipe)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert (
+            "".join(line[0] for line in done.stdout.splitlines() if line[0] in "▶✓") == "▶▶✓✓"
+        )  # each waits for the other
 
         for name in ("a", "b"):
             (root / name).unlink()
-        command = [sys.executable, "-m", "starloom.cli", "run", str(recipe)]
         command += ["--set", "one.fail=true", "--set", "two.other=c", "--set", "two.own=b"]
         (root / "c").touch()
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
