@@ -11,7 +11,7 @@ import pyarrow as pa
 COMPRESSION = "zstd"  # a million files are written and read in two seconds, with gzip's fastest level in eight
 
 
-class PackedFile:
+class PickleFile:
     """A file that takes one object after another."""
 
     def __init__(self, path: Path | str) -> None:
@@ -27,7 +27,7 @@ class PackedFile:
         self._stream.close()
 
 
-def unpacked(path: Path | str) -> Iterator[Any]:
+def unpickled(path: Path | str) -> Iterator[Any]:
     """The objects of such a file; whatever its damage makes pickle or the decompressor raise is raised."""
     with pa.input_stream(str(path), compression=COMPRESSION) as stream:
         file = io.BufferedReader(stream, 1 << 20)

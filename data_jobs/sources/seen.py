@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_jobs.sources import walks
-from data_jobs.sources.pickles import PackedFile, unpacked
+from data_jobs.sources.pickles import PickleFile, unpickled
 from data_jobs.sources.walks import Found
 from starloom.storage import cache_folder
 
@@ -105,7 +105,7 @@ class _Before:
 def _entries(place: Path) -> Iterator[Seen]:
     """The entries of a table; a damaged one ends early, and costs reading what is behind."""
     try:
-        for batch in unpacked(place):
+        for batch in unpickled(place):
             yield from map(Seen._make, batch)
     except Exception:  # noqa: BLE001 - what a damaged pickle may raise has no end; that there is none is ordinary
         return
@@ -116,12 +116,12 @@ class _After:
 
     def __init__(self, place: Path) -> None:
         self._place, self._began = place, time.time_ns()
-        self._packed: PackedFile | None = None
+        self._packed: PickleFile | None = None
         with suppress(OSError):
             place.parent.mkdir(parents=True, exist_ok=True)
             number, self._path = tempfile.mkstemp(dir=place.parent, prefix=".")
             os.close(number)
-            self._packed = PackedFile(self._path)
+            self._packed = PickleFile(self._path)
 
     def __enter__(self) -> "_After":
         return self

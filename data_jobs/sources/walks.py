@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
 
-from data_jobs.sources.pickles import PackedFile, unpacked
+from data_jobs.sources.pickles import PickleFile, unpickled
 from starloom.errors import RunError
 from starloom.storage import cache_folder
 
@@ -69,7 +69,7 @@ def _held_against(digest: str, place: Path) -> Iterator[Found]:
     read = hashlib.sha256()
     damage: Exception | None = None
     try:
-        for found in map(Found._make, itertools.chain.from_iterable(unpacked(place))):
+        for found in map(Found._make, itertools.chain.from_iterable(unpickled(place))):
             read.update(_entry(found))
             yield found
     except Exception as error:  # noqa: BLE001 - what a damaged pickle may raise has no end
@@ -94,14 +94,14 @@ class _Spool:
 
     def __init__(self) -> None:
         self._path: Path | None = None
-        self._packed: PackedFile | None = None
+        self._packed: PickleFile | None = None
         with suppress(OSError):
             folder = _place("")
             folder.mkdir(parents=True, exist_ok=True)
             number, path = tempfile.mkstemp(dir=folder, prefix=".")
             os.close(number)
             self._path = Path(path)
-            self._packed = PackedFile(path)
+            self._packed = PickleFile(path)
 
     def __enter__(self) -> "_Spool":
         return self

@@ -23,7 +23,7 @@ from data_jobs.sources.git import GitSource
 from data_jobs.sources.history import Change, GitHistorySource, refusal_of, windowed
 from data_jobs.sources.issues import GitHubIssuesSource
 from data_jobs.sources.names import safe_member
-from data_jobs.sources.pickles import PackedFile
+from data_jobs.sources.pickles import PickleFile
 from data_jobs.sources.tables import JsonLinesSource, ParquetSource
 from starloom import storage
 from starloom.errors import RunError, StorageError, UserError
@@ -536,7 +536,7 @@ def test_disk_that_takes_no_walk_costs_nothing_but_a_second_one(
         raise OSError(errno.ENOSPC, "no space left")
 
     with monkeypatch.context() as patched:
-        patched.setattr(PackedFile, "add", full)
+        patched.setattr(PickleFile, "add", full)
         assert source.state() == state
     assert list((tmp_path / "cache" / "walks").iterdir()) == []
     (tmp_path / "cache" / "walks").rmdir()
