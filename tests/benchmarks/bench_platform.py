@@ -84,8 +84,9 @@ def starloom(*words: str, **variables: str) -> float:
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """This process's, with the checkout's modules."""
-    return {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'platform'}", **variables}
+    """This process's, with the checkout's modules; they are compiled once, as on users' machines."""
+    own = {"PYTHONPATH": f"{ROOT}:{ROOT / 'platform'}", "PYTHONDONTWRITEBYTECODE": ""}
+    return {**os.environ, **own, **variables}
 
 
 def noop() -> float:

@@ -32,6 +32,8 @@ LOSSES = (
     ("model/*/checkpoints/step-20/manifest.json", "RayTrainWorker"),
     ("evaluation/*/*", ""),
 )
+# so that a loss is noticed within seconds
+QUICKLY = {"health_check_period_ms": 1000, "health_check_timeout_ms": 5000, "health_check_failure_threshold": 4}
 ANSWERS_AFTER = 3  # requests that must be answered before and after the loss of a serving node
 
 
@@ -47,6 +49,7 @@ def main(recipe: str) -> None:
             "dashboard_port": free_port(),
             "dashboard_agent_listen_port": 0,
             "object_store_memory": 150 << 20,
+            "_system_config": QUICKLY,
         },
     )
     workers = [_worker(cluster) for _ in range(2)]

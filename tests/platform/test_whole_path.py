@@ -176,11 +176,12 @@ def test_killed_at_several_moments_a_run_on_an_object_store_ends_with_the_bytes_
     assert steps == list(range(1, 41))
 
 
+@pytest.mark.timeout(4 * PATIENCE)
 def test_nodes_are_lost_in_every_stage_and_the_bytes_are_the_same(tmp_path, source, undisturbed) -> None:
     path = recipe(tmp_path, RECIPE + JUDGED, source)
     command = [sys.executable, "-m", "tests.platform.lossy_cluster", str(path)]
     with (tmp_path / "log").open("w") as log:
-        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True, timeout=2 * PATIENCE)
+        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True, timeout=3 * PATIENCE)
     assert done.returncode == 0, (tmp_path / "log").read_text()[-5000:]
     told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert [one["ran"] for one in told[:-1]] == ["collect", "sign", "RayTrainWorker", "", "ServeReplica"]
