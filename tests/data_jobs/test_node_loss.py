@@ -101,9 +101,8 @@ def undisturbed(code: Path, tmp_path_factory: pytest.TempPathFactory) -> list[st
 
 
 @pytest.mark.slow
-@thorough  # `test_whole_path` loses nodes in CI
 # an early stage and the last; `STAGES` has the others, for a change of theirs
-@pytest.mark.parametrize("stage", ["sign", "curate"])
+@pytest.mark.parametrize("stage", [pytest.param("sign", marks=thorough), "curate"])
 def test_every_file_is_byte_identical_when_a_node_of_three_is_killed(
     stage: str, code: Path, undisturbed: list[str], tmp_path: Path
 ) -> None:

@@ -14,6 +14,7 @@ from starloom import storage
 from starloom.artifact import Artifact, finished
 from starloom.recipe import State, load_recipe, resolve
 from starloom.verify import damages
+from tests.conftest import thorough
 from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.slow
@@ -176,6 +177,7 @@ def test_killed_at_several_moments_a_run_on_an_object_store_ends_with_the_bytes_
     assert steps == list(range(1, 41))
 
 
+@thorough  # six minutes on a quiet machine, twenty beside the other half of the tests
 @pytest.mark.timeout(4 * PATIENCE)
 def test_nodes_are_lost_in_every_stage_and_the_bytes_are_the_same(tmp_path, source, undisturbed) -> None:
     path = recipe(tmp_path, RECIPE + JUDGED, source)

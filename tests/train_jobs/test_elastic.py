@@ -90,7 +90,7 @@ def _alone(rank: int, folder: str) -> None:
 
 
 @pytest.mark.slow
-@thorough  # `test_whole_path` loses a node of training in CI
+@thorough
 def test_losses_are_those_of_a_run_that_nothing_disturbed(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(train_bpe(iter(["def add(a, b): return a + b\n"] * 9), 280).json_text)
     documents = [np.random.default_rng(0).integers(0, 500, 20_000, dtype="uint16")]
