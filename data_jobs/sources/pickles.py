@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-COMPRESSION = "zstd"  # a million files are written and read in two seconds, with gzip's fastest level in eight
+COMPRESSION = "zstd"  # a third of the time that gzip's fastest level takes
 
 
 class PickleFile:

@@ -384,20 +384,37 @@ class Memorization(View):
 
 def corpora_of(artifact: Artifact) -> set[str]:
     """The fingerprints of the corpora that an artifact was made from, over all steps whose traces are left."""
-    found = set()
+    return set(_corpora(artifact))
+
+
+def _corpora(artifact: Artifact) -> dict[str, str | None]:
+    """Those corpora, and where each is; None where it is gone."""
+    found: dict[str, str | None] = {}
     for entry in artifact.manifest.inputs:
         place = artifact.place_of(entry)
         if entry.kind == Corpus.kind:
-            found.add(entry.fingerprint)
+            found[entry.fingerprint] = place
         elif place is not None:
-            found |= corpora_of(Artifact.open(place))
+            found |= _corpora(Artifact.open(place))
     return found
 
 
+def _rows_of(corpora: Mapping[str, str | None]) -> list[dict[str, str]]:
+    """The checksums of the rows of each corpus that is there."""
+    opened = [Artifact.open(place) for place in corpora.values() if place is not None]
+    return [{name: one.manifest.files[name].sha256 for name in one.files(data_file(""))} for one in opened]
+
+
 def check_index(view: Attribution, made: Artifact) -> None:
-    """`UserError` where an index is of another corpus than what an artifact was made from, as far as that is known."""
-    corpora = corpora_of(made)
+    """`UserError` where an index is of another corpus than what an artifact was made from, as far as that is known.
+
+    One with the same rows is the same: neither step looks at more of it.
+    """
+    corpora = _corpora(made)
     if corpora and view.corpus not in corpora:
+        known = _rows_of(corpora)
+        if any(rows in known for rows in _rows_of(_corpora(view.artifact))):
+            return
         raise UserError(
             f"{view.artifact.folder}: indexes the corpus {view.corpus}, {made.folder} was made from "
             f"{', '.join(sorted(corpora))}; run the index step again"
