@@ -413,7 +413,7 @@ def check_index(view: Attribution, made: Artifact) -> None:
     corpora = _corpora(made)
     if corpora and view.corpus not in corpora:
         known = _rows_of(corpora)
-        if any(rows in known for rows in _rows_of(_corpora(view.artifact))):
+        if any(rows and rows in known for rows in _rows_of(_corpora(view.artifact))):
             return
         raise UserError(
             f"{view.artifact.folder}: indexes the corpus {view.corpus}, {made.folder} was made from "

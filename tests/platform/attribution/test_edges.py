@@ -69,7 +69,8 @@ def test_redacted_text_is_found_as_it_was_trained(tmp_path: Path) -> None:
 
 def artifact(root: Path, kind: str, needs: tuple[Artifact, ...] = (), **details: object) -> Artifact:
     def work(output: ArtifactWriter) -> Outcome:
-        output.write_text("file", kind)
+        output.write_text("file", str(details))
+        output.write_text("data/part-00000.parquet", str(details.get("rows", kind)))
         return Outcome(details=dict(details))
 
     identity = {"kind": kind, "details": str(details), "inputs": [one.fingerprint for one in needs]}
@@ -82,4 +83,14 @@ def test_an_index_of_another_corpus_is_refused_by_name(tmp_path: Path) -> None:
     check_index(Attribution(artifact(tmp_path, Attribution.kind, corpus=corpus.fingerprint)), model)
     other = Attribution(artifact(tmp_path, Attribution.kind, corpus="0123456789abcdef"))
     with pytest.raises(UserError, match=rf"indexes the corpus 0123456789abcdef, .* {corpus.fingerprint}"):
+        check_index(other, model)
+
+
+def test_an_index_of_another_corpus_with_the_same_rows_fits(tmp_path: Path) -> None:
+    corpora = [artifact(tmp_path, Corpus.kind, rows=rows, card=card) for rows, card in (("a", 1), ("a", 2), ("b", 1))]
+    model = artifact(tmp_path, Model.kind, (corpora[0],))
+    indexes = [artifact(tmp_path, Attribution.kind, (one,), corpus=one.fingerprint) for one in corpora[1:]]
+    fitting, other = map(Attribution, indexes)
+    check_index(fitting, model)
+    with pytest.raises(UserError, match="indexes the corpus"):
         check_index(other, model)
