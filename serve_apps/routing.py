@@ -18,14 +18,18 @@ from ray.serve.request_router import ReplicaID
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 SESSION_HEADER = b"x-session-id"
-BEGINNING = 2048  # bytes of a body that tell its session: less than a prompt that is worth finding
+BEGINNING = 2048  # bytes of a long body that tell its session: less than a prompt that is worth finding
+SHORT = 256  # bytes of a body whose prompt is as soon computed as found
 PATIENCE_SECONDS = 0.25  # for the first bytes: a request that is sent by half goes on as it is
 UNEVEN = 1.25  # times the mean of requests under way: so many a replica may have
 FEW = 4  # and so many in any case
+PROBE_SECONDS = 2.0  # for a replica to say how busy it is; with Serve's tenth a busy one would lose what it knows
 
 
 class PrefixRouter(ConsistentHashRouter):
     """Ray Serve's ring of sessions with bounded loads."""
+
+    queue_len_response_deadline_s = max_queue_len_response_deadline_s = PROBE_SECONDS
 
     def initialize_state(self, **settings: Any) -> None:
         """Every replica may take what the others have no room for."""
@@ -40,6 +44,11 @@ def evened(ranked: list[ReplicaID], loads: dict[ReplicaID, int]) -> list[Replica
     """The same replicas, those with room for one more request first."""
     most = max(FEW, math.ceil(UNEVEN * (sum(loads.values()) + 1) / max(1, len(loads))))
     return sorted(ranked, key=lambda one: loads[one] >= most)  # a stable sort: the ring's order stays
+
+
+def beginning_of(body: bytes) -> bytes:
+    """What stays the same while a prompt is typed on: a power of two of bytes, between a quarter and half of a body."""
+    return body if len(body) < SHORT else body[: min(BEGINNING, 1 << (len(body).bit_length() - 2))]
 
 
 class Sessions:
@@ -59,7 +68,7 @@ class Sessions:
         ahead = _Ahead(receive)
         if scope["method"] == "POST" and not (named and named.isascii()):
             who = known.get(b"authorization", b"") + known.get(b"x-api-key", b"")
-            beginning = await ahead.beginning()
+            beginning = beginning_of(await ahead.body(2 * BEGINNING))
             named = hashlib.blake2b(who + b"\0" + beginning, digest_size=16).hexdigest().encode()
         session = [(SESSION_HEADER, named)] if named and named.isascii() else []
         await self._app({**scope, "headers": others + session}, ahead, send)
@@ -85,12 +94,12 @@ class _Ahead:
                 raise
         return await self._receive()
 
-    async def beginning(self) -> bytes:
-        """The body's first bytes, as far as they come in time."""
+    async def body(self, size: int) -> bytes:
+        """As many of the body's first bytes as there are, and come in time."""
         body = b""
         with suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE_SECONDS):
-                while len(body) < BEGINNING:
+                while len(body) < size:
                     self._asked = asyncio.ensure_future(self._receive())
                     message = await asyncio.shield(self._asked)
                     self._asked = None
@@ -98,4 +107,4 @@ class _Ahead:
                     body += message.get("body", b"")
                     if not message.get("more_body", False):
                         break
-        return body[:BEGINNING]
+        return body[:size]

@@ -117,13 +117,22 @@ def _metric(url: str, name: str) -> float:
 
 
 def _find_beginnings_again(url: str) -> None:
-    """Five files, each typed on for five keys: four of five requests go to the replica that knows all but the end."""
-    lines = "".join(f"value_{n} = {n}\n" for n in range(200))
+    """Five files, each typed on for five keys: later keys go to the replica that knows all but the end.
+
+    By chance a third of them and a few more would; on a busy machine a few may go elsewhere.
+    """
+    found, replicas = dict[int, list[int]](), _replicas()
     for number in range(5):
+        text = "".join(f"value_{number}_{n} = {n}\n" for n in range(200))
         for key in range(5):
-            body = {**ASK, "prompt": f"# file {number}\n{lines}{'x' * key}", "max_tokens": 1, "suffix": ""}
-            assert httpx.post(f"{url}/v1/completions", json=body, timeout=PATIENCE).status_code == 200
-    assert _metric(url, "prefix_cache_hits_total") > 0.7 * _metric(url, "prefix_cache_queries_total")
+            body = {**ASK, "prompt": f"{text}{'x' * key}", "max_tokens": 1, "suffix": ""}
+            answer = httpx.post(f"{url}/v1/completions", json=body, timeout=PATIENCE)
+            assert answer.status_code == 200, answer.text
+            found.setdefault(number, []).append(answer.json()["usage"]["prompt_tokens_details"]["cached_tokens"])
+    again = [cached > 64 for each in found.values() for cached in each[1:]]
+    assert sum(again) >= 0.7 * len(again), (found, replicas, _replicas())
+    assert not any(each[0] for each in found.values())  # no file knows another's lines
+    assert _metric(url, "prefix_cache_hits_total") > 0
 
 
 @pytest.mark.slow

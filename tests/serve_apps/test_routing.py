@@ -1,6 +1,7 @@
 """Sessions of requests, and replicas in the order of a ring with bounded loads."""
 
 import asyncio
+import json
 from collections import Counter
 from typing import Any
 
@@ -47,6 +48,15 @@ def test_session_is_the_key_and_the_first_bytes_and_the_body_comes_whole() -> No
     assert _session([long[:10], long[10:], b"b}"])[0] == first
     assert _session([b"y" + long, b"b}"])[0] != first
     assert _session([long], (b"authorization", b"Bearer other"))[0] != first
+
+
+def test_short_prompt_stays_in_its_session_while_it_is_typed_on() -> None:
+    def asked(keys: int, first: str = "a") -> bytes | None:
+        prompt = first + "".join(f"value_{n} = {n}\n" for n in range(30)) + "x" * keys
+        return _session([json.dumps({"prompt": prompt, "max_tokens": 40, "suffix": ""}).encode()])[0]
+
+    assert len({asked(keys) for keys in range(100)}) <= 2
+    assert asked(0) != asked(0, "b")
 
 
 def test_session_that_is_named_is_kept_unless_it_cannot_be_read() -> None:
