@@ -52,6 +52,22 @@ def best_seconds(work: Callable[[], object], *, repeats: int = 3) -> float:
     return min(times)
 
 
+def starloom(*words: str, **variables: str) -> float:
+    """Seconds of a command, which must end well."""
+    started = time.perf_counter()
+    command = [sys.executable, "-m", "starloom.cli", *words]
+    done = subprocess.run(command, cwd=ROOT, env=environment(**variables), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stdout + done.stderr)
+    return time.perf_counter() - started
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """This process's, with the checkout's modules; they are compiled once, as on users' machines."""
+    own = {"PYTHONPATH": f"{ROOT}:{ROOT / 'platform'}", "PYTHONDONTWRITEBYTECODE": ""}
+    return {**os.environ, **own, **variables}
+
+
 def measured_bandwidth(megabytes: int = 512) -> float:
     """Bytes per second that all cores together read from memory (torch's sum over a float32 array)."""
     import torch
