@@ -1,7 +1,7 @@
 """Strikes at a run: kill -9 of one of its processes, or every connection to its object store cut, at random moments.
 
-A run is struck some times in a row, each time after it has gone on, and then goes to its end: its bytes must be those
-of a run that nothing has struck.
+A run is struck some times in a row, and started again where that ended it; then it goes to its end: its bytes must be
+those of a run that nothing has struck.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from tests.benchmarks.harness import ROOT, environment, starloom
 
 KILLED = ("starloom.cli", "ray::", "raylet", "DashboardAgent")
 REQUESTS = "requests"  # to an object store
-IN_A_ROW = 4
+IN_A_ROW = 8
 BYTES_AT_ONCE = 1 << 16
 
 
@@ -93,33 +93,37 @@ def strikes(home: Path, root: str, recipe: str, times: int, relay: Relay | None 
     generator, survived, done = random.Random(0), 0, 0
     while done < times:
         beginning(str(done))
-        hit = list[str]()
-        while len(hit) < min(IN_A_ROW, times - done):
-            who = struck(path, generator.uniform(0.1, 0.7) * took, names[(done + len(hit)) % len(names)], relay)
-            hit += [who] * bool(who)
-            if not who or "went on" in who:
+        hit, most = list[str](), min(IN_A_ROW, times - done)
+        while len(hit) < most:
+            coming = (
+                (generator.uniform(0.05, 0.4) * took, names[(done + n) % len(names)]) for n in range(len(hit), most)
+            )
+            if struck(path, coming, hit, relay) == 0:
                 break
         starloom("run", str(path))
         same = digests(path) == expected
         done, survived = done + len(hit), survived + same * len(hit)
-        print(f"{root}: {done} of {times}: {'; '.join(hit)}: {'the same bytes' if same else 'OTHER BYTES'}", flush=True)
+        print(f"{root}: {done} of {times}: {', '.join(hit)}: {'the same bytes' if same else 'OTHER BYTES'}", flush=True)
     return survived
 
 
-def struck(recipe: Path, seconds: float, name: str, relay: Relay | None) -> str:
-    """Start a run, strike what has that name after so long, and wait for its end; what was struck, if anything."""
+def struck(recipe: Path, coming: Iterable[tuple[float, str]], hit: list[str], relay: Relay | None) -> int:
+    """Start a run, strike what has each name after so many seconds more, and wait for its end; its exit status.
+
+    What was struck is added to `hit`.
+    """
     command = [sys.executable, "-m", "starloom.cli", "run", str(recipe)]
     with running(command, environment()) as run:
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline and run.poll() is None:
-            time.sleep(0.05)
-        hit = False
-        while not hit and run.poll() is None:  # until there is one
-            hit = relay.cut() > 0 if name == REQUESTS and relay is not None else _killed(run.pid, name)
-            time.sleep(0.05)
-        run.wait()
-    ended = "it went on" if run.returncode == 0 else f"it ended with {run.returncode}"
-    return f"{name} after {seconds:.0f} s, {ended}" if hit else ""
+        for seconds, name in coming:
+            deadline, done = time.monotonic() + seconds, False
+            while not done and run.poll() is None:  # until there is one
+                if time.monotonic() > deadline:
+                    done = relay.cut() > 0 if name == REQUESTS and relay is not None else _killed(run.pid, name)
+                time.sleep(0.05)
+            if not done:
+                break
+            hit.append(f"{name} after {seconds:.0f} s more")
+        return run.wait()
 
 
 def _killed(run: int, name: str) -> bool:
