@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -26,7 +27,7 @@ from serve_apps.api.traces import in_files_alone
 from serve_apps.attributor import Attributor
 from serve_apps.autoscaling import CACHE_USE, OCCUPANCY
 from serve_apps.engine.cores import cores_at_hand
-from serve_apps.engine.engine import EngineConfig, LocalEngine
+from serve_apps.engine.engine import Adapted, EngineConfig, LocalEngine
 from serve_apps.engine.request import Engine
 from serve_apps.engine.vllm_engine import VllmConfig, start_vllm
 from serve_apps.routing import PrefixRouter
@@ -36,11 +37,12 @@ from starloom.config import Config, validate
 from starloom.errors import RunError, UserError
 from starloom.fetched import local_copy
 from starloom.kinds import Attribution
-from starloom.tokenizer import TOKENIZER_FILE, TOKENIZER_SETTINGS
+from starloom.tokenizer import TOKENIZER_FILE, TOKENIZER_SETTINGS, CodeTokenizer
 
 # beyond what engines queue, so that they refuse and not the proxy, and beyond what a crowd of half-sent requests holds
 ONGOING = 2048
 SWITCH_SECONDS = 0.001  # for so long the engine's thread waits for a loop that is busy (Python's default: 0.005)
+PRODUCTS = tuple(f".{name}.weight" for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"))
 REPORTED_SECONDS = 11.0  # replicas report every ten seconds
 
 
@@ -140,9 +142,9 @@ class Completions:
         in_files_alone()
         torch.set_num_threads(cores_at_hand())
         sys.setswitchinterval(SWITCH_SECONDS)
-        models = {settings.shown: _served(settings) for settings in config.models}
-        if len(models) < len(config.models):
+        if len({settings.shown for settings in config.models}) < len(config.models):
             raise UserError("serving.models: two models have one name; give each a name of its own")
+        models = {served.name: served for served in served_models(config.models)}
         keys = config.gate.keys | keys_of(os.environ.get(KEYS_VARIABLE, ""))
         self._gate = config.gate.model_copy(update={"keys": keys})
         self._limiter = None if rates is None else SharedLimiter(rates)
@@ -161,7 +163,8 @@ class Completions:
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """What `replicas_for_load` counts on: the busiest model's."""
-        loads = [served.engine.load for served in self._service.models.values()]
+        engines = (served.engine for served in self._service.models.values())
+        loads = [(one.engine if isinstance(one, Adapted) else one).load for one in engines]
         return {
             OCCUPANCY: max((load.running + load.waiting) / load.places for load in loads),
             CACHE_USE: max(load.cache_use for load in loads),
@@ -226,24 +229,92 @@ def _attributor(config: AttributionConfig | None, segments: Sequence[Any]) -> At
     return Attributor(view.artifact.fingerprint, Elsewhere(segments) if segments else Here(view), config.ignore)
 
 
-def _served(settings: ModelSettings) -> Served:
-    from starloom.model.adapter import base_folder, read_adapted
-    from starloom.model.folder import read_config, read_ends
+@dataclass(frozen=True)
+class _Read:
+    """What a model's folder says of how it is served."""
+
+    settings: ModelSettings
+    folder: Path
+    base: Path
+    tokenizer: CodeTokenizer
+    ends: frozenset[int]
+
+    @property
+    def sharing(self) -> tuple[str, ...]:
+        """The same for those that may share an engine."""
+        return (
+            str(self.base.resolve()),
+            self.settings.engine.model_dump_json(),
+            self.tokenizer.json_text,
+            str(self.ends),
+        )
+
+    def served(self, engine: Engine) -> Served:
+        """The model behind that engine."""
+        template = _chat_template(self.folder) or _chat_template(self.base)
+        order = self.settings.fim_order or _fim_order(self.base)
+        return Served(self.settings.shown, engine, self.tokenizer, order, template)
+
+
+def _read(settings: ModelSettings) -> _Read:
+    from starloom.model.adapter import base_folder
+    from starloom.model.folder import read_ends
     from starloom.tokenizer import load_tokenizer
 
     folder = local_copy(settings.folder)
     base = base_folder(folder)
     # an adapter may come with a tokenizer and a template of its own
     tokenizer = load_tokenizer(folder if (folder / TOKENIZER_FILE).is_file() else base)
-    engine: Engine
-    if isinstance(settings.engine, VllmConfig):
-        if base != folder:
+    return _Read(settings, folder, base, tokenizer, frozenset(read_ends(folder) or read_ends(base)))
+
+
+def served_models(models: Sequence[ModelSettings]) -> list[Served]:
+    """Each behind an engine of its own, or behind one that it shares with its base and the base's other adapters.
+
+    They share one where settings and tokenizers are the same: adapters are added to the products of their requests' rows.
+
+    Raises:
+        UserError: a folder is damaged, or an adapter is to be served by vLLM.
+    """
+    read = [_read(settings) for settings in models]
+    together: dict[tuple[str, ...], list[_Read]] = {}
+    for one in read:
+        if isinstance(one.settings.engine, EngineConfig):
+            together.setdefault(one.sharing, []).append(one)
+    engines: dict[int, Engine] = {}
+    for group in together.values():
+        if len({one.folder.resolve() for one in group}) == len(group) > 1:
+            engines |= {id(one): engine for one, engine in _shared(group)}
+    return [one.served(engines.get(id(one)) or _engine(one)) for one in read]
+
+
+def _shared(group: Sequence[_Read]) -> list[tuple[_Read, Engine]]:
+    """Those of a group that one engine serves; none where there is no more than one."""
+    from starloom.model.adapter import is_adapter, read_low_rank
+    from starloom.model.folder import read_model
+
+    first = group[0]
+    model, config = read_model(first.base), first.settings.engine
+    assert isinstance(config, EngineConfig)
+    changes = {id(one): read_low_rank(one.folder, model) if is_adapter(one.folder) else {} for one in group}
+    able = [one for one in group if all(name.endswith(PRODUCTS) for name in changes[id(one)])]
+    adapters = [one for one in able if is_adapter(one.folder)]
+    if len(able) < 2:
+        return []
+    engine = LocalEngine(model, first.tokenizer, config, first.ends, [changes[id(one)] for one in adapters])
+    return [(one, Adapted(engine, adapters.index(one) if one in adapters else -1)) for one in able]
+
+
+def _engine(read: _Read) -> Engine:
+    from starloom.model.adapter import read_adapted
+    from starloom.model.folder import read_config
+
+    folder, config = read.folder, read.settings.engine
+    if isinstance(config, VllmConfig):
+        if read.base != folder:
             raise UserError(f"{folder}: adapters are served by the engine of kind 'local' only; merge it for vLLM")
-        engine = start_vllm(folder, tokenizer, settings.engine, read_config(folder).context, read_ends(folder))
-    else:
-        engine = LocalEngine(read_adapted(folder), tokenizer, settings.engine, read_ends(folder) or read_ends(base))
-    template = _chat_template(folder) or _chat_template(base)
-    return Served(settings.shown, engine, tokenizer, settings.fim_order or _fim_order(base), template)
+        return start_vllm(folder, read.tokenizer, config, read_config(folder).context, read.ends)
+    return LocalEngine(read_adapted(folder), read.tokenizer, config, read.ends)
 
 
 def _chat_template(folder: Path) -> str | None:

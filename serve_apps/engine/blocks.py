@@ -32,13 +32,15 @@ class BlockPool:
         """Blocks for so many tokens."""
         return -(-tokens // self.size)
 
-    def acquire(self, prompt: Sequence[int], tokens: int, spare: int = 0) -> tuple[list[int], int] | None:
+    def acquire(
+        self, prompt: Sequence[int], tokens: int, spare: int = 0, adapter: int = -1
+    ) -> tuple[list[int], int] | None:
         """A table for `tokens` tokens and how many of the prompt's are in it already; None when there is no room.
 
-        There is room where `spare` blocks are left free besides.
+        There is room where `spare` blocks are left free besides. What one adapter has computed is no other's.
         At least the prompt's last token is left to compute, since its logits are wanted.
         """
-        shared = self._shared(prompt)
+        shared = self._shared(prompt, adapter)
         resting = sum(block in self._unused for block in shared)
         if self.needed(tokens) - len(shared) > self.free - resting - spare:
             return None
@@ -56,9 +58,9 @@ class BlockPool:
         table += [self._take() for _ in range(missing)]
         return True
 
-    def publish(self, prompt: Sequence[int], table: Sequence[int]) -> None:
+    def publish(self, prompt: Sequence[int], table: Sequence[int], adapter: int = -1) -> None:
         """Let later prompts find the full blocks of a prompt that has been computed."""
-        for key, block in zip(self._chain(prompt), table, strict=False):
+        for key, block in zip(self._chain(prompt, adapter), table, strict=False):
             if key not in self._by_key:
                 self._by_key[key], self._keys[block] = block, key
 
@@ -78,16 +80,16 @@ class BlockPool:
         self._references[block] = 1
         return block
 
-    def _shared(self, prompt: Sequence[int]) -> list[int]:
+    def _shared(self, prompt: Sequence[int], adapter: int) -> list[int]:
         found = []
-        for key in self._chain(prompt[:-1]):
+        for key in self._chain(prompt[:-1], adapter):
             if key not in self._by_key:
                 break
             found.append(self._by_key[key])
         return found
 
-    def _chain(self, prompt: Sequence[int]) -> list[Key]:
-        keys, parent = [], b""
+    def _chain(self, prompt: Sequence[int], adapter: int) -> list[Key]:
+        keys, parent = [], b"" if adapter < 0 else adapter.to_bytes(8, "little")
         for start in range(0, len(prompt) - self.size + 1, self.size):
             tokens = array("q", prompt[start : start + self.size]).tobytes()
             # a collision would show one user another's text: hence a cryptographic hash

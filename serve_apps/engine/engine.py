@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 from serve_apps.engine.blocks import BlockPool
@@ -18,6 +19,7 @@ from serve_apps.engine.speculation import PromptLookup
 from serve_apps.engine.torch_runner import TorchRunner
 from starloom.config import Config, runtime
 from starloom.errors import UserError
+from starloom.model.adapter import LowRank
 from starloom.model.model import CodeModel
 from starloom.tokenizer import END_OF_TEXT, CodeTokenizer
 
@@ -46,12 +48,21 @@ class LocalEngine:
     """The model in this process, its steps on a thread."""
 
     def __init__(
-        self, model: CodeModel, tokenizer: CodeTokenizer, config: EngineConfig, ends: frozenset[int] = frozenset()
+        self,
+        model: CodeModel,
+        tokenizer: CodeTokenizer,
+        config: EngineConfig,
+        ends: frozenset[int] = frozenset(),
+        adapters: Sequence[LowRank] = (),
     ) -> None:
-        """`ends` are ids that end a sequence besides the end of the text, as the end of a turn does in a chat."""
+        """`ends` are ids that end a sequence besides the end of the text, as the end of a turn does in a chat.
+
+        Requests name `adapters` by their number; `Adapted` is such a one by itself.
+        """
         self.context, self.counters = model.config.context, Counters()
+        self.counters_of = [Counters() for _ in adapters]
         self._config = config
-        self._runner, self.blocks = make_runner(model, config)
+        self._runner, self.blocks = make_runner(model, config, adapters)
         self.device, self.precision = "cpu", self._runner.precision
         self.kernels = f"native, {self.precision} weights" if isinstance(self._runner, NativeRunner) else "torch"
         self._pool = BlockPool(self.blocks, self._runner.block_size)
@@ -59,7 +70,7 @@ class LocalEngine:
         self._bytes = tokenizer.token_bytes + [b""] * (model.config.vocabulary - tokenizer.size)
         self._grammars = Grammars(tokenizer, model.config.vocabulary, self._ends)
         self._specials = set(tokenizer.special_ids.values())
-        self._schedule = Schedule(self._pool, config.batch, config.queue, self._begun, self.counters)
+        self._schedule = Schedule(self._pool, config.batch, config.queue, self._begun, self._counters)
         self._rows_per_second = config.prefill_chunk / config.step_seconds
         self._changed, self._closed = threading.Condition(), False
         self._beat = time.monotonic()
@@ -76,6 +87,11 @@ class LocalEngine:
         """How busy it is."""
         use = 1 - self._pool.free / self.blocks
         return Load(len(self._schedule.running), self._schedule.queued, use, self._config.batch)
+
+    def load_of(self, adapter: int) -> Load:
+        """The same of the requests of one adapter, or of the model itself (-1)."""
+        running = sum(one.request.adapter == adapter for one in list(self._schedule.running))
+        return replace(self.load, running=running, waiting=self._schedule.queued_of(adapter))
 
     @property
     def failure(self) -> str:
@@ -153,9 +169,12 @@ class LocalEngine:
                 self._count(one.request)
                 self._finish(one, "cancelled" if one.request.cancelled else "deadline")
 
+    def _counters(self, request: Request) -> Counters:
+        return self.counters if request.adapter < 0 else self.counters_of[request.adapter]
+
     def _count(self, request: Request) -> None:
-        self.counters.cancelled_requests += request.cancelled
-        self.counters.late_requests += not request.cancelled
+        self._counters(request).cancelled_requests += request.cancelled
+        self._counters(request).late_requests += not request.cancelled
 
     def _begun(self, request: Request, table: list[int], found: int) -> Running:
         grammar = request.sampling.grammar
@@ -201,7 +220,7 @@ class LocalEngine:
         if end < len(one.ids):
             return
         if not one.generated:
-            self._pool.publish(one.request.prompt, one.table)
+            self._pool.publish(one.request.prompt, one.table, one.request.adapter)
             if one.request.sampling.prompt_logprobs:
                 one.request.emit(Event(None, "", prompt=tuple(one.prompt_scores)))
         accepted = 0
@@ -216,8 +235,8 @@ class LocalEngine:
             one.computed += 1
         if planned.drafted:
             one.lookup.learn(planned.drafted, accepted)
-            self.counters.drafted += planned.drafted
-            self.counters.accepted += accepted
+            self._counters(one.request).drafted += planned.drafted
+            self._counters(one.request).accepted += accepted
 
     def _score_prompt(self, one: Running, piece: Piece, scores: Scores, row: int) -> None:
         following: Sequence[int] = one.ids[piece.start + 1 : piece.start + len(piece.ids) + 1]
@@ -228,7 +247,7 @@ class LocalEngine:
         """Add a token; whether the request goes on."""
         one.ids.append(choice.token)
         one.lookup.extend([choice.token])
-        self.counters.generated += 1
+        self._counters(one.request).generated += 1
         sampling = one.request.sampling
         own = choice.token in self._ends and (not sampling.ignore_end or one.matcher is not None)
         ended, full = own or choice.token in sampling.stop_ids, not one.left
@@ -246,12 +265,45 @@ class LocalEngine:
         return finish is None
 
     def _finish(self, one: Running, reason: FinishReason, choice: Scored | None = None, text: str = "") -> None:
-        self.counters.failed_requests += reason == "error"
+        self._counters(one.request).failed_requests += reason == "error"
         self._schedule.leave(one, keep=reason != "error")  # the next keystroke sends this prompt and answer again
         one.request.emit(Event(choice, text, reason, cached=one.cached, word=one.text.word))
 
 
-def make_runner(model: CodeModel, config: EngineConfig) -> tuple[Runner, int]:
+class Adapted:
+    """One of the models that share an engine: its base (-1), or the adapter of that number."""
+
+    def __init__(self, engine: LocalEngine, adapter: int) -> None:
+        self.engine, self._adapter = engine, adapter
+        self.context, self.kernels, self.device = engine.context, engine.kernels, engine.device
+        self.precision = engine.precision
+        self.counters = engine.counters if adapter < 0 else engine.counters_of[adapter]
+
+    @property
+    def load(self) -> Load:
+        """Its own requests; the cache and the places are those of all."""
+        return self.engine.load_of(self._adapter)
+
+    @property
+    def failure(self) -> str:
+        """What keeps the engine from its work."""
+        return self.engine.failure
+
+    def prepare(self, sampling: Sampling) -> None:
+        """Compile the grammar; ValueError when it is none."""
+        self.engine.prepare(sampling)
+
+    def submit(self, request: Request) -> None:
+        """Queue a request of this model; ValueError and `Overloaded` as the engine raises them."""
+        request.adapter = self._adapter
+        self.engine.submit(request)
+
+    def close(self) -> None:
+        """Stop the engine, for all who share it."""
+        self.engine.close()
+
+
+def make_runner(model: CodeModel, config: EngineConfig, adapters: Sequence[LowRank] = ()) -> tuple[Runner, int]:
     """The runner that the config asks for and its number of blocks; "auto" is native where a compiler is.
 
     Raises:
@@ -263,8 +315,8 @@ def make_runner(model: CodeModel, config: EngineConfig) -> tuple[Runner, int]:
         threads = config.threads or cores_at_hand()
         blocks = -(-tokens // NativeRunner.block_size)
         weights = config.weights if config.weights != "auto" else best_weights(model.config)
-        return NativeRunner(model, blocks=blocks, threads=threads, weights=weights), blocks
+        return NativeRunner(model, blocks=blocks, threads=threads, weights=weights, adapters=adapters), blocks
     if config.weights not in ("float32", "auto"):
         raise UserError(f"weights = {config.weights!r} needs kernels = 'native' and a C++ compiler; install g++")
     blocks = -(-tokens // TORCH_BLOCK)
-    return TorchRunner(model, blocks=blocks, block_size=TORCH_BLOCK), blocks
+    return TorchRunner(model, blocks=blocks, block_size=TORCH_BLOCK, adapters=adapters), blocks

@@ -11,13 +11,14 @@ import numpy as np
 class Piece:
     """Tokens of one sequence to compute: `ids` stand at positions `start`, `start + 1`, ..., K and V in `table`.
 
-    The logits after the last `wanted` of them are asked for.
+    The logits after the last `wanted` of them are asked for; `adapter` is the number of the one that is added, or -1.
     """
 
     ids: Sequence[int]
     start: int
     table: Sequence[int]
     wanted: int
+    adapter: int = -1
 
 
 @dataclass(frozen=True)

@@ -13,17 +13,21 @@ class WaitingQueue:
 
     size: int
     _by_user: dict[str, deque[Request]] = field(default_factory=dict)
-    _count: int = 0
+    _counts: Counter[int] = field(default_factory=Counter)
 
     def __len__(self) -> int:
-        return self._count  # counted, so that other threads may ask at any time
+        return self._counts.total()
+
+    def of(self, adapter: int) -> int:
+        """How many wait for an adapter, or for the model itself (-1)."""
+        return self._counts[adapter]  # counted, so that other threads may ask at any time
 
     def put(self, request: Request) -> None:
         """Take a place at the end; `Overloaded` when there is none."""
         if len(self) >= self.size:
             raise Overloaded(f"{len(self)} requests are waiting; try again in a moment")
         self._by_user.setdefault(request.user, deque()).append(request)
-        self._count += 1
+        self._counts[request.adapter] += 1
 
     def next(self, running: Iterable[str]) -> Request | None:
         """Whose turn it is, left in the queue."""
@@ -35,7 +39,7 @@ class WaitingQueue:
         """Remove a request; its user goes behind the others who have as few running."""
         mine = self._by_user.pop(request.user)
         mine.remove(request)
-        self._count -= 1
+        self._counts[request.adapter] -= 1
         if mine:
             self._by_user[request.user] = mine
 

@@ -92,7 +92,8 @@ class Request:
     """A prompt on its way through an engine; `emit` is called on the engine's thread.
 
     `user` shares the engine fairly with other users; `deadline` is a time of `time.monotonic`. By `trace` those who
-    asked know it; the engine sets when it `began` (`time.perf_counter`), where it knows.
+    asked know it; the engine sets when it `began` (`time.perf_counter`), where it knows. `adapter` is the number of the
+    engine's adapter that answers, or -1 for the model itself.
     """
 
     prompt: list[int]
@@ -103,6 +104,7 @@ class Request:
     trace: str = ""
     began: float | None = field(default=None, init=False)
     cancelled: bool = field(default=False)
+    adapter: int = field(default=-1, init=False)
 
     def cancel(self) -> None:
         """Ask the engine to stop; its blocks are free after the step under way."""

@@ -40,6 +40,10 @@ class Running:
         self.text = TextStream(sampling.stop, sampling.max_lines, sampling.include_stop, sampling.min_indent)
         self.lookup.extend(self.ids)
 
+    def piece(self, ids: list[int], wanted: int) -> Piece:
+        """The next tokens to compute, as a runner takes them."""
+        return Piece(ids, self.computed, self.table, wanted, self.request.adapter)
+
     @property
     def generated(self) -> int:
         """Tokens sampled so far."""
@@ -74,9 +78,12 @@ class Schedule:
         batch: int,
         queue: int,
         begun: Callable[[Request, list[int], int], Running],
-        counters: Counters,
+        counters: Callable[[Request], Counters],
     ) -> None:
-        """`begun` makes what runs of a request, a table of blocks and how many tokens of the prompt are in them."""
+        """`begun` makes what runs of a request, a table of blocks and how many tokens of the prompt are in them.
+
+        `counters` are those that a request counts for.
+        """
         self.pool, self.waiting, self.running = pool, WaitingQueue(queue), list[Running]()
         self._aside, self._batch, self._begun, self._counters = deque[Running](), batch, begun, counters
 
@@ -89,6 +96,10 @@ class Schedule:
     def queued(self) -> int:
         """Requests that wait or were set aside."""
         return len(self.waiting) + len(self._aside)
+
+    def queued_of(self, adapter: int) -> int:
+        """The same of one adapter, or of the model itself (-1)."""
+        return self.waiting.of(adapter) + sum(one.request.adapter == adapter for one in list(self._aside))
 
     def everything(self) -> Iterator[Running]:
         """All that have begun, running or set aside."""
@@ -106,15 +117,16 @@ class Schedule:
             if request is None:
                 return
             known = [] if request.sampling.prompt_logprobs else request.prompt
-            got = self.pool.acquire(known, len(request.prompt) + 1, self._spare)
+            got = self.pool.acquire(known, len(request.prompt) + 1, self._spare, request.adapter)
             if got is None:
                 return
             self.waiting.take(request)
             request.began = time.perf_counter()
             self.running.append(self._begun(request, *got))
-            self._counters.prompt += len(request.prompt)
-            self._counters.prefix_queries += len(request.prompt)
-            self._counters.prefix_hits += got[1]
+            counters = self._counters(request)
+            counters.prompt += len(request.prompt)
+            counters.prefix_queries += len(request.prompt)
+            counters.prefix_hits += got[1]
 
     def plan(self, budget: int, most_drafts: int) -> list[Planned]:
         """New prompts get up to `budget` rows, the oldest first; of all others the next token and drafts."""
@@ -132,7 +144,7 @@ class Schedule:
                 if not self._made_room(one, one.computed + 1 + len(draft)):
                     continue
                 ids = [one.ids[-1], *draft]
-                plan.append(Planned(one, Piece(ids, one.computed, one.table, len(ids)), len(draft)))
+                plan.append(Planned(one, one.piece(ids, len(ids)), len(draft)))
             elif budget:
                 count = min(missing, budget)
                 if not self._made_room(one, one.computed + count):
@@ -140,7 +152,7 @@ class Schedule:
                 budget -= count
                 ids = one.ids[one.computed : one.computed + count]
                 wanted = count if one.scores_prompt else int(count == missing)
-                plan.append(Planned(one, Piece(ids, one.computed, one.table, wanted), 0))
+                plan.append(Planned(one, one.piece(ids, wanted), 0))
         return plan
 
     def leave(self, one: Running, *, keep: bool) -> None:
@@ -150,13 +162,14 @@ class Schedule:
             return
         self.running.remove(one)
         if keep:
-            self.pool.publish(one.ids[: one.computed], one.table)
+            self.pool.publish(one.ids[: one.computed], one.table, one.request.adapter)
         self.pool.release(one.table)
 
     def _resumed(self) -> bool:
         """Whether the first of those set aside could go on."""
         one = self._aside[0]
-        got = self.pool.acquire([] if one.scores_prompt else one.ids, len(one.ids), self._spare)
+        known = [] if one.scores_prompt else one.ids
+        got = self.pool.acquire(known, len(one.ids), self._spare, one.request.adapter)
         if got is None:
             return False
         one.table, one.computed = got
@@ -186,4 +199,4 @@ class Schedule:
         one.table, one.computed = [], 0
         one.prompt_scores.clear()
         self._aside.appendleft(one)
-        self._counters.set_aside += 1
+        self._counters(one.request).set_aside += 1

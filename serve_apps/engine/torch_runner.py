@@ -6,9 +6,10 @@ from typing import Final
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from serve_apps.engine.pieces import Piece, Scores
+from starloom.model.adapter import LowRank
 from starloom.model.model import Attention, Block, CodeModel
 
 
@@ -17,8 +18,9 @@ class TorchRunner:
 
     precision: Final = "float32"
 
-    def __init__(self, model: CodeModel, *, blocks: int, block_size: int) -> None:
-        self.model, self.block_size = model, block_size
+    def __init__(self, model: CodeModel, *, blocks: int, block_size: int, adapters: Sequence[LowRank] = ()) -> None:
+        """Pieces name `adapters` by their number."""
+        self.model, self.block_size, self._adapters = model, block_size, adapters
         shape = (model.config.layers, 2, blocks * block_size, model.config.head_dim)
         self._cache = torch.zeros(shape, dtype=model.transformer.wte.weight.dtype)
 
@@ -33,13 +35,30 @@ class TorchRunner:
         x = body.wte(ids) + body.wpe(positions)
         for layer, block in enumerate(body.h):
             assert isinstance(block, Block)
-            x = x + self._attend(block.attn, block.ln_1(x), self._cache[layer], pieces, slots, written)
-            x = x + block.mlp(block.ln_2(x))
+            name = f"transformer.h.{layer}"
+            x = x + self._attend(f"{name}.attn", block.attn, block.ln_1(x), self._cache[layer], pieces, slots, written)
+            wide = F.gelu(
+                self._product(f"{name}.mlp.c_fc", block.mlp.c_fc, block.ln_2(x), pieces),
+                approximate=block.mlp.gelu_form,
+            )
+            x = x + self._product(f"{name}.mlp.c_proj", block.mlp.c_proj, wide, pieces)
         ends = torch.tensor([len(piece.ids) for piece in pieces]).cumsum(0).tolist()
         rows = [row for end, piece in zip(ends, pieces, strict=True) for row in range(end - piece.wanted, end)]
         logits = F.linear(body.ln_f(x[rows]), body.wte.weight).float()
         best, log_total = logits.argmax(-1).int(), logits.logsumexp(-1)
         return Scores(logits.numpy(), best.numpy(), log_total.numpy())
+
+    def _product(self, name: str, linear: nn.Module, x: Tensor, pieces: Sequence[Piece]) -> Tensor:
+        """A layer's output for the rows of all pieces, with what their adapters add."""
+        y: Tensor = linear(x)
+        row = 0
+        for piece in pieces:
+            rows = slice(row, row + len(piece.ids))
+            row += len(piece.ids)
+            if piece.adapter >= 0 and f"{name}.weight" in self._adapters[piece.adapter]:
+                down, up = self._adapters[piece.adapter][f"{name}.weight"]
+                y[rows] += x[rows] @ down.T @ up.T
+        return y
 
     def _slots(self, piece: Piece) -> Tensor:
         length = piece.start + len(piece.ids)
@@ -47,10 +66,17 @@ class TorchRunner:
         return places.flatten()[:length]
 
     def _attend(
-        self, layer: Attention, x: Tensor, cache: Tensor, pieces: Sequence[Piece], slots: list[Tensor], written: Tensor
+        self,
+        name: str,
+        layer: Attention,
+        x: Tensor,
+        cache: Tensor,
+        pieces: Sequence[Piece],
+        slots: list[Tensor],
+        written: Tensor,
     ) -> Tensor:
         width, dim, heads = layer.heads * layer.head_dim, layer.head_dim, layer.heads
-        query, key, value = layer.c_attn(x).split((width, dim, dim), dim=1)
+        query, key, value = self._product(f"{name}.c_attn", layer.c_attn, x, pieces).split((width, dim, dim), dim=1)
         cache[0].index_copy_(0, written, key)
         cache[1].index_copy_(0, written, value)
         mixed, row = torch.empty_like(query), 0
@@ -62,5 +88,4 @@ class TorchRunner:
                 ahead = torch.arange(len(places)) > torch.arange(piece.start, len(places))[:, None]
                 scores.masked_fill_(ahead[:, None], -math.inf)
             mixed[rows] = (scores.float().softmax(-1).to(value.dtype) @ cache[1][places]).reshape(-1, width)
-        out: Tensor = layer.c_proj(mixed)
-        return out
+        return self._product(f"{name}.c_proj", layer.c_proj, mixed, pieces)

@@ -24,6 +24,7 @@ from starloom.tokenizer import TOKENIZER_FILE, TOKENIZER_SETTINGS
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
+LowRank = Mapping[str, tuple[Tensor, Tensor]]  # as `read_low_rank` tells it
 # settings that change what the matrices mean, and the values that are understood; PiSSA, OLoRA, CorDA, LoRA-GA and
 # LoftQ begin by changing the base's own weights: their matrices belong to another base than the one that is named
 UNDERSTOOD = {
@@ -71,7 +72,10 @@ def read_adapted(folder: str | Path) -> CodeModel:
     """
     model = read_model(base_folder(folder))
     if is_adapter(folder):
-        _add(model, Path(folder))
+        weights = dict(model.named_parameters())
+        with torch.no_grad():
+            for name, (down, up) in read_low_rank(folder, model).items():
+                weights[name].add_(up @ down)
     return model
 
 
@@ -131,7 +135,15 @@ def _config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _add(model: CodeModel, folder: Path) -> None:
+def read_low_rank(folder: str | Path, model: CodeModel) -> dict[str, tuple[Tensor, Tensor]]:
+    """What an adapter adds to weights of its base `model`: by their names, down [rank, inputs] and up [outputs, rank].
+
+    The change of a weight is up · down: the adapter's scale is in `up`.
+
+    Raises:
+        UserError: the adapter is damaged, another model's, or none that can be added.
+    """
+    folder = Path(folder)
     config = _config(folder)
     rank = int(config["r"])
     scale = config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank)
@@ -143,12 +155,13 @@ def _add(model: CodeModel, folder: Path) -> None:
     downs = {name for name in state if name.endswith(".lora_A.weight")}
     if not downs or {name.replace("lora_A", "lora_B") for name in downs} != set(state) - downs:
         raise UserError(f"{folder / WEIGHTS}: holds no pairs of lora_A and lora_B; it is no LoRA adapter")
+    found = {}
     for name in sorted(downs):
         target = name.removeprefix(PREFIX).replace(".lora_A.weight", ".weight")
-        change = scale * state[name.replace("lora_A", "lora_B")].float() @ state[name].float()
-        if target not in weights or weights[target].shape != change.shape:
+        down, up = state[name].float(), scale * state[name.replace("lora_A", "lora_B")].float()
+        if target not in weights or weights[target].shape != (len(up), *down.shape[1:]) or up.shape[1:] != (len(down),):
             raise UserError(f"{folder / WEIGHTS}: {name} fits no weight of the base model; it is another model's")
-        if not torch.isfinite(change).all():
+        if not (torch.isfinite(down).all() and torch.isfinite(up).all()):
             raise UserError(f"{folder / WEIGHTS}: {name} holds values that are not finite; the adapter is damaged")
-        with torch.no_grad():
-            weights[target].add_(change)
+        found[target] = (down, up)
+    return found

@@ -135,11 +135,28 @@ static inline vec gelu(vec x) {  // the tanh form: x · sigmoid(2u)
     return x / (1.0f + exponential(-2.0f * u));
 }
 
+// What an adapter adds to a product, in fp32 whatever the weights are: up · (down · x). Of rank 0 it adds nothing.
+struct Lora {
+    const float* down;  // [rank][inputs]
+    const float* up;    // [outputs / 16][rank][16]
+    int64_t rank;
+};
+
 struct Linear {
     const void* panels;   // float, int8, or pairs of bfloat16: [outputs / 16][inputs / 2][16][2]
     const float* scales;  // of each output, int8 only
     const float* bias;    // padded to whole panels; may be null
     int64_t inputs, outputs, kind;
+    const Lora* loras;  // one of each adapter; may be null
+};
+
+// The adapters' part of a product's rows: `low` is down · x, [rows][width].
+struct Lows {
+    const Lora* loras;  // null: no row has any
+    const int32_t* adapter;
+    const float* low;
+    int64_t width;
+    Lows from(int64_t row) const { return loras ? Lows{loras, adapter + row, low + row * width, width} : *this; }
 };
 
 enum Kind { FLOATS, BYTES, PAIRS };
@@ -161,14 +178,40 @@ struct Model {
 struct Batch {
     int64_t rows, wanted, table_width, context;  // context: the most keys that a row of this batch sees
     const int32_t *ids, *position, *sequence, *tables, *wanted_rows;
+    const int32_t* adapter;  // of each row, -1 for none; null where no row has any
     float *x, *normed, *fused, *mixed, *wide, *scratch, *logits;
     Half *normed_half, *mixed_half, *wide_half;  // what stands in their namesakes, for weights of bfloat16
     int32_t* best;
-    float* log_total;
-    int64_t threads;
+    float *log_total, *low;
+    int64_t most_rank, threads;
 };
 
 enum Ending { PLAIN, GELU, ADD };
+
+static inline float widened(float value) { return value; }
+static inline float widened(Half value) {
+    const uint32_t bits = (uint32_t)value.bits << 16;
+    float whole;
+    memcpy(&whole, &bits, sizeof whole);
+    return whole;
+}
+
+template <class Input>
+static void lowered(const Lora& lora, const Input* x, int64_t inputs, float* low) {
+    for (int64_t r = 0; r < lora.rank; r++) {
+        const float* down = lora.down + r * inputs;
+        float total = 0;
+#pragma omp simd reduction(+ : total)
+        for (int64_t k = 0; k < inputs; k++) total += widened(x[k]) * down[k];
+        low[r] = total;
+    }
+}
+
+static inline vec raised(const Lora& lora, const float* low, int64_t panel) {
+    vec sum{};
+    for (int64_t r = 0; r < lora.rank; r++) sum += splat(low[r]) * load(lora.up + (panel * lora.rank + r) * LANES);
+    return sum;
+}
 
 template <int ROWS, int PANELS, class Weight>
 static inline void tile(const float* x, int64_t width, const Weight* panels, const Weight* ahead, int64_t inputs,
@@ -219,8 +262,8 @@ static inline void tile(const Half* x, int64_t width, const Half* panels, const 
 }
 
 template <int ROWS, int PANELS, class Weight, class Input, class Output>
-static void finished_tile(const Input* x, const Linear& layer, int64_t first, int64_t ahead, Output* y, int64_t stride,
-                          Ending ending) {
+static void finished_tile(const Input* x, const Lows& lows, const Linear& layer, int64_t first, int64_t ahead, Output* y,
+                          int64_t stride, Ending ending) {
     vec sums[ROWS][PANELS];
     const Weight* panels = (const Weight*)layer.panels;
     tile<ROWS, PANELS>(x, layer.inputs, panels + first * layer.inputs * LANES, panels + ahead * LANES, layer.inputs, sums);
@@ -230,6 +273,8 @@ static void finished_tile(const Input* x, const Linear& layer, int64_t first, in
             vec value = sums[row][panel];
             if (layer.kind == BYTES) value *= load(layer.scales + column);
             if (layer.bias) value += load(layer.bias + column);
+            if (lows.loras && lows.adapter[row] >= 0)
+                value += raised(lows.loras[lows.adapter[row]], lows.low + row * lows.width, first + panel);
             if (ending == GELU) value = gelu(value);
             Output* at = y + row * stride + column;
             const int64_t left = layer.outputs - column;
@@ -245,53 +290,37 @@ static void finished_tile(const Input* x, const Linear& layer, int64_t first, in
 }
 
 template <class Weight, int PANELS, int ROWS, class Input, class Output>
-static void some_rows(int64_t rows, const Input* x, const Linear& layer, int64_t first, int64_t ahead, Output* y,
-                      int64_t stride, Ending e) {
+static void some_rows(int64_t rows, const Input* x, const Lows& lows, const Linear& layer, int64_t first, int64_t ahead,
+                      Output* y, int64_t stride, Ending e) {
     if (rows == ROWS)
-        finished_tile<ROWS, PANELS, Weight>(x, layer, first, ahead, y, stride, e);
+        finished_tile<ROWS, PANELS, Weight>(x, lows, layer, first, ahead, y, stride, e);
     else if constexpr (ROWS > 1)
-        some_rows<Weight, PANELS, ROWS - 1>(rows, x, layer, first, ahead, y, stride, e);
+        some_rows<Weight, PANELS, ROWS - 1>(rows, x, lows, layer, first, ahead, y, stride, e);
 }
 
 template <class Weight, int PANELS, int MOST, class Input, class Output>
-static void all_rows(int64_t rows, const Input* x, const Linear& layer, int64_t first, int64_t last, Output* y, int64_t stride,
-                     Ending e) {
+static void all_rows(int64_t rows, const Input* x, const Lows& lows, const Linear& layer, int64_t first, int64_t last,
+                     Output* y, int64_t stride, Ending e) {
     for (int64_t row = 0; row < rows; row += MOST) {
         const int64_t count = rows - row < MOST ? rows - row : MOST;
         // the first rows fetch their own weights from memory, the next ones those that come after: so that memory works
         // while the products of many rows are computed
         const int64_t from = row ? first + PANELS < last ? first + PANELS : first : first;
         const int64_t ahead = from * layer.inputs + (row ? 0 : std::is_same_v<Weight, Half> ? 96 : 48);
-        some_rows<Weight, PANELS, MOST>(count, x + row * layer.inputs, layer, first, ahead, y + row * stride, stride, e);
+        some_rows<Weight, PANELS, MOST>(count, x + row * layer.inputs, lows.from(row), layer, first, ahead, y + row * stride,
+                                        stride, e);
     }
 }
 
 template <class Weight, class Input, class Output>
-static void columns(int64_t rows, const Input* x, const Linear& layer, int64_t first, int64_t count, Output* y,
-                    int64_t stride, Ending e) {
+static void columns(int64_t rows, const Input* x, const Lows& lows, const Linear& layer, int64_t first, int64_t count,
+                    Output* y, int64_t stride, Ending e) {
     const int64_t last = first + count;
     if (count == FEW_PANELS && rows <= FEW_ROWS)
-        return all_rows<Weight, FEW_PANELS, FEW_ROWS>(rows, x, layer, first, last, y, stride, e);
+        return all_rows<Weight, FEW_PANELS, FEW_ROWS>(rows, x, lows, layer, first, last, y, stride, e);
     for (; count >= MANY_PANELS; count -= MANY_PANELS, first += MANY_PANELS)
-        all_rows<Weight, MANY_PANELS, MANY_ROWS>(rows, x, layer, first, last, y, stride, e);
-    if (MANY_PANELS > 1 && count) all_rows<Weight, 1, MANY_ROWS>(rows, x, layer, first, last, y, stride, e);
-}
-
-// y[rows, stride] from x[rows, inputs]; called by all threads of the team
-template <class Output>
-static void linear(int64_t rows, const float* x, const Half* halves, const Linear& layer, Output* y, int64_t stride,
-                   Ending ending) {
-    const int64_t panels = (layer.outputs + LANES - 1) / LANES;
-#pragma omp for schedule(dynamic) nowait
-    for (int64_t first = 0; first < panels; first += 4) {
-        const int64_t count = panels - first < 4 ? panels - first : 4;
-        if (HALVES && layer.kind == PAIRS)
-            columns<Half>(rows, halves, layer, first, count, y, stride, ending);
-        else if (layer.kind == BYTES)
-            columns<int8_t>(rows, x, layer, first, count, y, stride, ending);
-        else
-            columns<float>(rows, x, layer, first, count, y, stride, ending);
-    }
+        all_rows<Weight, MANY_PANELS, MANY_ROWS>(rows, x, lows, layer, first, last, y, stride, e);
+    if (MANY_PANELS > 1 && count) all_rows<Weight, 1, MANY_ROWS>(rows, x, lows, layer, first, last, y, stride, e);
 }
 
 static inline void relax() {
@@ -334,6 +363,38 @@ struct Barrier {
     void wake() {}
 #endif
 };
+
+// y[rows, stride] from x[rows, inputs], or from its halves where x is null; called by all threads of the team
+template <class Output>
+static void linear(const Batch& batch, Barrier& barrier, int64_t rows, const float* x, const Half* halves, const Linear& layer,
+                   Output* y, int64_t stride, Ending ending) {
+    Lows lows{};
+    if (batch.adapter && layer.loras) {
+#pragma omp for schedule(static) nowait
+        for (int64_t row = 0; row < rows; row++) {
+            if (batch.adapter[row] < 0) continue;
+            const Lora& lora = layer.loras[batch.adapter[row]];
+            float* low = batch.low + row * batch.most_rank;
+            if (x)
+                lowered(lora, x + row * layer.inputs, layer.inputs, low);
+            else
+                lowered(lora, halves + row * layer.inputs, layer.inputs, low);
+        }
+        barrier.wait();
+        lows = {layer.loras, batch.adapter, batch.low, batch.most_rank};
+    }
+    const int64_t panels = (layer.outputs + LANES - 1) / LANES;
+#pragma omp for schedule(dynamic) nowait
+    for (int64_t first = 0; first < panels; first += 4) {
+        const int64_t count = panels - first < 4 ? panels - first : 4;
+        if (HALVES && layer.kind == PAIRS)
+            columns<Half>(rows, halves, lows, layer, first, count, y, stride, ending);
+        else if (layer.kind == BYTES)
+            columns<int8_t>(rows, x, lows, layer, first, count, y, stride, ending);
+        else
+            columns<float>(rows, x, lows, layer, first, count, y, stride, ending);
+    }
+}
 
 static void halve(const float* from, int64_t count, Half* to) {  // `count` is a multiple of 16
     for (int64_t k = 0; k < count; k += LANES) store(to + k, load(from + k));
@@ -516,7 +577,7 @@ extern "C" void forward(const Model* given, const Batch* rows_given) {
                 if (halves) halve(batch.normed + row * hidden, hidden, batch.normed_half + row * hidden);
             }
             barrier.wait();
-            linear(rows, batch.normed, batch.normed_half, layer.attention, batch.fused, fused, PLAIN);
+            linear(batch, barrier, rows, batch.normed, batch.normed_half, layer.attention, batch.fused, fused, PLAIN);
             barrier.wait();
 #pragma omp for schedule(static) nowait
             for (int64_t row = 0; row < rows; row++) keep(model, layer, batch, row);
@@ -532,7 +593,7 @@ extern "C" void forward(const Model* given, const Batch* rows_given) {
                 if (halves && count > 0) halve(batch.mixed + at, count * model.dim, batch.mixed_half + at);
             }
             barrier.wait();
-            linear(rows, batch.mixed, batch.mixed_half, layer.projection, batch.x, hidden, ADD);
+            linear(batch, barrier, rows, batch.mixed, batch.mixed_half, layer.projection, batch.x, hidden, ADD);
             barrier.wait();
 #pragma omp for schedule(static) nowait
             for (int64_t row = 0; row < rows; row++) {
@@ -543,11 +604,11 @@ extern "C" void forward(const Model* given, const Batch* rows_given) {
             barrier.wait();
             const int64_t wide = layer.widen.outputs;
             if (halves)
-                linear(rows, batch.normed, batch.normed_half, layer.widen, batch.wide_half, wide, GELU);
+                linear(batch, barrier, rows, batch.normed, batch.normed_half, layer.widen, batch.wide_half, wide, GELU);
             else
-                linear(rows, batch.normed, batch.normed_half, layer.widen, batch.wide, wide, GELU);
+                linear(batch, barrier, rows, batch.normed, batch.normed_half, layer.widen, batch.wide, wide, GELU);
             barrier.wait();
-            linear(rows, batch.wide, batch.wide_half, layer.narrow, batch.x, hidden, ADD);
+            linear(batch, barrier, rows, halves ? nullptr : batch.wide, batch.wide_half, layer.narrow, batch.x, hidden, ADD);
             barrier.wait();
         }
 #pragma omp for schedule(static) nowait
@@ -557,7 +618,7 @@ extern "C" void forward(const Model* given, const Batch* rows_given) {
             if (halves) halve(batch.normed + number * hidden, hidden, batch.normed_half + number * hidden);
         }
         barrier.wait();
-        linear(batch.wanted, batch.normed, batch.normed_half, model.head, batch.logits, model.vocabulary, PLAIN);
+        linear(batch, barrier, batch.wanted, batch.normed, batch.normed_half, model.head, batch.logits, model.vocabulary, PLAIN);
         barrier.wait();
 #pragma omp for schedule(static) nowait
         for (int64_t number = 0; number < batch.wanted; number++)

@@ -12,6 +12,7 @@ from torch import Tensor
 from serve_apps.engine.native.build import load_library
 from serve_apps.engine.pieces import Piece, Scores
 from starloom.errors import UserError
+from starloom.model.adapter import LowRank
 from starloom.model.config import ModelConfig
 from starloom.model.model import Block, CodeModel
 
@@ -22,8 +23,16 @@ KINDS = {"float32": 0, "int8": 1, "bfloat16": 2}  # as forward.cpp numbers them
 _P, _I, _F = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
 
+class _Lora(ctypes.Structure):
+    _fields_ = [("down", _P), ("up", _P), ("rank", _I)]
+
+
 class _Linear(ctypes.Structure):
-    _fields_ = [("panels", _P), ("scales", _P), ("bias", _P), ("inputs", _I), ("outputs", _I), ("kind", _I)]
+    _fields_ = [
+        *((name, _P) for name in ("panels", "scales", "bias")),
+        *((name, _I) for name in ("inputs", "outputs", "kind")),
+        ("loras", _P),
+    ]
 
 
 class _Layer(ctypes.Structure):
@@ -48,10 +57,10 @@ class _Model(ctypes.Structure):
 class _Batch(ctypes.Structure):
     _fields_ = [
         *((name, _I) for name in ("rows", "wanted", "table_width", "context")),
-        *((name, _P) for name in ("ids", "position", "sequence", "tables", "wanted_rows")),
+        *((name, _P) for name in ("ids", "position", "sequence", "tables", "wanted_rows", "adapter")),
         *((name, _P) for name in ("x", "normed", "fused", "mixed", "wide", "scratch", "logits")),
-        *((name, _P) for name in ("normed_half", "mixed_half", "wide_half", "best", "log_total")),
-        ("threads", _I),
+        *((name, _P) for name in ("normed_half", "mixed_half", "wide_half", "best", "log_total", "low")),
+        *((name, _I) for name in ("most_rank", "threads")),
     ]
 
 
@@ -59,7 +68,7 @@ class _Batch(ctypes.Structure):
 class _Memory:
     """Keeps alive what the structures point to."""
 
-    arrays: list[np.ndarray[Any, Any]] = field(default_factory=list)
+    arrays: list[Any] = field(default_factory=list)
 
     def of(self, tensor: Tensor) -> int:
         """The address of a tensor's values as they are."""
@@ -117,49 +126,76 @@ class NativeRunner:
 
     block_size = BLOCK_SIZE
 
-    def __init__(self, model: CodeModel, *, blocks: int, threads: int, weights: Weights = "float32") -> None:
+    def __init__(
+        self,
+        model: CodeModel,
+        *,
+        blocks: int,
+        threads: int,
+        weights: Weights = "float32",
+        adapters: Sequence[LowRank] = (),
+    ) -> None:
+        """Pieces name `adapters` by their number."""
         self._library, self._memory, self._threads = load_library(), _Memory(), threads
         self._weights = self.precision = weights
         if weights == "bfloat16" and not self._library.has_halves():
             raise UserError("weights = 'bfloat16': this processor has no products of it (AVX-512 BF16); use float32")
         if weights == "bfloat16" and not suits_bfloat16(model.config):
             raise UserError(f"weights = 'bfloat16': the model's head and inner sizes must be multiples of {LANES}")
+        self._adapters = adapters
+        self._most_rank = max((len(down) for one in adapters for down, _ in one.values()), default=0)
         config, body = model.config, model.transformer
         self._shape, self.vocabulary = config, config.vocabulary
         padded = config.head_dim + -config.head_dim % LANES
         layers = (_Layer * config.layers)()
         for number, block in enumerate(body.h):
             assert isinstance(block, Block)
-            layers[number] = self._layer(block, blocks, config.head_dim, padded)
+            layers[number] = self._layer(f"transformer.h.{number}", block, blocks, padded)
         plain = [body.wte.weight, body.wpe.weight, body.ln_f.weight, body.ln_f.bias]
         self._model = _Model(
             *(config.layers, config.hidden, config.heads, config.head_dim, padded, config.vocabulary),
             config.norm_epsilon,
             *(self._memory.of(tensor.float()) for tensor in plain),
             layers,
-            self._linear(body.wte.weight, None),
+            self._linear("", body.wte.weight, None),
         )
 
-    def _layer(self, block: Block, blocks: int, dim: int, padded: int) -> _Layer:
+    def _layer(self, name: str, block: Block, blocks: int, padded: int) -> _Layer:
         norms = (block.ln_1.weight, block.ln_1.bias, block.ln_2.weight, block.ln_2.bias)
-        linears = (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj)
+        named = {"attn.c_attn": block.attn.c_attn, "attn.c_proj": block.attn.c_proj}
+        named |= {"mlp.c_fc": block.mlp.c_fc, "mlp.c_proj": block.mlp.c_proj}
+        dim = self._shape.head_dim
         caches = (np.zeros((blocks, dim, LANES), np.float32), np.zeros((blocks, LANES, padded), np.float32))
         return _Layer(
             *(self._memory.of(norm.float()) for norm in norms),
-            *(self._linear(linear.weight, linear.bias) for linear in linears),
+            *(self._linear(f"{name}.{key}.weight", linear.weight, linear.bias) for key, linear in named.items()),
             *map(self._memory.array, caches),
         )
 
-    def _linear(self, weight: Tensor, bias: Tensor | None) -> _Linear:
+    def _loras(self, name: str) -> int:
+        """The address of what each adapter adds to a product; 0 where none does."""
+        if not any(name in one for one in self._adapters):
+            return 0
+        loras = (_Lora * len(self._adapters))()
+        for number, adapter in enumerate(self._adapters):
+            if name in adapter:
+                down, up = adapter[name]
+                loras[number] = _Lora(self._memory.of(down.float()), self._memory.of(packed(up.float())), len(down))
+        self._memory.arrays.append(loras)
+        return ctypes.addressof(loras)
+
+    def _linear(self, name: str, weight: Tensor, bias: Tensor | None) -> _Linear:
         outputs, inputs = weight.shape
+        loras = self._loras(name)
         weight, scales, kind = weight.detach().float(), 0, KINDS[self._weights]
         address = 0 if bias is None else self._memory.of(_filled(bias.float()))
         if self._weights == "bfloat16":  # numpy has no such numbers: their bits stand for them
-            return _Linear(self._memory.of(paired(weight).view(torch.int16)), scales, address, inputs, outputs, kind)
+            panels = self._memory.of(paired(weight).view(torch.int16))
+            return _Linear(panels, scales, address, inputs, outputs, kind, loras)
         if self._weights == "int8":
             weight, per_output = quantized(weight)
             scales = self._memory.of(_filled(per_output))
-        return _Linear(self._memory.of(packed(weight)), scales, address, inputs, outputs, kind)
+        return _Linear(self._memory.of(packed(weight)), scales, address, inputs, outputs, kind, loras)
 
     def forward(self, pieces: Sequence[Piece]) -> Scores:
         """K and V of all pieces' tokens into the cache, and the logits of the last `wanted` tokens of each piece.
@@ -185,6 +221,8 @@ class NativeRunner:
             [np.arange(end - p.wanted, end, dtype=np.int32) for end, p in zip(ends, pieces, strict=True)]
         )
         rows, wanted, shape = len(ids), len(wanted_rows), self._shape
+        adapter = np.repeat(np.array([piece.adapter for piece in pieces], np.int32), lengths)
+        adapted = bool((adapter >= 0).any())
         floats = {
             "x": rows * shape.hidden,
             "normed": max(rows, wanted) * shape.hidden,
@@ -198,10 +236,12 @@ class NativeRunner:
         halves = [np.empty(floats[name] if small else 0, np.uint16) for name in ("normed", "mixed", "wide")]
         logits = np.empty((wanted, self.vocabulary), np.float32)
         best, log_total = np.empty(wanted, np.int32), np.empty(wanted, np.float32)
-        inputs = (ids, position, sequence, tables, wanted_rows)
-        outputs: tuple[np.ndarray[Any, Any], ...] = (*room.values(), logits, *halves, best, log_total)
-        addresses = [array.ctypes.data for array in (*inputs, *outputs)]
-        batch = _Batch(rows, wanted, tables.shape[1], context, *addresses, self._threads)
+        low = np.empty(rows * self._most_rank if adapted else 0, np.float32)
+        inputs = [array.ctypes.data for array in (ids, position, sequence, tables, wanted_rows)]
+        inputs.append(adapter.ctypes.data if adapted else 0)
+        outputs: tuple[np.ndarray[Any, Any], ...] = (*room.values(), logits, *halves, best, log_total, low)
+        addresses = [*inputs, *(array.ctypes.data for array in outputs)]
+        batch = _Batch(rows, wanted, tables.shape[1], context, *addresses, self._most_rank, self._threads)
         self._library.forward(ctypes.byref(self._model), ctypes.byref(batch))
         return Scores(logits, best, log_total)
 
