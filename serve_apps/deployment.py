@@ -271,7 +271,7 @@ def _read(settings: ModelSettings) -> _Read:
 def served_models(models: Sequence[ModelSettings]) -> list[Served]:
     """Each behind an engine of its own, or behind one that it shares with its base and the base's other adapters.
 
-    They share one where settings and tokenizers are the same: adapters are added to the products of their requests' rows.
+    They share one where settings and tokenizers are the same: adapters are added to products of the rows of requests.
 
     Raises:
         UserError: a folder is damaged, or an adapter is to be served by vLLM.

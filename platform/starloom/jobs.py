@@ -30,6 +30,7 @@ AGENT_PATIENCE_SECONDS = 60
 BUSY_SECONDS = 3.0
 LOST_TRIES: Final = 5  # of a step whose node, and its job with it, was lost
 LOST: Final = ("JOB_SUPERVISOR_ACTOR_DIED", "JOB_SUPERVISOR_ACTOR_START_TIMEOUT")  # Ray's words for it
+LOOK_SECONDS = 2.0  # so often the nodes are looked at
 PAUSE_SECONDS: Final = (2.0, 10.0, 30.0, 60.0, 120.0)
 TERMINAL: Final = ("SUCCEEDED", "FAILED", "STOPPED")
 
@@ -132,7 +133,13 @@ class Jobs(AbstractContextManager["Jobs"]):
         """Stop the steps that run; none is tried again."""
         self._stopped.set()
         for job in tuple(self._active):
+            self._stop(job)
+
+    def _stop(self, job: str) -> None:
+        try:
             self._client.stop_job(job)
+        except (OSError, RuntimeError) as error:  # with Ray itself
+            print(f"{job}: could not be stopped: {one_line(error, 100)}", flush=True)
 
     def _once(self, status: StepStatus, root: str) -> None:
         name, file = f"{self.recipe}.{status.entry.name}", write_job_file(status, root, self.story)
@@ -145,13 +152,17 @@ class Jobs(AbstractContextManager["Jobs"]):
         )
         self._active.add(job)
         if self._stopped.is_set():  # while it was submitted
-            self._client.stop_job(job)
+            self._stop(job)
         try:
             last_lines = asyncio.run(self._follow(job, f"{status.entry.name} | " if self.prefixed else ""))
             outcome = self._client.get_job_info(job)
         except BrokenPipeError:  # nobody reads what is printed: the run ends, and so does its step
-            self._client.stop_job(job)
+            self._stop(job)
             raise
+        except OSError as error:  # of requests, which the client asks it with
+            raise RunError(
+                f"step {status.entry.name}: the dashboard, which has the jobs, does not answer: {one_line(error, 99)}"
+            ) from None
         finally:
             self._active.discard(job)
         if outcome.status.value != "SUCCEEDED":
@@ -168,13 +179,19 @@ class Jobs(AbstractContextManager["Jobs"]):
         """Print the job's log as it comes, to its end; returns the last lines."""
         printer = LogPrinter(prefix)
         tail = asyncio.create_task(self._print_tail(job, printer))
-        while not self._client.get_job_info(job).status.is_terminal():
-            await asyncio.wait([tail], timeout=0.3)
-            if tail.done():
-                await asyncio.sleep(0.1)
-        # the server ends its stream only seconds after the job: the rest of the log is there at once
-        tail.cancel()
-        await asyncio.wait([tail])
+        looked = time.monotonic()
+        try:
+            while not self._client.get_job_info(job).status.is_terminal():
+                await asyncio.wait([tail], timeout=0.3)
+                if tail.done():
+                    await asyncio.sleep(0.1)
+                if time.monotonic() > looked + LOOK_SECONDS:
+                    _check_nodes(job)
+                    looked = time.monotonic()
+        finally:
+            # the server ends its stream only seconds after the job: the rest of the log is there at once
+            tail.cancel()
+            await asyncio.wait([tail])
         try:
             printer.finish(self._client.get_job_logs(job))
         except RuntimeError as error:  # with its node
@@ -189,6 +206,14 @@ class Jobs(AbstractContextManager["Jobs"]):
         taken = {details.submission_id for details in self._client.list_jobs()}
         attempts = (wanted if n == 1 else f"{wanted}-{n}" for n in range(1, len(taken) + 2))
         return next(attempt for attempt in attempts if attempt not in taken)
+
+
+def _check_nodes(job: str) -> None:
+    """A job whose agent went with the last node would run for ever, as far as Ray knows (2.60)."""
+    import ray
+
+    if not any(node["Alive"] for node in ray.nodes()):
+        raise RunError(f"{job}: Ray's last node has died; run it again: what is finished stays")
 
 
 class _LostError(RunError):

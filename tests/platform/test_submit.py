@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from starloom.artifact import find
@@ -215,6 +216,34 @@ def test_a_local_run_that_is_told_to_end_ends_its_step(tmp_path: Path) -> None:
     assert run.wait(timeout=PATIENCE) == 130
     while state() != "unfinished":
         assert time.monotonic() < deadline
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("raylet/raylet", "Ray's last node has died"),
+        ("dashboard/dashboard.py", "the dashboard, which has the jobs"),
+    ],
+)
+def test_a_local_run_whose_ray_dies_ends_with_a_line(tmp_path: Path, name: str, told: str) -> None:
+    path = own_recipe(tmp_path, "orphan", "seconds = 600")
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    command = [sys.executable, "-m", "starloom.cli", "run", str(path)]
+    with (tmp_path / "log").open("w") as log:
+        run = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT, env=environment)
+    deadline = time.monotonic() + PATIENCE
+    while "waits" not in (tmp_path / "log").read_text():
+        assert run.poll() is None, (tmp_path / "log").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    for child in psutil.Process(run.pid).children(recursive=True):
+        if any(name in word for word in child.cmdline()):
+            child.kill()
+    assert run.wait(timeout=PATIENCE) == 1
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert lines[-1].startswith("error: ")
+    assert told in lines[-1]
+    assert "Traceback" not in "".join(lines)
 
 
 def test_job_without_the_token_is_refused(head: Head, recipe: Path) -> None:
