@@ -1,6 +1,7 @@
-"""LoRA adapters in peft's format: written by training, added into a copy of the base model's weights by readers.
+"""LoRA adapters in peft's format: written by training, added by readers into a copy of the base model's weights.
 
-(E. Hu et al., LoRA, 2021.) Merged, an adapter costs the memory of one more model and no time at all.
+(E. Hu et al., LoRA, 2021.) Merged, an adapter costs the memory of one more model and no time at all; an engine that
+several share adds each one's low-rank part to the products of its requests' rows.
 """
 
 import json
