@@ -115,7 +115,8 @@ class ServingConfig(Config):
     @property
     def gpus(self) -> int:
         """That a replica asks for; its models share them."""
-        return max((one.devices for one in self._vllm), default=0)
+        ours = [isinstance(one.engine, EngineConfig) and one.engine.device == "cuda" for one in self.models]
+        return max((*(one.devices for one in self._vllm), *map(int, ours)), default=0)
 
     @property
     def _vllm(self) -> list[VllmConfig]:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
+import torch
+
 from serve_apps.engine.blocks import BlockPool
 from serve_apps.engine.cores import cores_at_hand
 from serve_apps.engine.grammar import Grammars
@@ -16,7 +18,7 @@ from serve_apps.engine.request import Counters, Event, FinishReason, Load, Overl
 from serve_apps.engine.sampling import choose, scored
 from serve_apps.engine.schedule import ROWS_AT_ONCE, Planned, Running, Schedule
 from serve_apps.engine.speculation import PromptLookup
-from serve_apps.engine.torch_runner import TorchRunner
+from serve_apps.engine.torch_runner import Precision, TorchRunner
 from starloom.config import Config, runtime
 from starloom.errors import UserError
 from starloom.model.adapter import LowRank
@@ -30,8 +32,10 @@ STUCK_SECONDS = 60.0  # a step lasts a fraction of one
 class EngineConfig(Config):
     """Sizes and routes. A step lasts about `step_seconds`: no cancelled request holds its blocks longer.
 
-    `weights` "auto" is bfloat16 where the processor multiplies it, and else float32.
+    `weights` "auto" is bfloat16 where the processor or the graphics card multiplies it, and else float32.
     """
+
+    device: Literal["cpu", "cuda"] = runtime("cpu")
 
     kernels: Literal["auto", "native", "torch"] = runtime("auto")
     weights: Weights | Literal["auto"] = "float32"
@@ -63,7 +67,8 @@ class LocalEngine:
         self.counters_of = [Counters() for _ in adapters]
         self._config = config
         self._runner, self.blocks = make_runner(model, config, adapters)
-        self.device, self.precision = "cpu", self._runner.precision
+        self.device: str = config.device
+        self.precision = self._runner.precision
         self.kernels = f"native, {self.precision} weights" if isinstance(self._runner, NativeRunner) else "torch"
         self._pool = BlockPool(self.blocks, self._runner.block_size)
         self._ends = ends | {tokenizer.special(END_OF_TEXT)}
@@ -304,11 +309,13 @@ class Adapted:
 
 
 def make_runner(model: CodeModel, config: EngineConfig, adapters: Sequence[LowRank] = ()) -> tuple[Runner, int]:
-    """The runner that the config asks for and its number of blocks; "auto" is native where a compiler is.
+    """The runner that the config asks for and its number of blocks; on the CPU "auto" is native where a compiler is.
 
     Raises:
         UserError: the weights or kernels that are asked for cannot be had here.
     """
+    if config.device == "cuda":
+        return _on_card(model, config, adapters)
     native = config.kernels == "native" or (config.kernels == "auto" and compiler() is not None)
     tokens = max(config.cache_tokens, model.config.context)
     if native:
@@ -320,3 +327,16 @@ def make_runner(model: CodeModel, config: EngineConfig, adapters: Sequence[LowRa
         raise UserError(f"weights = {config.weights!r} needs kernels = 'native' and a C++ compiler; install g++")
     blocks = -(-tokens // TORCH_BLOCK)
     return TorchRunner(model, blocks=blocks, block_size=TORCH_BLOCK, adapters=adapters), blocks
+
+
+def _on_card(model: CodeModel, config: EngineConfig, adapters: Sequence[LowRank]) -> tuple[Runner, int]:
+    if not torch.cuda.is_available():
+        raise UserError("device = 'cuda': torch finds no graphics card here; use device = 'cpu'")
+    if config.kernels == "native" or config.weights == "int8":
+        raise UserError("device = 'cuda': takes kernels = 'torch', and weights = 'float32', 'bfloat16' or 'auto'")
+    blocks = -(-max(config.cache_tokens, model.config.context) // TORCH_BLOCK)
+    precision: Precision = "float32" if config.weights == "float32" else "bfloat16"
+    runner = TorchRunner(
+        model, blocks=blocks, block_size=TORCH_BLOCK, adapters=adapters, device="cuda", precision=precision
+    )
+    return runner, blocks
