@@ -9,7 +9,6 @@ from typing import Literal
 import torch
 
 from serve_apps.engine.blocks import BlockPool
-from serve_apps.engine.cores import cores_at_hand
 from serve_apps.engine.grammar import Grammars
 from serve_apps.engine.native.build import compiler
 from serve_apps.engine.native.runner import NativeRunner, Weights, best_weights
@@ -32,6 +31,7 @@ STUCK_SECONDS = 60.0  # a step lasts a fraction of one
 class EngineConfig(Config):
     """Sizes and routes. A step lasts about `step_seconds`: no cancelled request holds its blocks longer.
 
+    `threads` 0 is as many as are quickest.
     `weights` "auto" is bfloat16 where the processor or the graphics card multiplies it, and else float32.
     """
 
@@ -319,10 +319,9 @@ def make_runner(model: CodeModel, config: EngineConfig, adapters: Sequence[LowRa
     native = config.kernels == "native" or (config.kernels == "auto" and compiler() is not None)
     tokens = max(config.cache_tokens, model.config.context)
     if native:
-        threads = config.threads or cores_at_hand()
         blocks = -(-tokens // NativeRunner.block_size)
         weights = config.weights if config.weights != "auto" else best_weights(model.config)
-        return NativeRunner(model, blocks=blocks, threads=threads, weights=weights, adapters=adapters), blocks
+        return NativeRunner(model, blocks=blocks, threads=config.threads, weights=weights, adapters=adapters), blocks
     if config.weights not in ("float32", "auto"):
         raise UserError(f"weights = {config.weights!r} needs kernels = 'native' and a C++ compiler; install g++")
     blocks = -(-tokens // TORCH_BLOCK)

@@ -1,6 +1,7 @@
 """The model for ``forward.cpp``: weights packed into panels, K and V in blocks, and one call for each step."""
 
 import ctypes
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -9,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from serve_apps.engine.cores import cores_at_hand
 from serve_apps.engine.native.build import load_library
+from serve_apps.engine.native.threads import ThreadChooser
 from serve_apps.engine.pieces import Piece, Scores
 from starloom.errors import UserError
 from starloom.model.adapter import LowRank
@@ -135,8 +138,9 @@ class NativeRunner:
         weights: Weights = "float32",
         adapters: Sequence[LowRank] = (),
     ) -> None:
-        """Pieces name `adapters` by their number."""
+        """Pieces name `adapters` by their number. `threads` 0: as many of the cores at hand as are quickest."""
         self._library, self._memory, self._threads = load_library(), _Memory(), threads
+        self._chooser = None if threads else ThreadChooser(cores_at_hand())
         self._weights = self.precision = weights
         if weights == "bfloat16" and not self._library.has_halves():
             raise UserError("weights = 'bfloat16': this processor has no products of it (AVX-512 BF16); use float32")
@@ -223,13 +227,14 @@ class NativeRunner:
         rows, wanted, shape = len(ids), len(wanted_rows), self._shape
         adapter = np.repeat(np.array([piece.adapter for piece in pieces], np.int32), lengths)
         adapted = bool((adapter >= 0).any())
+        threads = self._threads if self._chooser is None else self._chooser.threads(rows)
         floats = {
             "x": rows * shape.hidden,
             "normed": max(rows, wanted) * shape.hidden,
             "fused": rows * (shape.hidden + 2 * shape.head_dim),
             "mixed": rows * shape.hidden,
             "wide": rows * shape.inner,
-            "scratch": self._threads * HEADS_AT_ONCE * context,
+            "scratch": threads * HEADS_AT_ONCE * context,
         }
         room = {name: np.empty(count, np.float32) for name, count in floats.items()}
         small = self._weights == "bfloat16"
@@ -241,8 +246,11 @@ class NativeRunner:
         inputs.append(adapter.ctypes.data if adapted else 0)
         outputs: tuple[np.ndarray[Any, Any], ...] = (*room.values(), logits, *halves, best, log_total, low)
         addresses = [*inputs, *(array.ctypes.data for array in outputs)]
-        batch = _Batch(rows, wanted, tables.shape[1], context, *addresses, self._most_rank, self._threads)
+        batch = _Batch(rows, wanted, tables.shape[1], context, *addresses, self._most_rank, threads)
+        began = time.perf_counter()
         self._library.forward(ctypes.byref(self._model), ctypes.byref(batch))
+        if self._chooser is not None:
+            self._chooser.learn(rows, threads, time.perf_counter() - began)
         return Scores(logits, best, log_total)
 
 
