@@ -5,10 +5,15 @@ import subprocess
 import sys
 import time
 
-import fsspec
-
-PROGRAM = "from moto.server import main; main(['-H', '127.0.0.1', '-p', '{port}'])"
 BUCKET = "team"
+PROGRAM = """
+from moto.core import DEFAULT_ACCOUNT_ID
+from moto.s3.models import s3_backends
+from moto.server import main
+
+s3_backends[DEFAULT_ACCOUNT_ID]["aws"].create_bucket("{bucket}", "us-east-1")  # before anybody can ask for it
+main(["-H", "127.0.0.1", "-p", "{port}"])
+"""
 
 
 class ObjectStore:
@@ -32,8 +37,8 @@ class ObjectStore:
         }
 
     def start(self) -> None:
-        """Start it, wait until it answers, and make the bucket `BUCKET`; what was in it before is gone."""
-        command = [sys.executable, "-c", PROGRAM.format(port=self.port)]
+        """Start it with the bucket `BUCKET` and wait until it answers; what was in it before is gone."""
+        command = [sys.executable, "-c", PROGRAM.format(port=self.port, bucket=BUCKET)]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         for _ in range(600):
             with socket.socket() as probe:
@@ -41,8 +46,6 @@ class ObjectStore:
                     break
             assert self.process.poll() is None, "the object store ended"
             time.sleep(0.1)
-        keys = {"key": "tests", "secret": "tests", "endpoint_url": f"http://127.0.0.1:{self.port}"}
-        fsspec.filesystem("s3", skip_instance_cache=True, **keys).mkdir(BUCKET)
 
     def stop(self) -> None:
         """Kill it, with all that is in it."""
