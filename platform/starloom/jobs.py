@@ -142,6 +142,8 @@ class Jobs(AbstractContextManager["Jobs"]):
             print(f"{job}: could not be stopped: {one_line(error, 100)}", flush=True)
 
     def _once(self, status: StepStatus, root: str) -> None:
+        from requests import RequestException  # loaded by Ray's client: a look at a recipe does not wait for it
+
         name, file = f"{self.recipe}.{status.entry.name}", write_job_file(status, root, self.story)
         job = submitted(
             self._client,
@@ -159,7 +161,7 @@ class Jobs(AbstractContextManager["Jobs"]):
         except BrokenPipeError:  # nobody reads what is printed: the run ends, and so does its step
             self._stop(job)
             raise
-        except OSError as error:  # of requests, which the client asks it with
+        except RequestException as error:  # of what the client asks it with; a full disk is not the dashboard's
             raise RunError(
                 f"step {status.entry.name}: the dashboard, which has the jobs, does not answer: {one_line(error, 99)}"
             ) from None

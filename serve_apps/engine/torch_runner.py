@@ -123,9 +123,7 @@ def _grouped(pieces: Sequence[Piece], slots: Sequence[Tensor], device: torch.dev
         yield _Group(rows.to(device), real.to(device), places.to(device), seen[:, None].to(device))
 
 
-def _attended(
-    layer: Attention, fused: Tensor, cache: Tensor, groups: Sequence[_Group], written: Tensor
-) -> Tensor:  # fmt: skip
+def _attended(layer: Attention, fused: Tensor, cache: Tensor, groups: Sequence[_Group], written: Tensor) -> Tensor:
     """[rows, heads × head_dim] from queries, keys and values [rows, ...]; the latter two go into the cache first."""
     width, dim, heads = layer.heads * layer.head_dim, layer.head_dim, layer.heads
     query, key, value = fused.split((width, dim, dim), dim=1)
