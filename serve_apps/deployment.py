@@ -150,14 +150,19 @@ class Completions:
         self._gate = config.gate.model_copy(update={"keys": keys})
         self._limiter = None if rates is None else SharedLimiter(rates)
         self._fleet = None if totals is None else Fleet(totals, serve.get_replica_context().replica_id.unique_id)
-        self._service = Service(models, config.deadline_seconds, _attributor(config.attribution, segments))
+        self._awaited = Elsewhere(segments) if segments else None
+        self._service = Service(models, config.deadline_seconds, _attributor(config.attribution, self._awaited))
 
-    def check_health(self) -> None:
-        """Serve replaces a replica that raises.
+    async def check_health(self) -> None:
+        """Serve replaces a replica that raises, and sends it requests once this has returned for the first time.
 
         Raises:
             RunError: an engine does not get on with its work.
+            AwayError: a part of the index ended before it has ever answered.
         """
+        if self._awaited is not None:
+            await self._awaited.ready()
+            self._awaited = None
         failed = self._service.failed()
         if failed:
             raise RunError(failed)
@@ -223,11 +228,11 @@ def unguarded(arguments: dict[str, Any]) -> serve.Application:
     return scaled.bind(values, segments, rates, Totals.bind() if several else None)
 
 
-def _attributor(config: AttributionConfig | None, segments: Sequence[Any]) -> Attributor | None:
+def _attributor(config: AttributionConfig | None, elsewhere: Elsewhere | None) -> Attributor | None:
     if config is None:
         return None
     view = Attribution(Artifact.open(config.index))
-    return Attributor(view.artifact.fingerprint, Elsewhere(segments) if segments else Here(view), config.ignore)
+    return Attributor(view.artifact.fingerprint, elsewhere or Here(view), config.ignore)
 
 
 @dataclass(frozen=True)

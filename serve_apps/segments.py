@@ -97,6 +97,10 @@ class Elsewhere:
         """See `Owners.ask`."""
         return joined_rows(await self._all("rows", names))
 
+    async def ready(self) -> None:
+        """Wait until all of them have answered once: a handle's first call waits for its replica to be there."""
+        await self._all("find", Query(_WARM))
+
     async def _all(self, method: str, argument: Any) -> list[Any]:
         async def one(handle: Any) -> Any:
             return await getattr(handle, method).remote(argument)

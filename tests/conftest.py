@@ -1,9 +1,11 @@
 """What every test shares: one Ray per test session."""
 
+import inspect
 import logging
 import os
 from collections.abc import Iterator
 
+import httpx
 import pytest
 
 from starloom.cluster import prepare_environment
@@ -11,6 +13,7 @@ from tests.object_store import BUCKET, ObjectStore
 
 ALL_TESTS = "STARLOOM_ALL_TESTS"  # environment: also what CI leaves out, as CONTRIBUTING.md tells
 thorough = pytest.mark.skipif(not os.environ.get(ALL_TESTS), reason="long, and left to `make test-all`")
+inspect.signature(httpx.post).parameters["timeout"].default.read = 120  # five seconds would be a judgement by the clock
 STORE = ObjectStore()  # one address for the session: Ray's workers have the environment that Ray started with
 
 
