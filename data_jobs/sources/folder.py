@@ -23,6 +23,7 @@ from data_jobs.sources.entries import (
     license_file,
     refused,
 )
+from data_jobs.sources.glance import Glance
 from data_jobs.sources.names import excluded, is_utf8, wholly_excluded
 from data_jobs.sources.seen import digested
 from data_jobs.sources.walks import Found, sorted_names
@@ -65,8 +66,9 @@ class FolderSource(Config, Independent):
 
     def state(self) -> Any:
         """A hash over the names and contents of all files; only those that have changed are read."""
-        root = str(_root(self))
-        return walks.remembered(digested(root, _files(self, root), key="\n".join(self.exclude)))
+        root, key = str(_root(self)), "\n".join(self.exclude)
+        glance = Glance(root, key, lambda folder: _enters(self, folder))
+        return glance.state() or glance.before(walks.remembered, digested(root, _files(self, root), key))
 
     def timed(self) -> Any:
         """The state as it was before there were digests: over name, size and time of change of every file."""
@@ -246,11 +248,14 @@ def _files(source: FolderSource, root: str) -> Iterator[Found]:
         if name is None:
             waiting.pop()
         elif name.endswith("/"):
-            if wholly_excluded(below + name, source.exclude):
-                continue
-            waiting.append((below + name, _names_in(root, below + name)))
+            if _enters(source, below + name):
+                waiting.append((below + name, _names_in(root, below + name)))
         elif not (source.exclude and excluded(below + name, source.exclude)):
             yield _found(root, below + name)
+
+
+def _enters(source: FolderSource, folder: str) -> bool:
+    return folder.split("/")[-2] not in SKIPPED_FOLDERS and not wholly_excluded(folder, source.exclude)
 
 
 def _found(root: str, relative: str) -> Found:
@@ -270,7 +275,4 @@ def _names_in(root: str, below: str) -> Iterator[str]:
 def _entries(folder: str) -> Iterator[str]:
     with os.scandir(folder) as entries:
         for entry in entries:
-            if not entry.is_dir(follow_symlinks=False):
-                yield entry.name
-            elif entry.name not in SKIPPED_FOLDERS:
-                yield entry.name + "/"
+            yield f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else entry.name

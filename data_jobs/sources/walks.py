@@ -65,6 +65,15 @@ def recalled(digest: str) -> Iterator[Found] | None:
     return _held_against(digest, place) if place.is_file() else None
 
 
+def kept(digest: str) -> bool:
+    """Whether this machine can recall it; it counts as used."""
+    try:
+        os.utime(_place(digest))
+    except OSError:
+        return False
+    return True
+
+
 def _held_against(digest: str, place: Path) -> Iterator[Found]:
     read = hashlib.sha256()
     damage: Exception | None = None

@@ -2,7 +2,9 @@
 
 import dataclasses
 import os
+import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_jobs.collect import STEP, CollectConfig
-from data_jobs.sources import seen
+from data_jobs.sources import seen, walks
 from data_jobs.sources.folder import FolderSource
 from data_jobs.sources.names import excluded, wholly_excluded
 from data_jobs.sources.tables import JsonLinesSource
@@ -90,9 +92,75 @@ def test_what_was_written_just_now_is_read_again_the_next_time(code: Path, opene
 def test_a_damaged_cache_costs_reading_and_nothing_else(code: Path, opened: list[str], tmp_path: Path, damage) -> None:
     source = FolderSource(path=str(code))
     first = source.state()
+    shutil.rmtree(tmp_path / "cache" / "glances")
     (table,) = (tmp_path / "cache" / "seen").iterdir()
     table.write_bytes(table.read_bytes()[:-30] if damage is None else damage)
     assert source.state() == first
+
+
+@pytest.fixture
+def walked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The states of the walks that were written down since."""
+    states: list[str] = []
+    own = walks.remembered
+
+    def remembered(files: Any) -> str:
+        states.append(own(files))
+        return states[-1]
+
+    monkeypatch.setattr(walks, "remembered", remembered)
+    return states
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "content": lambda code: (code / "pack1" / "m1.py").write_text("VALUE = 2\n"),
+    "new": lambda code: (code / "new" / "deeper").mkdir(parents=True) or (code / "new" / "deeper" / "x.py").touch(),
+    "gone": lambda code: (code / "pack1" / "m1.py").unlink(),
+    "name": lambda code: (code / "pack1" / "m1.py").rename(code / "pack1" / "m2.py"),
+    "folder": lambda code: (code / "pack1").rename(code / "pack01"),
+    "link": lambda code: (code / "link").symlink_to("nowhere"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_one_glance_is_enough_where_nothing_has_changed(
+    code: Path, opened: list[str], walked: list[str], change: str
+) -> None:
+    source = FolderSource(path=str(code))
+    first = source.state()
+    assert [source.state(), FolderSource(path=str(code)).state()] == [first, first]
+    assert len(walked) == 1
+    (code / "pack1" / "__pycache__").mkdir()
+    (code / "pack1" / "__pycache__" / "m1.pyc").touch()  # is no source
+    assert source.state() == first
+    assert len(walked) == 1
+    CHANGES[change](code)
+    assert source.state() == walked[-1] != first
+    assert source.state() == walked[-1]
+    assert len(walked) == 2
+
+
+def test_a_glance_is_not_enough_for_a_walk_that_is_forgotten_or_that_could_not_read(
+    code: Path, opened: list[str], walked: list[str], tmp_path: Path
+) -> None:
+    source = FolderSource(path=str(code))
+    first = source.state()
+    shutil.rmtree(tmp_path / "cache" / "walks")
+    assert source.state() == first
+    assert len(walked) == 2
+    assert walks.recalled(first) is not None
+    os.mkfifo(code / "pack1" / "pipe")
+    assert source.state() == source.state() != first
+    assert len(walked) == 4
+
+
+def test_folder_that_is_left_out_is_not_looked_into(code: Path, opened: list[str], walked: list[str]) -> None:
+    source = FolderSource(path=str(code), exclude=("pack1/*",))
+    first = source.state()
+    CHANGES["content"](code)
+    assert source.state() == first
+    assert len(walked) == 1
+    assert FolderSource(path=str(code)).state() != first
 
 
 def test_a_copy_elsewhere_has_the_same_state(code: Path, tmp_path: Path) -> None:
