@@ -52,6 +52,9 @@ class TorchRunner:
         """Pieces name `adapters` by their number. The model itself is moved to the device."""
         dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
         self.model, self.block_size = model.to(device, dtype), block_size
+        if device == "cpu":
+            for weight in self.model.parameters():  # it may be the file that it is in, which may be written over or cut
+                weight.data = weight.data.clone()
         self.precision = precision
         self._adapters = [
             {name: (down.to(device, dtype), up.to(device, dtype)) for name, (down, up) in one.items()}

@@ -2,6 +2,7 @@
 
 import json
 import queue
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -100,6 +101,22 @@ def test_each_answers_as_if_it_were_merged_alone_and_in_company(
         assert [one.token for one in alone[name]] == [one.token for one in expected]
         assert [one.logprob for one in alone[name]] == pytest.approx([one.logprob for one in expected], abs=1e-3)
     assert len({tuple(one.token for one in answer) for answer in alone.values()}) == 3
+
+
+@pytest.mark.parametrize("kernels", ["native", "torch"])
+def test_folders_that_are_written_over_change_no_answer(
+    folders: dict[str, Path], serve: Serve, kernels: str, tmp_path: Path
+) -> None:
+    folders["mine"] = shutil.copytree(folders["base"], tmp_path / "mine")
+    folders["adapted"] = write(tmp_path / "adapted", folders["mine"], ("c_attn.weight",), 5, 4)
+    served = serve(("mine", "adapted"), kernels=kernels)
+    _, before = [[told(asked(one.engine)) for one in served.values()] for _ in range(2)]  # both find the prompt again
+    for name in served:
+        for path in folders[name].glob("*.safetensors"):
+            with path.open("r+b") as file:  # another model in the same files, as `cp` writes it
+                file.seek(path.stat().st_size // 8)
+                file.write(b"\x3f" * (path.stat().st_size * 7 // 8))
+    assert [told(asked(one.engine)) for one in served.values()] == before
 
 
 def test_prompts_of_one_are_found_again_by_itself_alone(serve: Serve) -> None:

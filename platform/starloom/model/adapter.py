@@ -159,7 +159,7 @@ def read_low_rank(folder: str | Path, model: CodeModel) -> dict[str, tuple[Tenso
     found = {}
     for name in sorted(downs):
         target = name.removeprefix(PREFIX).replace(".lora_A.weight", ".weight")
-        down, up = state[name].float(), scale * state[name.replace("lora_A", "lora_B")].float()
+        down, up = state[name].to(torch.float32, copy=True), scale * state[name.replace("lora_A", "lora_B")].float()
         if target not in weights or weights[target].shape != (len(up), *down.shape[1:]) or up.shape[1:] != (len(down),):
             raise UserError(f"{folder / WEIGHTS}: {name} fits no weight of the base model; it is another model's")
         if not (torch.isfinite(down).all() and torch.isfinite(up).all()):

@@ -74,8 +74,12 @@ class _Memory:
     arrays: list[Any] = field(default_factory=list)
 
     def of(self, tensor: Tensor) -> int:
-        """The address of a tensor's values as they are."""
+        """The address of a tensor's values as they are; nobody else may change them."""
         return self.array(tensor.detach().contiguous().numpy())
+
+    def copied(self, tensor: Tensor) -> int:
+        """The address of a copy in fp32: a weight may be the file that it is in, which may be written over or cut."""
+        return self.of(tensor.to(torch.float32, copy=True))
 
     def array(self, array: np.ndarray[Any, Any]) -> int:
         """The address of an array."""
@@ -159,7 +163,7 @@ class NativeRunner:
         self._model = _Model(
             *(config.layers, config.hidden, config.heads, config.head_dim, padded, config.vocabulary),
             config.norm_epsilon,
-            *(self._memory.of(tensor.float()) for tensor in plain),
+            *map(self._memory.copied, plain),
             layers,
             self._linear("", body.wte.weight, None),
         )
@@ -171,7 +175,7 @@ class NativeRunner:
         dim = self._shape.head_dim
         caches = (np.zeros((blocks, dim, LANES), np.float32), np.zeros((blocks, LANES, padded), np.float32))
         return _Layer(
-            *(self._memory.of(norm.float()) for norm in norms),
+            *map(self._memory.copied, norms),
             *(self._linear(f"{name}.{key}.weight", linear.weight, linear.bias) for key, linear in named.items()),
             *map(self._memory.array, caches),
         )
@@ -192,7 +196,7 @@ class NativeRunner:
         outputs, inputs = weight.shape
         loras = self._loras(name)
         weight, scales, kind = weight.detach().float(), 0, KINDS[self._weights]
-        address = 0 if bias is None else self._memory.of(_filled(bias.float()))
+        address = 0 if bias is None else self._memory.copied(_filled(bias))
         if self._weights == "bfloat16":  # numpy has no such numbers: their bits stand for them
             panels = self._memory.of(paired(weight).view(torch.int16))
             return _Linear(panels, scales, address, inputs, outputs, kind, loras)
