@@ -1,7 +1,8 @@
 """The forward pass in plain PyTorch: on machines without a C++ compiler, and on graphics cards.
 
 The keys and values, which all query heads share, are never expanded in memory. Short pieces, such as those that decode,
-are attended to together: their tables, filled up to the longest, are gathered at once.
+are attended to together: their tables, filled up to the longest, are gathered at once. Steps in which every sequence
+decodes one token are `decoding.py`'s.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from serve_apps.engine.decoding import Decoder, decodes
 from serve_apps.engine.pieces import Piece, Scores
 from starloom.model.adapter import LowRank
 from starloom.model.model import Attention, Block, CodeModel
@@ -48,8 +50,12 @@ class TorchRunner:
         adapters: Sequence[LowRank] = (),
         device: str = "cpu",
         precision: Precision = "float32",
+        rounded: bool | None = None,
     ) -> None:
-        """Pieces name `adapters` by their number. The model itself is moved to the device."""
+        """Pieces name `adapters` by their number. The model itself is moved to the device.
+
+        `rounded` steps of decoding have few sizes, which is what a card, unless told, records them by.
+        """
         dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
         self.model, self.block_size = model.to(device, dtype), block_size
         if device == "cpu":
@@ -60,12 +66,19 @@ class TorchRunner:
             {name: (down.to(device, dtype), up.to(device, dtype)) for name, (down, up) in one.items()}
             for one in adapters
         ]
-        shape = (model.config.layers, 2, blocks * block_size, model.config.head_dim)
+        shape = (model.config.layers, 2, (blocks + 1) * block_size, model.config.head_dim)
         self._cache = torch.zeros(shape, dtype=dtype, device=device)
+        rounded = device == "cuda" if rounded is None else rounded
+        self._decoder = Decoder(self.model, self._cache, block_size, rounded=rounded)
 
     @torch.inference_mode()
     def forward(self, pieces: Sequence[Piece]) -> Scores:
         """K and V of all pieces' tokens into the cache, and the logits that are wanted."""
+        logits = self._decoder.logits(pieces) if decodes(pieces) else self._logits(pieces)
+        best, log_total = logits.argmax(-1).int(), logits.logsumexp(-1)
+        return Scores(logits.cpu().numpy(), best.cpu().numpy(), log_total.cpu().numpy())
+
+    def _logits(self, pieces: Sequence[Piece]) -> Tensor:
         body, device = self.model.transformer, self._cache.device
         ids = torch.tensor([token for piece in pieces for token in piece.ids], device=device)
         positions = torch.cat([torch.arange(p.start, p.start + len(p.ids)) for p in pieces]).to(device)
@@ -84,9 +97,7 @@ class TorchRunner:
             x = x + self._product(f"{name}.mlp.c_proj", block.mlp.c_proj, wide, pieces)
         ends = torch.tensor([len(piece.ids) for piece in pieces]).cumsum(0).tolist()
         rows = [row for end, piece in zip(ends, pieces, strict=True) for row in range(end - piece.wanted, end)]
-        logits = F.linear(body.ln_f(x[rows]), body.wte.weight).float()
-        best, log_total = logits.argmax(-1).int(), logits.logsumexp(-1)
-        return Scores(logits.cpu().numpy(), best.cpu().numpy(), log_total.cpu().numpy())
+        return F.linear(body.ln_f(x[rows]), body.wte.weight).float()
 
     def _product(self, name: str, linear: nn.Module, x: Tensor, pieces: Sequence[Piece]) -> Tensor:
         """A layer's output for the rows of all pieces, with what their adapters add."""

@@ -239,10 +239,15 @@ def decode() -> Section:
     return Section(rows, [["greedy answer equal to CTranslate2's", str(same)]], figures)
 
 
-def vllm_rates(folder: Path, precision: str) -> dict[str, float]:
-    """vLLM's CPU build in an environment of its own, in one precision."""
+def vllm_python() -> Path:
+    """The interpreter of an environment of its own with vLLM's CPU build."""
     python = ensure_environment("vllm", VLLM)
     subprocess.run([str(python), "-m", "pip", "uninstall", "--quiet", "--yes", *UNFIT], check=True)
+    return python
+
+
+def vllm_rates(python: Path, folder: Path, precision: str) -> dict[str, float]:
+    """vLLM in its own environment, in one precision."""
     script = Path(__file__).parent / "peers" / "vllm_serve.py"
     prompts = json.dumps([random_prompt(PROMPT, 100 + n) for n in range(max(BATCHES) + 1)])
     command = [str(python), str(script), str(folder), precision, prompts, str(NEW), str(cores())]
@@ -252,9 +257,9 @@ def vllm_rates(folder: Path, precision: str) -> dict[str, float]:
     return dict(json.loads(done.stdout.strip().splitlines()[-1]))
 
 
-def our_rates(folder: Path, precision: str) -> dict[str, float]:
+def our_rates(folder: Path, precision: str, **settings: Any) -> dict[str, float]:
     """The same of our engine, by the same sums: whole answers less those of one token, each the best of three."""
-    engine = started(folder, drafts=0, weights=precision, cache_tokens=max(BATCHES) * 384)
+    engine = started(folder, drafts=0, weights=precision, cache_tokens=max(BATCHES) * 384, **settings)
     seeds = itertools.count(10_000)  # no prompt is found in the cache
 
     def seconds(batch: int, length: int) -> float:
@@ -262,6 +267,7 @@ def our_rates(folder: Path, precision: str) -> dict[str, float]:
         return min(batch * length / engine_rate(engine, prompts, length) for prompts in rounds)
 
     first = {batch: seconds(batch, 1) for batch in BATCHES}
+    seconds(max(BATCHES), 2)  # a card records its steps when they first come
     whole = {batch: seconds(batch, NEW) for batch in BATCHES}
     engine.close()
     rates = {f"decode_b{batch}": batch * (NEW - 1) / (whole[batch] - first[batch]) for batch in BATCHES}
@@ -273,7 +279,8 @@ def vllm() -> Section:
     folder = model_folder(BENCH / "serve")
     kinds = ("bfloat16", "float32") if has_bfloat16() else ("float32",)
     ours = {kind: our_rates(folder, kind) for kind in kinds}
-    theirs = {kind: vllm_rates(folder, kind) for kind in kinds}
+    python = vllm_python()
+    theirs = {kind: vllm_rates(python, folder, kind) for kind in kinds}
     names = list(ours["float32"])
 
     def best(side: dict[str, dict[str, float]], name: str) -> float:

@@ -10,6 +10,9 @@ from starloom.model.model import initial_state
 from starloom.tokenizer import SPECIAL_TOKENS
 
 SHAPE = ModelConfig(layers=20, hidden=768, heads=12, vocabulary=49_152, context=2048)
+# what bench_serve_gpu times: 1.1B
+CARD = ModelConfig(layers=24, hidden=2048, heads=16, vocabulary=49_152, context=2048)
+TOY = ModelConfig(layers=2, hidden=64, heads=4, vocabulary=49_152, context=2048)
 
 
 def write_tokenizer(path: Path) -> None:
@@ -26,7 +29,7 @@ def write_tokenizer(path: Path) -> None:
     path.write_text(tokenizer.to_str())
 
 
-def model_folder(root: Path, *, circles: bool = False) -> Path:
+def model_folder(root: Path, shape: ModelConfig = SHAPE, *, circles: bool = False) -> Path:
     """A folder under `root`, made once.
 
     With `circles` the next token depends on the last one alone and long circles arise: the answer repeats what was in
@@ -37,15 +40,15 @@ def model_folder(root: Path, *, circles: bool = False) -> Path:
         return folder
     root.mkdir(parents=True, exist_ok=True)
     write_tokenizer(root / "tokenizer.json")
-    state = initial_state(SHAPE, 11)
+    state = initial_state(shape, 11)
     if circles:
         state["transformer.wpe.weight"].zero_()
-        for layer in range(SHAPE.layers):
+        for layer in range(shape.layers):
             state[f"transformer.h.{layer}.attn.c_proj.weight"].zero_()
-        last = f"transformer.h.{SHAPE.layers - 1}.mlp"
+        last = f"transformer.h.{shape.layers - 1}.mlp"
         state[f"{last}.c_fc.weight"] *= 20
         state[f"{last}.c_proj.weight"] *= 200
-    write_model(folder, SHAPE, state, tokenizer=root / "tokenizer.json", card="Random weights.")
+    write_model(folder, shape, state, tokenizer=root / "tokenizer.json", card="Random weights.")
     return folder
 
 

@@ -1,5 +1,8 @@
 """The forward pass in PyTorch: pieces of any company, precisions, and devices that are not there."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +15,18 @@ from serve_apps.engine.pieces import Piece
 from serve_apps.engine.torch_runner import Precision, TorchRunner
 from starloom.errors import UserError
 from starloom.model.folder import read_model
+from tests.patience import PATIENCE
 
+ROOT = Path(__file__).parents[2]
 BLOCKS, SIZE = 64, 16
 IDS = np.random.default_rng(0).integers(20, 280, (6, 40)).tolist()
 
 
-def runner(folder: Path, precision: Precision = "float32", device: str = "cpu") -> TorchRunner:
-    return TorchRunner(read_model(folder), blocks=BLOCKS, block_size=SIZE, precision=precision, device=device)
+def runner(
+    folder: Path, precision: Precision = "float32", device: str = "cpu", rounded: bool | None = None
+) -> TorchRunner:
+    settings = {"blocks": BLOCKS, "block_size": SIZE, "precision": precision, "device": device, "rounded": rounded}
+    return TorchRunner(read_model(folder), **settings)
 
 
 def logits(model: TorchRunner, lengths: list[int], *, together: bool) -> np.ndarray:
@@ -57,11 +65,58 @@ def test_what_others_have_in_the_cache_is_not_touched_even_where_it_is_broken(ti
     assert np.isfinite(got).all()
 
 
+@pytest.mark.parametrize(
+    ("device", "rounded"), [("cpu", False), ("cpu", True), pytest.param("cuda", True, marks=pytest.mark.gpu)]
+)
+def test_steps_of_one_token_give_what_whole_texts_do(
+    tiny_models: tuple[Path, Path], device: str, rounded: bool
+) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    model, own = runner(tiny_models[0], device=device, rounded=rounded), read_model(tiny_models[0])
+    lengths, tables = [1, 15, 16, 17, 31], [list(range(4 * n + 3, 4 * n - 1, -1)) for n in range(5)]
+    prompts = [Piece(IDS[n][:length], 0, tables[n], 0) for n, length in enumerate(lengths)]
+    model.forward(prompts)
+    model._cache[:, :, 20 * SIZE : BLOCKS * SIZE] = float("nan")  # of others
+    for step in range(3):
+        pieces = [Piece([IDS[n][length + step]], length + step, tables[n], 1) for n, length in enumerate(lengths)]
+        scores = model.forward(pieces)
+        for n, length in enumerate(lengths):
+            with torch.inference_mode():
+                expected = own(torch.tensor([IDS[n][: length + step + 1]]))[0, -1].numpy()
+            assert np.allclose(scores.logits[n], expected, atol=1e-4 if device == "cpu" else 1e-3)
+            assert scores.best[n] == expected.argmax()
+        assert len(scores.logits) == len(lengths)
+
+
+def test_sizes_of_recorded_steps_are_few(tiny_models: tuple[Path, Path]) -> None:
+    model = runner(tiny_models[0], rounded=True)
+    numbers = model._decoder._numbers
+    sizes = {
+        tuple(numbers([Piece([20], length, list(range(4)), 1)] * count).shape)
+        for count in range(1, 9)
+        for length in range(0, 4 * SIZE, 5)
+    }
+    assert sizes == {(count, 3 + 8) for count in (1, 2, 4, 8)}
+
+
 def test_bfloat16_is_near_and_softmax_is_not_in_it(tiny_models: tuple[Path, Path]) -> None:
     exact = logits(runner(tiny_models[0]), [40, 20], together=True)
     near = logits(runner(tiny_models[0], "bfloat16"), [40, 20], together=True)
     assert near.dtype == np.float32
     assert 0 < np.abs(near - exact).max() < 0.05 * np.abs(exact).max()
+
+
+@pytest.mark.slow
+def test_benchmark_for_a_card_runs_on_a_processor_at_toy_size() -> None:
+    command = [sys.executable, "-m", "tests.benchmarks.bench_serve_gpu", "--dry"]
+    environment = {"PYTHONPATH": ".:platform", "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout.splitlines()[-1])["figures"]
+    assert all(figures[f"card_{name}"] > 0 for name in ("decode_b1", "decode_b8", "decode_b32", "whole_b32", "prefill"))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a graphics card")
