@@ -99,6 +99,15 @@ constexpr bool HALVES = true;
 #else
 constexpr bool HALVES = false;
 #endif
+struct Quad {  // four inputs of a row in eight bits each; behind a row's last one, the scale or the offset of a group
+    int32_t bits;
+};
+#ifdef __AVX512VNNI__
+constexpr bool QUADS_MULTIPLY = true;
+#else
+constexpr bool QUADS_MULTIPLY = false;
+#endif
+constexpr int64_t GROUP = 64;  // inputs that share a scale: one that is far from the others costs only these their digits
 constexpr int64_t SPINS = 4000;  // about a fifth of a millisecond
 
 #ifdef __AVX512BF16__
@@ -143,8 +152,9 @@ struct Lora {
 };
 
 struct Linear {
-    const void* panels;   // float, int8, or pairs of bfloat16: [outputs / 16][inputs / 2][16][2]
-    const float* scales;  // of each output, int8 only
+    // float, int8, pairs of bfloat16: [outputs / 16][inputs / 2][16][2], or fours of uint8, which are int8 and 128
+    const void* panels;
+    const float* scales;  // of each output, for weights in eight bits
     const float* bias;    // padded to whole panels; may be null
     int64_t inputs, outputs, kind;
     const Lora* loras;  // one of each adapter; may be null
@@ -159,7 +169,7 @@ struct Lows {
     Lows from(int64_t row) const { return loras ? Lows{loras, adapter + row, low + row * width, width} : *this; }
 };
 
-enum Kind { FLOATS, BYTES, PAIRS };
+enum Kind { FLOATS, BYTES, PAIRS, QUADS };
 
 struct Layer {
     const float *norm1_weight, *norm1_bias, *norm2_weight, *norm2_bias;
@@ -181,6 +191,7 @@ struct Batch {
     const int32_t* adapter;  // of each row, -1 for none; null where no row has any
     float *x, *normed, *fused, *mixed, *wide, *scratch, *logits;
     Half *normed_half, *mixed_half, *wide_half;  // what stands in their namesakes, for weights of bfloat16
+    Quad* quads;  // what stands in them, for products of eight bits
     int32_t* best;
     float *log_total, *low;
     int64_t most_rank, threads;
@@ -261,17 +272,99 @@ static inline void tile(const Half* x, int64_t width, const Half* panels, const 
 #endif
 }
 
+static inline int64_t groups_of(int64_t inputs) { return (inputs + GROUP - 1) / GROUP; }
+
+// A row's inputs, then the scale of each group, then 128 times the sum of each group's numbers.
+template <class Input>
+static inline int64_t width_of(int64_t inputs) {
+    return std::is_same_v<Input, Quad> ? inputs / 4 + 2 * groups_of(inputs) : inputs;
+}
+
+// Eight bits for the inputs of a row, a multiple of 16: symmetric, the largest of a group is 127.
+static void quantize(const float* x, int64_t inputs, Quad* out) {
+#ifdef __AVX512VNNI__
+    int8_t* bytes = (int8_t*)out;
+    float* scales = (float*)(out + inputs / 4);
+    int32_t* offsets = (int32_t*)scales + groups_of(inputs);
+    for (int64_t first = 0, group = 0; first < inputs; first += GROUP, group++) {
+        const int64_t end = first + GROUP < inputs ? first + GROUP : inputs;
+        __m512 most = _mm512_setzero_ps();
+        for (int64_t k = first; k < end; k += LANES) most = _mm512_max_ps(most, _mm512_abs_ps(_mm512_loadu_ps(x + k)));
+        const float largest = _mm512_reduce_max_ps(most);
+        const __m512 inverse = _mm512_set1_ps(largest > 0 ? 127.0f / largest : 0.0f);
+        __m512i total = _mm512_setzero_si512();
+        for (int64_t k = first; k < end; k += LANES) {
+            const __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + k), inverse));
+            total = _mm512_add_epi32(total, whole);
+            _mm_storeu_si128((__m128i*)(bytes + k), _mm512_cvtsepi32_epi8(whole));
+        }
+        scales[group] = largest / 127.0f;
+        offsets[group] = 128 * _mm512_reduce_add_epi32(total);
+    }
+#endif
+}
+
+// The same over fours of eight bits (AVX-512's vpdpbusd): whole numbers within a group, fp32 over the groups. It takes one
+// side without signs: the weights, which have 128 added for it; a sum begins with what that adds taken off.
+template <int ROWS, int PANELS>
+static inline void tile(const Quad* x, int64_t width, const uint8_t* panels, const uint8_t* ahead, int64_t inputs,
+                        vec (&sums)[ROWS][PANELS]) {
+#ifdef __AVX512VNNI__
+    const float* scales = (const float*)(x + inputs / 4);
+    const int32_t* offsets = (const int32_t*)scales + groups_of(inputs);
+    for (int row = 0; row < ROWS; row++)
+        for (int panel = 0; panel < PANELS; panel++) sums[row][panel] = vec{};
+    for (int64_t first = 0, group = 0; first < inputs; first += GROUP, group++) {
+        const int64_t end = first + GROUP < inputs ? first + GROUP : inputs;
+        __m512i whole[ROWS][PANELS];
+#pragma GCC unroll 6
+        for (int row = 0; row < ROWS; row++)
+#pragma GCC unroll 4
+            for (int panel = 0; panel < PANELS; panel++) whole[row][panel] = _mm512_set1_epi32(-offsets[row * width + group]);
+        for (int64_t k = first; k < end; k += 4) {
+            __m512i weight[PANELS];
+            if constexpr (ROWS > 1)
+                for (int panel = 0; panel < PANELS; panel++) __builtin_prefetch(ahead + (panel * inputs + k) * LANES);
+#pragma GCC unroll 4
+            for (int panel = 0; panel < PANELS; panel++)
+                weight[panel] = _mm512_loadu_si512(panels + (panel * inputs + k) * LANES);
+#pragma GCC unroll 6
+            for (int row = 0; row < ROWS; row++) {
+                const __m512i value = _mm512_set1_epi32(x[row * width + k / 4].bits);
+#pragma GCC unroll 4
+                for (int panel = 0; panel < PANELS; panel++)
+                    whole[row][panel] = _mm512_dpbusd_epi32(whole[row][panel], weight[panel], value);
+            }
+        }
+#pragma GCC unroll 6
+        for (int row = 0; row < ROWS; row++) {
+            const vec scale = splat(scales[row * width + group]);
+#pragma GCC unroll 4
+            for (int panel = 0; panel < PANELS; panel++)
+                sums[row][panel] += (vec)_mm512_cvtepi32_ps(whole[row][panel]) * scale;
+        }
+    }
+#endif
+}
+
+// Rows of a tile: those of eight bits have two sums for each output.
+template <class Weight>
+constexpr int few_rows() { return std::is_same_v<Weight, uint8_t> ? 3 : FEW_ROWS; }
+template <class Weight>
+constexpr int many_rows() { return std::is_same_v<Weight, uint8_t> ? 6 : MANY_ROWS; }
+
 template <int ROWS, int PANELS, class Weight, class Input, class Output>
 static void finished_tile(const Input* x, const Lows& lows, const Linear& layer, int64_t first, int64_t ahead, Output* y,
                           int64_t stride, Ending ending) {
     vec sums[ROWS][PANELS];
     const Weight* panels = (const Weight*)layer.panels;
-    tile<ROWS, PANELS>(x, layer.inputs, panels + first * layer.inputs * LANES, panels + ahead * LANES, layer.inputs, sums);
+    tile<ROWS, PANELS>(x, width_of<Input>(layer.inputs), panels + first * layer.inputs * LANES, panels + ahead * LANES,
+                       layer.inputs, sums);
     for (int panel = 0; panel < PANELS; panel++) {
         const int64_t column = (first + panel) * LANES;
         for (int row = 0; row < ROWS; row++) {
             vec value = sums[row][panel];
-            if (layer.kind == BYTES) value *= load(layer.scales + column);
+            if (layer.scales) value *= load(layer.scales + column);
             if (layer.bias) value += load(layer.bias + column);
             if (lows.loras && lows.adapter[row] >= 0)
                 value += raised(lows.loras[lows.adapter[row]], lows.low + row * lows.width, first + panel);
@@ -306,9 +399,10 @@ static void all_rows(int64_t rows, const Input* x, const Lows& lows, const Linea
         // the first rows fetch their own weights from memory, the next ones those that come after: so that memory works
         // while the products of many rows are computed
         const int64_t from = row ? first + PANELS < last ? first + PANELS : first : first;
-        const int64_t ahead = from * layer.inputs + (row ? 0 : std::is_same_v<Weight, Half> ? 96 : 48);
-        some_rows<Weight, PANELS, MOST>(count, x + row * layer.inputs, lows.from(row), layer, first, ahead, y + row * stride,
-                                        stride, e);
+        const int64_t next = std::is_same_v<Weight, uint8_t> ? 192 : std::is_same_v<Weight, Half> ? 96 : 48;
+        const int64_t ahead = from * layer.inputs + (row ? 0 : next);
+        some_rows<Weight, PANELS, MOST>(count, x + row * width_of<Input>(layer.inputs), lows.from(row), layer, first, ahead,
+                                        y + row * stride, stride, e);
     }
 }
 
@@ -316,11 +410,12 @@ template <class Weight, class Input, class Output>
 static void columns(int64_t rows, const Input* x, const Lows& lows, const Linear& layer, int64_t first, int64_t count,
                     Output* y, int64_t stride, Ending e) {
     const int64_t last = first + count;
-    if (count == FEW_PANELS && rows <= FEW_ROWS)
-        return all_rows<Weight, FEW_PANELS, FEW_ROWS>(rows, x, lows, layer, first, last, y, stride, e);
+    constexpr int FEW = few_rows<Weight>(), MANY = many_rows<Weight>();
+    if (count == FEW_PANELS && rows <= FEW)
+        return all_rows<Weight, FEW_PANELS, FEW>(rows, x, lows, layer, first, last, y, stride, e);
     for (; count >= MANY_PANELS; count -= MANY_PANELS, first += MANY_PANELS)
-        all_rows<Weight, MANY_PANELS, MANY_ROWS>(rows, x, lows, layer, first, last, y, stride, e);
-    if (MANY_PANELS > 1 && count) all_rows<Weight, 1, MANY_ROWS>(rows, x, lows, layer, first, last, y, stride, e);
+        all_rows<Weight, MANY_PANELS, MANY>(rows, x, lows, layer, first, last, y, stride, e);
+    if (MANY_PANELS > 1 && count) all_rows<Weight, 1, MANY>(rows, x, lows, layer, first, last, y, stride, e);
 }
 
 static inline void relax() {
@@ -369,7 +464,13 @@ template <class Output>
 static void linear(const Batch& batch, Barrier& barrier, int64_t rows, const float* x, const Half* halves, const Linear& layer,
                    Output* y, int64_t stride, Ending ending) {
     Lows lows{};
-    if (batch.adapter && layer.loras) {
+    const bool adapted = batch.adapter && layer.loras, quads = QUADS_MULTIPLY && layer.kind == QUADS;
+    if (quads) {
+#pragma omp for schedule(static) nowait
+        for (int64_t row = 0; row < rows; row++)
+            quantize(x + row * layer.inputs, layer.inputs, batch.quads + row * width_of<Quad>(layer.inputs));
+    }
+    if (adapted) {
 #pragma omp for schedule(static) nowait
         for (int64_t row = 0; row < rows; row++) {
             if (batch.adapter[row] < 0) continue;
@@ -380,15 +481,17 @@ static void linear(const Batch& batch, Barrier& barrier, int64_t rows, const flo
             else
                 lowered(lora, halves + row * layer.inputs, layer.inputs, low);
         }
-        barrier.wait();
         lows = {layer.loras, batch.adapter, batch.low, batch.most_rank};
     }
+    if (quads || adapted) barrier.wait();
     const int64_t panels = (layer.outputs + LANES - 1) / LANES;
 #pragma omp for schedule(dynamic) nowait
     for (int64_t first = 0; first < panels; first += 4) {
         const int64_t count = panels - first < 4 ? panels - first : 4;
         if (HALVES && layer.kind == PAIRS)
             columns<Half>(rows, halves, lows, layer, first, count, y, stride, ending);
+        else if (quads)
+            columns<uint8_t>(rows, batch.quads, lows, layer, first, count, y, stride, ending);
         else if (layer.kind == BYTES)
             columns<int8_t>(rows, x, lows, layer, first, count, y, stride, ending);
         else
@@ -549,6 +652,9 @@ static void summarize(const float* logits, int64_t count, int32_t* best, float* 
 
 // Whether this processor multiplies pairs of bfloat16.
 extern "C" int has_halves() { return HALVES; }
+
+// Whether it multiplies fours of eight bits.
+extern "C" int has_quads() { return QUADS_MULTIPLY; }
 
 extern "C" void forward(const Model* given, const Batch* rows_given) {
     const Model& model = *given;

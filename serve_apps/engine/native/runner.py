@@ -22,7 +22,8 @@ from starloom.model.model import Block, CodeModel
 LANES, HEADS_AT_ONCE = 16, 8
 BLOCK_SIZE = LANES
 Weights = Literal["float32", "bfloat16", "int8"]
-KINDS = {"float32": 0, "int8": 1, "bfloat16": 2}  # as forward.cpp numbers them
+FLOATS, BYTES, PAIRS, QUADS = range(4)  # the kinds of weights, as forward.cpp numbers them
+GROUP = 64  # inputs that share a scale in products of eight bits, as in forward.cpp
 _P, _I, _F = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
 
@@ -62,7 +63,7 @@ class _Batch(ctypes.Structure):
         *((name, _I) for name in ("rows", "wanted", "table_width", "context")),
         *((name, _P) for name in ("ids", "position", "sequence", "tables", "wanted_rows", "adapter")),
         *((name, _P) for name in ("x", "normed", "fused", "mixed", "wide", "scratch", "logits")),
-        *((name, _P) for name in ("normed_half", "mixed_half", "wide_half", "best", "log_total", "low")),
+        *((name, _P) for name in ("normed_half", "mixed_half", "wide_half", "quads", "best", "log_total", "low")),
         *((name, _I) for name in ("most_rank", "threads")),
     ]
 
@@ -101,19 +102,26 @@ def paired(weight: Tensor) -> Tensor:
     return filled.view(-1, LANES, inputs // 2, 2).transpose(1, 2).contiguous()
 
 
+def fours(quantized: Tensor) -> Tensor:
+    """int8 [outputs, inputs] to uint8 [outputs / 16, inputs / 4, 16, 4], 128 more, the last panel filled up."""
+    outputs, inputs = quantized.shape
+    filled = torch.nn.functional.pad(quantized.short() + 128, (0, 0, 0, -outputs % LANES)).to(torch.uint8)
+    return filled.view(-1, LANES, inputs // 4, 4).transpose(1, 2).contiguous()
+
+
 def has_bfloat16() -> bool:
     """Whether this processor multiplies bfloat16 by itself; where it does not, such weights gain nothing."""
     return bool(load_library().has_halves())
 
 
-def suits_bfloat16(shape: ModelConfig) -> bool:
-    """Whether a model's sizes are whole vectors where its numbers pass as bfloat16."""
+def whole_vectors(shape: ModelConfig) -> bool:
+    """Whether a model's sizes are whole vectors where its numbers pass as bfloat16 or in eight bits."""
     return not (shape.head_dim % LANES or shape.inner % LANES)
 
 
 def best_weights(shape: ModelConfig) -> Weights:
     """bfloat16 where the processor multiplies it and the model's sizes suit it, and else float32."""
-    return "bfloat16" if suits_bfloat16(shape) and has_bfloat16() else "float32"
+    return "bfloat16" if whole_vectors(shape) and has_bfloat16() else "float32"
 
 
 def quantized(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -125,7 +133,9 @@ def quantized(weight: Tensor) -> tuple[Tensor, Tensor]:
 class NativeRunner:
     """A model on the CPU, in fp32, with int8 weights, or with weights and inputs of products in bfloat16.
 
-    Sums are in fp32 whatever the weights are. The model's own tensors are not needed afterwards.
+    With int8 weights the inputs of products are in eight bits too, each `GROUP` of them with a scale of its own, where
+    the processor multiplies such (AVX-512 VNNI) and the model's sizes suit it. Sums are in fp32 whatever the weights
+    are, those within a group exact. The model's own tensors are not needed afterwards.
 
     Raises:
         UserError: bfloat16 is asked for, and the processor or the model's width does not suit it.
@@ -148,8 +158,9 @@ class NativeRunner:
         self._weights = self.precision = weights
         if weights == "bfloat16" and not self._library.has_halves():
             raise UserError("weights = 'bfloat16': this processor has no products of it (AVX-512 BF16); use float32")
-        if weights == "bfloat16" and not suits_bfloat16(model.config):
+        if weights == "bfloat16" and not whole_vectors(model.config):
             raise UserError(f"weights = 'bfloat16': the model's head and inner sizes must be multiples of {LANES}")
+        self._fours = weights == "int8" and bool(self._library.has_quads()) and whole_vectors(model.config)
         self._adapters = adapters
         self._most_rank = max((len(down) for one in adapters for down, _ in one.values()), default=0)
         config, body = model.config, model.transformer
@@ -195,15 +206,17 @@ class NativeRunner:
     def _linear(self, name: str, weight: Tensor, bias: Tensor | None) -> _Linear:
         outputs, inputs = weight.shape
         loras = self._loras(name)
-        weight, scales, kind = weight.detach().float(), 0, KINDS[self._weights]
+        weight = weight.detach().float()
         address = 0 if bias is None else self._memory.copied(_filled(bias))
         if self._weights == "bfloat16":  # numpy has no such numbers: their bits stand for them
             panels = self._memory.of(paired(weight).view(torch.int16))
-            return _Linear(panels, scales, address, inputs, outputs, kind, loras)
+            return _Linear(panels, 0, address, inputs, outputs, PAIRS, loras)
         if self._weights == "int8":
             weight, per_output = quantized(weight)
             scales = self._memory.of(_filled(per_output))
-        return _Linear(self._memory.of(packed(weight)), scales, address, inputs, outputs, kind, loras)
+            kind, made = (QUADS, fours(weight)) if self._fours else (BYTES, packed(weight))
+            return _Linear(self._memory.of(made), scales, address, inputs, outputs, kind, loras)
+        return _Linear(self._memory.of(packed(weight)), 0, address, inputs, outputs, FLOATS, loras)
 
     def forward(self, pieces: Sequence[Piece]) -> Scores:
         """K and V of all pieces' tokens into the cache, and the logits of the last `wanted` tokens of each piece.
@@ -243,12 +256,15 @@ class NativeRunner:
         room = {name: np.empty(count, np.float32) for name, count in floats.items()}
         small = self._weights == "bfloat16"
         halves = [np.empty(floats[name] if small else 0, np.uint16) for name in ("normed", "mixed", "wide")]
+        widest = max(shape.hidden, shape.inner)
+        fours_of_row = widest // 4 + 2 * -(-widest // GROUP) if self._fours else 0
+        quads = np.empty(max(rows, wanted) * fours_of_row, np.int32)
         logits = np.empty((wanted, self.vocabulary), np.float32)
         best, log_total = np.empty(wanted, np.int32), np.empty(wanted, np.float32)
         low = np.empty(rows * self._most_rank if adapted else 0, np.float32)
         inputs = [array.ctypes.data for array in (ids, position, sequence, tables, wanted_rows)]
         inputs.append(adapter.ctypes.data if adapted else 0)
-        outputs: tuple[np.ndarray[Any, Any], ...] = (*room.values(), logits, *halves, best, log_total, low)
+        outputs: tuple[np.ndarray[Any, Any], ...] = (*room.values(), logits, *halves, quads, best, log_total, low)
         addresses = [*inputs, *(array.ctypes.data for array in outputs)]
         batch = _Batch(rows, wanted, tables.shape[1], context, *addresses, self._most_rank, threads)
         began = time.perf_counter()
