@@ -2,13 +2,15 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import httpx
 import pytest
 
 from serve_apps.api.gate import GateConfig
+from serve_apps.engine.engine import LocalEngine
+from serve_apps.engine.pieces import Piece, Scores
 from tests.indexes import write_index
 from tests.patience import PATIENCE
 from tests.serve_apps.api.conftest import Running, running
@@ -17,6 +19,7 @@ from tests.serve_apps.editors.browsers import driven, needed
 from tests.serve_apps.editors.terminal import Terminal, terminal
 
 pytestmark = pytest.mark.slow
+STEP_SECONDS = 0.02
 START = "# begin\nx = "  # as the editors hold it when they ask
 
 
@@ -36,7 +39,19 @@ def server(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ru
     index = write_index(tmp_path_factory.mktemp("index"), [files])
     gate = GateConfig(allow_origins=("*",))
     with running(small, gate, None, {}, index=index) as made:
+        _take_time(made.engine)
         yield made
+
+
+def _take_time(engine: LocalEngine) -> None:
+    """Let steps take as long as those of a model that people serve: a tiny one has answered before a key is pressed."""
+    forward = engine._runner.forward
+
+    def later(pieces: Sequence[Piece]) -> Scores:
+        time.sleep(STEP_SECONDS)
+        return forward(pieces)
+
+    engine._runner.forward = later  # type: ignore[method-assign]
 
 
 def _cancelled(url: str) -> float:
