@@ -104,8 +104,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--weights",
         choices=("auto", "float32", "bfloat16", "int8"),
-        help="int8 and bfloat16 are faster and less exact; auto, the default, is bfloat16 where the processor "
-        "multiplies it",
+        help="int8 is the fastest and the least exact; auto, the default, is bfloat16 where the processor multiplies "
+        "it or the weights lose nothing by it, and else float32",
     )
     parser.add_argument(
         "--engine", action="append", default=[], metavar="NAME=VALUE",

@@ -320,7 +320,7 @@ def make_runner(model: CodeModel, config: EngineConfig, adapters: Sequence[LowRa
     tokens = max(config.cache_tokens, model.config.context)
     if native:
         blocks = -(-tokens // NativeRunner.block_size)
-        weights = config.weights if config.weights != "auto" else best_weights(model.config)
+        weights = config.weights if config.weights != "auto" else best_weights(model)
         return NativeRunner(model, blocks=blocks, threads=config.threads, weights=weights, adapters=adapters), blocks
     if config.weights not in ("float32", "auto"):
         raise UserError(f"weights = {config.weights!r} needs kernels = 'native' and a C++ compiler; install g++")

@@ -1,16 +1,15 @@
-"""Products in eight bits: the numbers that they stand for, in any company, chunk and number of threads."""
+"""Weights in fewer bits: the numbers that they stand for, in any company, chunk and number of threads."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from serve_apps.engine.engine import EngineConfig, make_runner
 from serve_apps.engine.native import runner as native
-from serve_apps.engine.native.runner import GROUP, NativeRunner, quantized
+from serve_apps.engine.native.runner import GROUP, NativeRunner, has_bfloat16, quantized
 from serve_apps.engine.pieces import Piece
 from starloom.model.folder import read_model
 from starloom.model.model import CodeModel
@@ -25,6 +24,35 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     place = tmp_path_factory.mktemp("model") / "m"
     heads = request.param // 32
     return write_tiny_model(place, tiny_tokenizer(), layers=2, vocabulary=290, hidden=request.param, heads=heads)
+
+
+def halved(folder: Path) -> CodeModel:
+    """The model whose weights lose nothing as bfloat16."""
+    model = read_model(folder)
+    for weight in model.parameters():
+        weight.data = weight.data.to(torch.bfloat16).float()
+    return model
+
+
+def test_bfloat16_weights_with_inputs_in_fp32_are_the_same_to_the_bit_where_they_lose_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "whole_vectors", lambda shape: False)  # inputs are not bfloat16 then
+    exact, small = (
+        NativeRunner(halved(folder), blocks=16, threads=2, weights=kind) for kind in ("float32", "bfloat16")
+    )
+    assert not small._pairs
+    piece = Piece(IDS, 0, TABLE, len(IDS))
+    assert np.array_equal(small.forward([piece]).logits, exact.forward([piece]).logits)
+    for place in range(40, 44):  # single rows have tiles of their own
+        one = Piece([IDS[place]], place, TABLE, 1)
+        assert np.array_equal(small.forward([one]).logits, exact.forward([one]).logits)
+
+
+def test_weights_that_lose_nothing_are_held_as_bfloat16(folder: Path) -> None:
+    config = EngineConfig(weights="auto", kernels="native")
+    assert make_runner(halved(folder), config)[0].precision == "bfloat16"
+    assert make_runner(read_model(folder), config)[0].precision == ("bfloat16" if has_bfloat16() else "float32")
 
 
 def made(folder: Path, threads: int = 2) -> NativeRunner:
@@ -80,8 +108,7 @@ def test_company_chunks_and_threads_change_no_bit(folder: Path, cut: int) -> Non
 def test_where_they_cannot_be_had_weights_alone_are_in_eight_bits(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    suits: Callable[[Any], bool] = lambda shape: False  # noqa: E731
-    monkeypatch.setattr(native, "whole_vectors", suits)
+    monkeypatch.setattr(native, "whole_vectors", lambda shape: False)
     runner = NativeRunner(read_model(folder), blocks=16, threads=1, weights="int8")
     got = runner.forward([Piece(IDS, 0, TABLE, 1)]).logits
     with torch.inference_mode():

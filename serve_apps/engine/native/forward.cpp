@@ -23,6 +23,9 @@
 #include <type_traits>
 
 constexpr int LANES = 16;
+struct Half {  // bfloat16: the upper half of a float
+    uint16_t bits;
+};
 #ifdef __AVX512F__
 typedef float vec __attribute__((vector_size(64), aligned(4), may_alias));
 typedef int32_t ints __attribute__((vector_size(64), aligned(4), may_alias));
@@ -31,6 +34,9 @@ static inline vec load(const float* at) { return *(const vec*)at; }
 static inline void store(float* at, vec value) { *(vec*)at = value; }
 static inline vec load(const int8_t* at) {  // GCC takes the bytes one by one when left to itself
     return (vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)at)));
+}
+static inline vec load(const Half* at) {
+    return (vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)at)), 16);
 }
 static inline ints below(int32_t limit) {  // lanes whose number is less
     return ints{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15} < limit;
@@ -51,6 +57,8 @@ constexpr int PARTS = LANES / PART;
 typedef float part __attribute__((vector_size(PART * 4)));
 typedef float loose __attribute__((vector_size(PART * 4), aligned(4), may_alias));
 typedef int32_t int_part __attribute__((vector_size(PART * 4)));
+typedef uint32_t bits_part __attribute__((vector_size(PART * 4)));
+typedef uint16_t half_part __attribute__((vector_size(PART * 2), aligned(2), may_alias));
 typedef int8_t byte_part __attribute__((vector_size(PART), aligned(1), may_alias));
 struct ints {
     int_part p[PARTS];
@@ -75,6 +83,11 @@ static inline vec load(const int8_t* at) {
     EACH a.p[i] = __builtin_convertvector(__builtin_convertvector(*(const byte_part*)(at + i * PART), int_part), part);
     return a;
 }
+static inline vec load(const Half* at) {
+    vec a;
+    EACH a.p[i] = (part)(__builtin_convertvector(*(const half_part*)(at + i * PART), bits_part) << 16);
+    return a;
+}
 static inline ints below(int32_t limit) {
     int_part first;
     for (int lane = 0; lane < PART; lane++) first[lane] = lane;
@@ -91,9 +104,6 @@ static inline vec power_of_two(vec whole) {
 constexpr int FEW_ROWS = 1, FEW_PANELS = 4, MANY_ROWS = 6, MANY_PANELS = 1, HEADS_AT_ONCE = 4, BLOCKS_AT_ONCE = 1;
 constexpr int wide_for(int heads) { return heads <= 2 ? 2 : 1; }
 #endif
-struct Half {  // bfloat16: the upper half of a float
-    uint16_t bits;
-};
 #ifdef __AVX512BF16__
 constexpr bool HALVES = true;
 #else
@@ -152,7 +162,7 @@ struct Lora {
 };
 
 struct Linear {
-    // float, int8, pairs of bfloat16: [outputs / 16][inputs / 2][16][2], or fours of uint8, which are int8 and 128
+    // float, int8, bfloat16, pairs of it: [outputs / 16][inputs / 2][16][2], or fours of uint8, which are int8 and 128
     const void* panels;
     const float* scales;  // of each output, for weights in eight bits
     const float* bias;    // padded to whole panels; may be null
@@ -169,7 +179,7 @@ struct Lows {
     Lows from(int64_t row) const { return loras ? Lows{loras, adapter + row, low + row * width, width} : *this; }
 };
 
-enum Kind { FLOATS, BYTES, PAIRS, QUADS };
+enum Kind { FLOATS, BYTES, HALVED, PAIRS, QUADS };
 
 struct Layer {
     const float *norm1_weight, *norm1_bias, *norm2_weight, *norm2_bias;
@@ -333,7 +343,8 @@ static inline void tile(const Quad* x, int64_t width, const uint8_t* panels, con
                 const __m512i value = _mm512_set1_epi32(x[row * width + k / 4].bits);
 #pragma GCC unroll 4
                 for (int panel = 0; panel < PANELS; panel++)
-                    whole[row][panel] = _mm512_dpbusd_epi32(whole[row][panel], weight[panel], value);
+                    // as an intrinsic GCC copies every sum before each product
+                    asm("vpdpbusd %2, %1, %0" : "+v"(whole[row][panel]) : "v"(weight[panel]), "v"(value));
             }
         }
 #pragma GCC unroll 6
@@ -492,6 +503,8 @@ static void linear(const Batch& batch, Barrier& barrier, int64_t rows, const flo
             columns<Half>(rows, halves, lows, layer, first, count, y, stride, ending);
         else if (quads)
             columns<uint8_t>(rows, batch.quads, lows, layer, first, count, y, stride, ending);
+        else if (layer.kind == HALVED)
+            columns<Half>(rows, x, lows, layer, first, count, y, stride, ending);
         else if (layer.kind == BYTES)
             columns<int8_t>(rows, x, lows, layer, first, count, y, stride, ending);
         else
@@ -652,6 +665,15 @@ static void summarize(const float* logits, int64_t count, int32_t* best, float* 
 
 // Whether this processor multiplies pairs of bfloat16.
 extern "C" int has_halves() { return HALVES; }
+
+// Whether that is quicker than making floats of them: Intel's take three times as long as for a product of floats.
+extern "C" int has_quick_halves() {
+#ifdef __AVX512BF16__
+    return !__builtin_cpu_is("intel");
+#else
+    return 0;
+#endif
+}
 
 // Whether it multiplies fours of eight bits.
 extern "C" int has_quads() { return QUADS_MULTIPLY; }

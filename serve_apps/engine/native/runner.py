@@ -14,7 +14,6 @@ from serve_apps.engine.cores import cores_at_hand
 from serve_apps.engine.native.build import load_library
 from serve_apps.engine.native.threads import ThreadChooser
 from serve_apps.engine.pieces import Piece, Scores
-from starloom.errors import UserError
 from starloom.model.adapter import LowRank
 from starloom.model.config import ModelConfig
 from starloom.model.model import Block, CodeModel
@@ -22,7 +21,7 @@ from starloom.model.model import Block, CodeModel
 LANES, HEADS_AT_ONCE = 16, 8
 BLOCK_SIZE = LANES
 Weights = Literal["float32", "bfloat16", "int8"]
-FLOATS, BYTES, PAIRS, QUADS = range(4)  # the kinds of weights, as forward.cpp numbers them
+FLOATS, BYTES, HALVED, PAIRS, QUADS = range(5)  # the kinds of weights, as forward.cpp numbers them
 GROUP = 64  # inputs that share a scale in products of eight bits, as in forward.cpp
 _P, _I, _F = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
@@ -110,7 +109,7 @@ def fours(quantized: Tensor) -> Tensor:
 
 
 def has_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 by itself; where it does not, such weights gain nothing."""
+    """Whether this processor multiplies bfloat16 by itself."""
     return bool(load_library().has_halves())
 
 
@@ -119,9 +118,13 @@ def whole_vectors(shape: ModelConfig) -> bool:
     return not (shape.head_dim % LANES or shape.inner % LANES)
 
 
-def best_weights(shape: ModelConfig) -> Weights:
-    """bfloat16 where the processor multiplies it and the model's sizes suit it, and else float32."""
-    return "bfloat16" if whole_vectors(shape) and has_bfloat16() else "float32"
+def best_weights(model: CodeModel) -> Weights:
+    """bfloat16 where the processor multiplies it or the weights lose nothing by it, and else float32."""
+    return "bfloat16" if has_bfloat16() or all(map(_is_halved, model.parameters())) else "float32"
+
+
+def _is_halved(weight: Tensor) -> bool:
+    return torch.equal(weight, weight.to(torch.bfloat16).to(weight.dtype))
 
 
 def quantized(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,14 +134,13 @@ def quantized(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class NativeRunner:
-    """A model on the CPU, in fp32, with int8 weights, or with weights and inputs of products in bfloat16.
+    """A model on the CPU, with weights in fp32, bfloat16 or int8.
 
-    With int8 weights the inputs of products are in eight bits too, each `GROUP` of them with a scale of its own, where
-    the processor multiplies such (AVX-512 VNNI) and the model's sizes suit it. Sums are in fp32 whatever the weights
-    are, those within a group exact. The model's own tensors are not needed afterwards.
-
-    Raises:
-        UserError: bfloat16 is asked for, and the processor or the model's width does not suit it.
+    Those in bfloat16 are made floats again where they are used; the inputs of products are bfloat16 too where the
+    processor multiplies such quickly (AVX-512 BF16 of AMD). With int8 weights the inputs of products are in eight bits,
+    each `GROUP` of them with a scale of its own, where the processor multiplies such (AVX-512 VNNI). Both want a model
+    whose sizes are whole vectors. Sums are in fp32, those within a group exact. The model's own tensors are not needed
+    afterwards.
     """
 
     block_size = BLOCK_SIZE
@@ -156,11 +158,9 @@ class NativeRunner:
         self._library, self._memory, self._threads = load_library(), _Memory(), threads
         self._chooser = None if threads else ThreadChooser(cores_at_hand())
         self._weights = self.precision = weights
-        if weights == "bfloat16" and not self._library.has_halves():
-            raise UserError("weights = 'bfloat16': this processor has no products of it (AVX-512 BF16); use float32")
-        if weights == "bfloat16" and not whole_vectors(model.config):
-            raise UserError(f"weights = 'bfloat16': the model's head and inner sizes must be multiples of {LANES}")
-        self._fours = weights == "int8" and bool(self._library.has_quads()) and whole_vectors(model.config)
+        suited = whole_vectors(model.config)
+        self._pairs = weights == "bfloat16" and bool(self._library.has_quick_halves()) and suited
+        self._fours = weights == "int8" and bool(self._library.has_quads()) and suited
         self._adapters = adapters
         self._most_rank = max((len(down) for one in adapters for down, _ in one.values()), default=0)
         config, body = model.config, model.transformer
@@ -209,8 +209,8 @@ class NativeRunner:
         weight = weight.detach().float()
         address = 0 if bias is None else self._memory.copied(_filled(bias))
         if self._weights == "bfloat16":  # numpy has no such numbers: their bits stand for them
-            panels = self._memory.of(paired(weight).view(torch.int16))
-            return _Linear(panels, 0, address, inputs, outputs, PAIRS, loras)
+            kind, made = (PAIRS, paired(weight)) if self._pairs else (HALVED, packed(weight.to(torch.bfloat16)))
+            return _Linear(self._memory.of(made.view(torch.int16)), 0, address, inputs, outputs, kind, loras)
         if self._weights == "int8":
             weight, per_output = quantized(weight)
             scales = self._memory.of(_filled(per_output))
@@ -254,8 +254,7 @@ class NativeRunner:
             "scratch": threads * HEADS_AT_ONCE * context,
         }
         room = {name: np.empty(count, np.float32) for name, count in floats.items()}
-        small = self._weights == "bfloat16"
-        halves = [np.empty(floats[name] if small else 0, np.uint16) for name in ("normed", "mixed", "wide")]
+        halves = [np.empty(floats[name] if self._pairs else 0, np.uint16) for name in ("normed", "mixed", "wide")]
         widest = max(shape.hidden, shape.inner)
         fours_of_row = widest // 4 + 2 * -(-widest // GROUP) if self._fours else 0
         quads = np.empty(max(rows, wanted) * fours_of_row, np.int32)
