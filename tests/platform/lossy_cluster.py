@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -102,26 +103,34 @@ def _lose_while_it_is_served(root: str, cluster: Cluster, workers: list[Any]) ->
         def ask() -> None:
             while not done.is_set():
                 body = {"prompt": "def f", "max_tokens": 8, "temperature": 0}
-                answer = httpx.post(f"{url}/v1/completions", json=body, timeout=PATIENCE)
+                try:
+                    answer = httpx.post(f"{url}/v1/completions", json=body, timeout=PATIENCE)
+                except httpx.TransportError:  # the node had the proxy too, which held the connection
+                    time.sleep(0.5)
+                    continue
                 if answer.status_code == httpx.codes.OK:
                     answers.append(answer.json()["choices"][0]["text"])
                 else:
                     assert (answer.status_code, int(answer.headers["Retry-After"])) == (503, 2), answer.text
                     time.sleep(2)
 
-        asking = threading.Thread(target=ask)
-        asking.start()
-        _wait_for(answers, ANSWERS_AFTER)
-        _lose(cluster, workers, "serving", "ServeReplica")
-        _wait_for(answers, len(answers) + ANSWERS_AFTER)
-        done.set()
-        asking.join()
+        with ThreadPoolExecutor() as pool:
+            asking = pool.submit(ask)
+            try:
+                _wait_for(asking, answers, ANSWERS_AFTER)
+                _lose(cluster, workers, "serving", "ServeReplica")
+                _wait_for(asking, answers, len(answers) + ANSWERS_AFTER)
+            finally:
+                done.set()
+            asking.result()
         print(json.dumps({"answers": sorted(set(answers))}), flush=True)
 
 
-def _wait_for(answers: list[str], count: int) -> None:
+def _wait_for(asking: Future[None], answers: list[str], count: int) -> None:
     until = time.monotonic() + PATIENCE
     while len(answers) < count:
+        if asking.done():
+            asking.result()  # what has ended it
         assert time.monotonic() < until
         time.sleep(0.1)
 
