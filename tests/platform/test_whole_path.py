@@ -177,7 +177,7 @@ def test_killed_at_several_moments_a_run_on_an_object_store_ends_with_the_bytes_
     assert steps == list(range(1, 41))
 
 
-@thorough  # six minutes on a quiet machine, twenty beside the other half of the tests
+@thorough  # four minutes on a quiet machine, twenty beside the other half of the tests
 @pytest.mark.timeout(4 * PATIENCE)
 def test_nodes_are_lost_in_every_stage_and_the_bytes_are_the_same(tmp_path, source, undisturbed) -> None:
     path = recipe(tmp_path, RECIPE + JUDGED, source)
