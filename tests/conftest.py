@@ -10,10 +10,11 @@ import pytest
 
 from starloom.cluster import prepare_environment
 from tests.object_store import BUCKET, ObjectStore
+from tests.patience import PATIENCE
 
 ALL_TESTS = "STARLOOM_ALL_TESTS"  # environment: also what CI leaves out, as CONTRIBUTING.md tells
 thorough = pytest.mark.skipif(not os.environ.get(ALL_TESTS), reason="long, and left to `make test-all`")
-inspect.signature(httpx.post).parameters["timeout"].default.read = 120  # five seconds would be a judgement by the clock
+inspect.signature(httpx.post).parameters["timeout"].default.read = PATIENCE  # its five seconds judge by the clock
 STORE = ObjectStore()  # one address for the session: Ray's workers have the environment that Ray started with
 
 

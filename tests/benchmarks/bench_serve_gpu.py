@@ -19,7 +19,7 @@ from tests.benchmarks.bench_serve import GREEDY, PROMPT, Timed, our_rates, start
 from tests.benchmarks.harness import finish, table
 from tests.benchmarks.serve_models import CARD, TOY, model_folder, random_prompt
 
-COPIED = 1 << 30  # bytes
+READ = 1 << 30  # bytes
 
 
 def main() -> None:
@@ -51,8 +51,8 @@ def main() -> None:
 
 
 def bandwidth() -> float:
-    """Bytes a second that the card reads, the best of ten sums over `COPIED` bytes."""
-    values = torch.ones(COPIED // 2, dtype=torch.bfloat16, device="cuda")
+    """Bytes a second that the card reads, the best of ten passes over `READ` bytes."""
+    values = torch.ones(READ // 2, dtype=torch.bfloat16, device="cuda")
     began, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     best = float("inf")
     for _ in range(10):
@@ -61,7 +61,7 @@ def bandwidth() -> float:
         ended.record()
         torch.cuda.synchronize()
         best = min(best, began.elapsed_time(ended) / 1e3)
-    return COPIED / best
+    return READ / best
 
 
 def same_tokens(folder: Path) -> int:

@@ -37,7 +37,7 @@ def read_state(folder: str | Path) -> dict[str, Tensor]:
     """All weights of a folder by name.
 
     A matrix is [outputs, inputs], as transformers writes it; types are the files' own. The weights are the files
-    themselves, read as they are used: a file that is written over changes them. Who works on copies them.
+    themselves, read as they are used: a file that is written over changes them, so that whoever keeps them copies them.
 
     Raises:
         UserError: there are none, or a file of a sharded model is missing or damaged.
