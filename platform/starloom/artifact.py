@@ -15,7 +15,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from starloom import digests, fetched, filetable, storage
+from starloom import digests, fetched, filetable, parquet, storage
 from starloom.config import Config
 from starloom.errors import UserError
 from starloom.filetable import FileEntry
@@ -196,7 +196,7 @@ class Artifact:
     def read_table(self, relative: str, columns: Sequence[str] | None = None) -> pa.Table:
         """A Parquet file, or some of its columns."""
         with self.open_file(relative) as file:
-            return pq.read_table(file, columns=list(columns) if columns is not None else None)
+            return parquet.read_columns(file, columns)
 
     def tables(self, relatives: Iterable[str]) -> Iterator[pa.Table]:
         """The rows of Parquet files, some thousands at a time."""
@@ -271,7 +271,7 @@ class ArtifactWriter:
     def read_table(self, relative: str, columns: Sequence[str] | None = None) -> pa.Table:
         """A Parquet file that an earlier attempt or another task of this step has written, or some of its columns."""
         with self.open_file(relative) as file:
-            return pq.read_table(file, columns=list(columns) if columns is not None else None)
+            return parquet.read_columns(file, columns)
 
     def rows(self, relative: str) -> int:
         """The number of rows of such a Parquet file, from its footer alone."""
@@ -342,7 +342,7 @@ class ArtifactWriter:
 
 def _table_parts(url: str) -> Iterator[pa.Table]:
     with storage.open_file(url) as file:
-        for batch in pq.ParquetFile(file).iter_batches():
+        for batch in parquet.record_batches(file):
             yield pa.Table.from_batches([batch])
 
 

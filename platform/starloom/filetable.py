@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from starloom import parquet
 from starloom.config import Config
 
 FILES = "files.parquet"
@@ -70,4 +71,4 @@ def table_bytes(files: Mapping[str, FileEntry]) -> bytes:
 
 def table_of(content: bytes) -> FileTable:
     """What `table_bytes` made."""
-    return FileTable(pq.read_table(io.BytesIO(content)))
+    return FileTable(parquet.read_columns(io.BytesIO(content)))

@@ -10,7 +10,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from starloom import storage
+from starloom import parquet, storage
 from starloom.artifact import MANIFEST, Artifact, Manifest, manifests, read_manifest, written_again
 from starloom.kinds import (
     Attribution,
@@ -147,7 +147,7 @@ def quotes(data: bytes, name: str, lines: Collection[str]) -> bool:
     """Whether a file says one of the lines: in a string of its JSON or Parquet, in its HTML's text, or as it is."""
     text = data.decode("utf-8", "replace")
     if name.endswith(".parquet"):
-        strings = list(_strings(pq.read_table(io.BytesIO(data)).to_pylist()))
+        strings = list(_strings(parquet.read_columns(io.BytesIO(data)).to_pylist()))
     elif name.endswith((".json", ".jsonl")):
         values = text.split("\n") if name.endswith(".jsonl") else [text]
         strings = [string for value in values if value.strip() for string in _strings(json.loads(value))]
@@ -195,11 +195,11 @@ def blank(root: str, step: str, names: Collection[str]) -> int:
 def _blank_shard(location: str, names: Collection[str]) -> int | None:
     """How many texts were taken out; None where no row falls under the names."""
     with storage.open_file(location) as file:
-        places = _places(pq.read_table(file, columns=["repo_name"]), names)
+        places = _places(parquet.read_columns(file, ["repo_name"]), names)
     if not places:
         return None
     with storage.open_file(location) as file:
-        table = pq.read_table(file)
+        table = parquet.read_columns(file)
     texts = table["content"].to_pylist()
     held = [place for place in places if texts[place]]
     for place in held:
