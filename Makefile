@@ -18,7 +18,8 @@ MODELS := tests/serve_apps tests/train_jobs
 CLIENTS_STAMP := .venv-clients/.installed-$(shell cat $(CLIENTS)/requirements.txt $(CLIENTS)/package-lock.json \
 	$(EDITORS)/package-lock.json | cksum | cut -d' ' -f1)
 
-.PHONY: clients editor-pictures system setup quickstart test test-data test-models test-all check lint format docs bench clean $(addprefix bench-,$(BENCHES))
+.PHONY: system setup clients editor-pictures quickstart lint format docs clean test test-data test-models test-all \
+	check check-data check-models bench $(addprefix bench-,$(BENCHES))
 
 setup: $(STAMP)
 
@@ -60,11 +61,13 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Two parts of about the same length, which `make -j2 test` runs side by side: each waits for processes half of its time.
+# Two parts of about the same length, run side by side by `make -j2 test`: each waits for processes half of its time.
+OTHERS := $(filter-out $(MODELS),$(patsubst %/,%,$(wildcard tests/*/)))
+
 test: test-data test-models
 
 test-data: setup clients
-	$(BIN)/python -m pytest -q $(filter-out $(MODELS),$(patsubst %/,%,$(wildcard tests/*/))) $(DOORS)
+	$(BIN)/python -m pytest -q $(OTHERS) $(DOORS)
 
 test-models: setup clients
 	$(BIN)/python -m pytest -q $(MODELS) $(addprefix --ignore=,$(DOORS))
@@ -75,7 +78,13 @@ test-all: test
 
 # what a change should pass before it is shown to others
 check: lint
-	$(BIN)/python -m pytest -q -m "not slow" tests
+	$(MAKE) --no-print-directory -j2 --output-sync=target check-data check-models
+
+check-data: setup
+	$(BIN)/python -m pytest -q -m "not slow" $(OTHERS)
+
+check-models: setup
+	$(BIN)/python -m pytest -q -m "not slow" $(MODELS)
 
 # the parts of the pages that the code itself tells
 docs: setup

@@ -148,6 +148,7 @@ def test_a_large_file_arrives_whole(root: str) -> None:
     assert storage.read_bytes(f"{root}/large") == content
 
 
+@pytest.mark.slow
 def test_a_second_run_waits_and_says_for_whom(recipe: Path, root: str) -> None:
     (status,) = resolve(load_recipe(str(recipe), root=root, assignments=("one.pause=1", "one.files=5")))
     location = write_job_file(status, root)
@@ -162,6 +163,7 @@ def test_a_second_run_waits_and_says_for_whom(recipe: Path, root: str) -> None:
     assert not lease.is_held(status.folder)
 
 
+@pytest.mark.slow
 def test_the_place_of_a_killed_writer_is_taken(recipe: Path, root: str, monkeypatch: pytest.MonkeyPatch) -> None:
     (status,) = resolve(load_recipe(str(recipe), root=root, assignments=("one.pause=600",)))
     killed = job(recipe.parent, write_job_file(status, root))
@@ -178,6 +180,7 @@ def test_the_place_of_a_killed_writer_is_taken(recipe: Path, root: str, monkeypa
     assert not lease.is_held(status.folder)
 
 
+@pytest.mark.slow
 def test_a_lease_goes_to_one_of_many(root: str) -> None:
     inside: list[int] = []
     most: list[int] = []
@@ -239,6 +242,7 @@ def test_copies_follow_what_they_are_of_and_are_bounded(tmp_path: Path, root: st
         fetched.local_copy(f"{root}/never")
 
 
+@pytest.mark.slow
 def test_faults_of_buckets_and_rights_are_one_line(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience, "RETRY_SECONDS", (0.0,))
     step = Step(config=CountConfig, run=count, produces="x")
@@ -262,6 +266,7 @@ def test_refused_requests_are_the_users_to_mend(root: str, monkeypatch: pytest.M
         storage.exists(root)
 
 
+@pytest.mark.slow
 def test_a_store_that_is_away_for_seconds_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = ObjectStore()
     for name, value in store.environment.items():

@@ -125,6 +125,7 @@ def test_every_group_has_its_share_of_any_beginning_of_a_run(weights: list[int],
         turns[group] = turn
 
 
+@pytest.mark.slow
 def test_rare_groups_are_drawn_as_often_as_they_are_there_and_all_of_many_are_drawn() -> None:
     places = [Blend([Fraction("0.03")] * 50 + [Fraction(1000)] * 10, 7).place(n)[0] for n in range(100_000)]
     rare = np.bincount(places, minlength=60)[:50]

@@ -97,6 +97,7 @@ def test_wheel_is_pure_has_both_parts_and_the_same_bytes_each_time() -> None:
         assert "require(" not in archive.read(share + "static/remoteEntry.js").decode()
 
 
+@pytest.mark.slow
 def test_lab_shows_and_takes_suggestions_and_tells_where_code_comes_from(tmp_path: Path) -> None:
     needed()
     if not (BIN / "jupyter-lab").exists():

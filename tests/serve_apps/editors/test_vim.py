@@ -165,6 +165,7 @@ def test_in_the_middle_of_a_word_and_in_endless_lines_nobody_is_asked(session: S
     assert len(session.server.asked()) == asked
 
 
+@pytest.mark.slow
 def test_large_files_and_raw_bytes_hold_nobody_up(session: Session) -> None:
     session.edit("large.py", "value = 12345\n" * 700_000)
     session.screen.type("import nu")

@@ -135,6 +135,7 @@ def wait_for(address: str, process: "subprocess.Popen[bytes]", log: Path) -> Non
             time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_workbench_shows_and_takes_suggestions_and_tells_where_code_comes_from(tmp_path: Path) -> None:
     needed()
     with stub(delay=0.01) as server:
