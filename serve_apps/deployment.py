@@ -115,8 +115,9 @@ class ServingConfig(Config):
     @property
     def gpus(self) -> int:
         """That a replica asks for; its models share them."""
-        ours = [isinstance(one.engine, EngineConfig) and one.engine.device == "cuda" for one in self.models]
-        return max((*(one.devices for one in self._vllm), *map(int, ours)), default=0)
+        ours = [one.engine for one in self.models if isinstance(one.engine, EngineConfig)]
+        cards = [one.tensor_parallel for one in ours if one.device == "cuda"]
+        return max((*(one.devices for one in self._vllm), *cards), default=0)
 
     @property
     def _vllm(self) -> list[VllmConfig]:

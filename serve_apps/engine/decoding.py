@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from serve_apps.engine.pieces import Piece
-from starloom.model.model import Block, CodeModel
+from serve_apps.engine.slices import SlicedModel
 
 LEAST_BLOCKS = 8  # of a table that is filled up
 WARM_STEPS = 3  # before a recording: libraries choose and load their kernels
@@ -33,7 +33,7 @@ class Decoder:
     fills up writes into the cache's last block, which nobody else may use.
     """
 
-    def __init__(self, model: CodeModel, cache: Tensor, block_size: int, *, rounded: bool) -> None:
+    def __init__(self, model: SlicedModel, cache: Tensor, block_size: int, *, rounded: bool) -> None:
         self._model, self._cache, self._size, self._rounded = model, cache, block_size, rounded
         self._spare = cache.shape[2] // block_size - 1
         self._recordings: dict[tuple[int, ...], _Recording] = {}
@@ -71,23 +71,19 @@ class Decoder:
 
     def _step(self, numbers: Tensor) -> Tensor:
         """One step; every size in it is one of the shape of `numbers`, and nothing is read back."""
-        body, config, cache = self._model.transformer, self._model.config, self._cache
+        cache, dim, heads = self._cache, self._model.config.head_dim, self._model.heads
         position, slot, table = numbers[:, _POSITION], numbers[:, _SLOT], numbers[:, _TABLE:]
-        width, dim, heads = config.hidden, config.head_dim, config.heads
         seen = (torch.arange(table.shape[1] * self._size, device=cache.device) <= position[:, None])[:, None, None]
-        x = body.wte(numbers[:, _ID]) + body.wpe(position)
-        for layer, block in enumerate(body.h):
-            assert isinstance(block, Block)
-            query, key, value = block.attn.c_attn(block.ln_1(x)).split((width, dim, dim), dim=1)
+
+        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             cache[layer, 0].index_copy_(0, slot, key)
             cache[layer, 1].index_copy_(0, slot, value)
             keys, values = (cache[layer, n].view(-1, self._size, dim)[table].flatten(1, 2)[:, None] for n in (0, 1))
             # the heads share keys and values: they are to attention what rows of one sequence are
             mixed = F.scaled_dot_product_attention(query.view(-1, 1, heads, dim), keys, values, attn_mask=seen)
-            x = x + block.attn.c_proj(mixed.reshape(-1, width))
-            wide = F.gelu(block.mlp.c_fc(block.ln_2(x)), approximate=block.mlp.gelu_form)
-            x = x + block.mlp.c_proj(wide)
-        return F.linear(body.ln_f(x), body.wte.weight).float()
+            return mixed.reshape(query.shape)
+
+        return self._model.logits(self._model.states(numbers[:, _ID], position, attend))
 
 
 class _Recording:

@@ -16,8 +16,10 @@ from serve_apps.engine.pieces import Piece, Runner, Scores
 from serve_apps.engine.request import Counters, Event, FinishReason, Load, Overloaded, Request, Sampling, Scored
 from serve_apps.engine.sampling import choose, scored
 from serve_apps.engine.schedule import ROWS_AT_ONCE, Planned, Running, Schedule
+from serve_apps.engine.slices import slice_of
 from serve_apps.engine.speculation import PromptLookup
-from serve_apps.engine.torch_runner import Precision, TorchRunner
+from serve_apps.engine.tensor_parallel import TensorParallelRunner
+from serve_apps.engine.torch_runner import Precision, Sizes, TorchRunner
 from starloom.config import Config, runtime
 from starloom.errors import UserError
 from starloom.model.adapter import LowRank
@@ -32,6 +34,7 @@ class EngineConfig(Config):
     """Sizes and routes. A step lasts about `step_seconds`: no cancelled request holds its blocks longer.
 
     `threads` 0 is as many as are quickest.
+    `tensor_parallel` cuts the model over so many cards of a replica, or with kernels "torch" over processes on the CPU.
     `weights` "auto" is bfloat16 where the processor or the graphics card multiplies it, and else float32.
     """
 
@@ -40,6 +43,7 @@ class EngineConfig(Config):
     kernels: Literal["auto", "native", "torch"] = runtime("auto")
     weights: Weights | Literal["auto"] = "float32"
     threads: int = runtime(0, ge=0)
+    tensor_parallel: int = runtime(1, gt=0)
     cache_tokens: int = runtime(32768, gt=0)
     batch: int = runtime(32, gt=0)
     prefill_chunk: int = runtime(256, gt=0)
@@ -105,6 +109,8 @@ class LocalEngine:
             return ""
         if not self._thread.is_alive():
             return "the engine's thread has died"
+        if self._runner.failure:
+            return self._runner.failure
         stuck = time.monotonic() - self._beat
         return f"no step has ended for {stuck:.0f} seconds" if self._schedule.busy and stuck > STUCK_SECONDS else ""
 
@@ -137,6 +143,7 @@ class LocalEngine:
             self._closed = True
             self._changed.notify()
         self._thread.join()
+        self._runner.close()
 
     def _loop(self) -> None:
         try:
@@ -316,7 +323,10 @@ def make_runner(model: CodeModel, config: EngineConfig, adapters: Sequence[LowRa
     """
     if config.device == "cuda":
         return _on_card(model, config, adapters)
-    native = config.kernels == "native" or (config.kernels == "auto" and compiler() is not None)
+    whole = config.tensor_parallel == 1
+    if config.kernels == "native" and not whole:
+        raise UserError("tensor_parallel: native kernels do not cut a model; use kernels = 'torch'")
+    native = config.kernels == "native" or (config.kernels == "auto" and whole and compiler() is not None)
     tokens = max(config.cache_tokens, model.config.context)
     if native:
         blocks = -(-tokens // NativeRunner.block_size)
@@ -324,18 +334,24 @@ def make_runner(model: CodeModel, config: EngineConfig, adapters: Sequence[LowRa
         return NativeRunner(model, blocks=blocks, threads=config.threads, weights=weights, adapters=adapters), blocks
     if config.weights not in ("float32", "auto"):
         raise UserError(f"weights = {config.weights!r} needs kernels = 'native' and a C++ compiler; install g++")
-    blocks = -(-tokens // TORCH_BLOCK)
-    return TorchRunner(model, blocks=blocks, block_size=TORCH_BLOCK, adapters=adapters), blocks
+    sizes = Sizes(-(-tokens // TORCH_BLOCK), TORCH_BLOCK)
+    return _in_torch(model, sizes, config, adapters), sizes.blocks
 
 
 def _on_card(model: CodeModel, config: EngineConfig, adapters: Sequence[LowRank]) -> tuple[Runner, int]:
     if not torch.cuda.is_available():
         raise UserError("device = 'cuda': torch finds no graphics card here; use device = 'cpu'")
+    if torch.cuda.device_count() < config.tensor_parallel:
+        raise UserError(f"tensor_parallel = {config.tensor_parallel}: there are {torch.cuda.device_count()} cards here")
     if config.kernels == "native" or config.weights == "int8":
         raise UserError("device = 'cuda': takes kernels = 'torch', and weights = 'float32', 'bfloat16' or 'auto'")
     blocks = -(-max(config.cache_tokens, model.config.context) // TORCH_BLOCK)
     precision: Precision = "float32" if config.weights == "float32" else "bfloat16"
-    runner = TorchRunner(
-        model, blocks=blocks, block_size=TORCH_BLOCK, adapters=adapters, device="cuda", precision=precision
-    )
-    return runner, blocks
+    sizes = Sizes(blocks, TORCH_BLOCK, "cuda", precision)
+    return _in_torch(model, sizes, config, adapters), blocks
+
+
+def _in_torch(model: CodeModel, sizes: Sizes, config: EngineConfig, adapters: Sequence[LowRank]) -> Runner:
+    if config.tensor_parallel > 1:
+        return TensorParallelRunner(model, adapters, sizes, config.tensor_parallel)
+    return TorchRunner(slice_of(model, adapters, sizes.dtype), sizes)

@@ -39,5 +39,12 @@ class Runner(Protocol):
     def precision(self) -> str:
         """``float32``, ``bfloat16`` or ``int8``."""
 
+    @property
+    def failure(self) -> str:
+        """What keeps it from ever computing again, or nothing."""
+
     def forward(self, pieces: Sequence[Piece]) -> Scores:
         """K and V of all pieces' tokens into the cache; the logits that are wanted, in the order of the pieces."""
+
+    def close(self) -> None:
+        """End what it has started; afterwards it computes no more."""

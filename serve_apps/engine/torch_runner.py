@@ -7,19 +7,20 @@ decodes one token are `decoding.py`'s.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from serve_apps.engine.decoding import Decoder, decodes
 from serve_apps.engine.pieces import Piece, Scores
-from starloom.model.adapter import LowRank
-from starloom.model.model import Attention, Block, CodeModel
+from serve_apps.engine.slices import ALONE, Slice, SlicedModel, TensorGroup
 
 SHORT = 16  # rows of a piece that is attended to together with others: a token and its drafts
 Precision = Literal["float32", "bfloat16"]
+Device = Literal["cpu", "cuda"]
 
 
 @dataclass(frozen=True)
@@ -35,41 +36,52 @@ class _Group:
     seen: Tensor
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """Of the cache, on which device, and what it and the weights are held in.
+
+    `rounded` steps of decoding have few sizes, which is what a card, unless told, records them by.
+    """
+
+    blocks: int
+    block_size: int
+    device: Device = "cpu"
+    precision: Precision = "float32"
+    rounded: bool | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of weights, cache and sums between layers."""
+        return torch.bfloat16 if self.precision == "bfloat16" else torch.float32
+
+    @property
+    def recorded(self) -> bool:
+        """Whether steps of decoding are rounded."""
+        return self.device == "cuda" if self.rounded is None else self.rounded
+
+
 class TorchRunner:
-    """A model and its cache of [layers, K and V, blocks × size, head_dim], both on `device` in `precision`.
+    """A model or a process's slice of it, and its cache of [layers, K and V, blocks × size, head_dim].
 
     Softmax and logits are in fp32 whatever the precision.
     """
 
+    failure = ""
+
     def __init__(
         self,
-        model: CodeModel,
+        held: Slice,
+        sizes: Sizes,
         *,
-        blocks: int,
-        block_size: int,
-        adapters: Sequence[LowRank] = (),
-        device: str = "cpu",
-        precision: Precision = "float32",
-        rounded: bool | None = None,
+        group: TensorGroup = ALONE,
     ) -> None:
-        """Pieces name `adapters` by their number. The model itself is moved to the device.
-
-        `rounded` steps of decoding have few sizes, which is what a card, unless told, records them by.
-        """
-        dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-        self.model, self.block_size = model.to(device, dtype), block_size
-        if device == "cpu":
-            for weight in self.model.parameters():  # it may be the file that it is in, which may be written over or cut
-                weight.data = weight.data.clone()
-        self.precision = precision
-        self._adapters = [
-            {name: (down.to(device, dtype), up.to(device, dtype)) for name, (down, up) in one.items()}
-            for one in adapters
-        ]
-        shape = (model.config.layers, 2, (blocks + 1) * block_size, model.config.head_dim)
-        self._cache = torch.zeros(shape, dtype=dtype, device=device)
-        rounded = device == "cuda" if rounded is None else rounded
-        self._decoder = Decoder(self.model, self._cache, block_size, rounded=rounded)
+        """Pieces name the adapters of `held` by their number."""
+        self.block_size, self.precision = sizes.block_size, sizes.precision
+        device = torch.device(f"cuda:{group.rank}" if sizes.device == "cuda" else "cpu")
+        self._model = SlicedModel(held, group, device)
+        shape = (held.config.layers, 2, (sizes.blocks + 1) * sizes.block_size, held.config.head_dim)
+        self._cache = torch.zeros(shape, dtype=sizes.dtype, device=device)
+        self._decoder = Decoder(self._model, self._cache, sizes.block_size, rounded=sizes.recorded)
 
     @torch.inference_mode()
     def forward(self, pieces: Sequence[Piece]) -> Scores:
@@ -78,38 +90,31 @@ class TorchRunner:
         best, log_total = logits.argmax(-1).int(), logits.logsumexp(-1)
         return Scores(logits.cpu().numpy(), best.cpu().numpy(), log_total.cpu().numpy())
 
+    def close(self) -> None:
+        """Nothing to end."""
+
     def _logits(self, pieces: Sequence[Piece]) -> Tensor:
-        body, device = self.model.transformer, self._cache.device
+        device = self._cache.device
         ids = torch.tensor([token for piece in pieces for token in piece.ids], device=device)
         positions = torch.cat([torch.arange(p.start, p.start + len(p.ids)) for p in pieces]).to(device)
         slots = [self._slots(piece) for piece in pieces]
         written = torch.cat([s[p.start :] for s, p in zip(slots, pieces, strict=True)]).to(device)
         groups = list(_grouped(pieces, slots, device))
-        x = body.wte(ids) + body.wpe(positions)
-        for layer, block in enumerate(body.h):
-            assert isinstance(block, Block)
-            name = f"transformer.h.{layer}"
-            fused = self._product(f"{name}.attn.c_attn", block.attn.c_attn, block.ln_1(x), pieces)
-            mixed = _attended(block.attn, fused, self._cache[layer], groups, written)
-            x = x + self._product(f"{name}.attn.c_proj", block.attn.c_proj, mixed, pieces)
-            wide = self._product(f"{name}.mlp.c_fc", block.mlp.c_fc, block.ln_2(x), pieces)
-            wide = F.gelu(wide, approximate=block.mlp.gelu_form)
-            x = x + self._product(f"{name}.mlp.c_proj", block.mlp.c_proj, wide, pieces)
-        ends = torch.tensor([len(piece.ids) for piece in pieces]).cumsum(0).tolist()
-        rows = [row for end, piece in zip(ends, pieces, strict=True) for row in range(end - piece.wanted, end)]
-        return F.linear(body.ln_f(x[rows]), body.wte.weight).float()
+        ends = list(accumulate(len(piece.ids) for piece in pieces))
+        spans = [
+            (slice(end - len(piece.ids), end), piece.adapter)
+            for end, piece in zip(ends, pieces, strict=True)
+            if piece.adapter >= 0
+        ]
 
-    def _product(self, name: str, linear: nn.Module, x: Tensor, pieces: Sequence[Piece]) -> Tensor:
-        """A layer's output for the rows of all pieces, with what their adapters add."""
-        y: Tensor = linear(x)
-        row = 0
-        for piece in pieces:
-            rows = slice(row, row + len(piece.ids))
-            row += len(piece.ids)
-            if piece.adapter >= 0 and f"{name}.weight" in self._adapters[piece.adapter]:
-                down, up = self._adapters[piece.adapter][f"{name}.weight"]
-                y[rows] += x[rows] @ down.T @ up.T
-        return y
+        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            self._cache[layer, 0].index_copy_(0, written, key)
+            self._cache[layer, 1].index_copy_(0, written, value)
+            return _attended(query, self._model.heads, self._cache[layer], groups)
+
+        x = self._model.states(ids, positions, attend, spans)
+        rows = [row for end, piece in zip(ends, pieces, strict=True) for row in range(end - piece.wanted, end)]
+        return self._model.logits(x[rows])
 
     def _slots(self, piece: Piece) -> Tensor:
         length = piece.start + len(piece.ids)
@@ -137,16 +142,13 @@ def _grouped(pieces: Sequence[Piece], slots: Sequence[Tensor], device: torch.dev
         yield _Group(rows.to(device), real.to(device), places.to(device), seen[:, None].to(device))
 
 
-def _attended(layer: Attention, fused: Tensor, cache: Tensor, groups: Sequence[_Group], written: Tensor) -> Tensor:
-    """[rows, heads × head_dim] from queries, keys and values [rows, ...]; the latter two go into the cache first."""
-    width, dim, heads = layer.heads * layer.head_dim, layer.head_dim, layer.heads
-    query, key, value = fused.split((width, dim, dim), dim=1)
-    cache[0].index_copy_(0, written, key)
-    cache[1].index_copy_(0, written, value)
+def _attended(query: Tensor, heads: int, cache: Tensor, groups: Sequence[_Group]) -> Tensor:
+    """Queries [rows, heads × head_dim] over a layer's keys and values, [2, slots, head_dim], to the same shape."""
     mixed = torch.empty_like(query)
+    width = query.shape[1]
     for group in groups:
         pieces, rows = group.rows.shape
-        asked = query[group.rows].view(pieces, rows, heads, dim).transpose(1, 2)
+        asked = query[group.rows].view(pieces, rows, heads, -1).transpose(1, 2)
         keys, values = (cache[n][group.places][:, None].expand(-1, heads, -1, -1) for n in (0, 1))
         got = F.scaled_dot_product_attention(asked, keys, values, attn_mask=group.seen)
         mixed[group.rows[group.real]] = got.transpose(1, 2).reshape(pieces, rows, width)[group.real]

@@ -246,11 +246,11 @@ def vllm_python() -> Path:
     return python
 
 
-def vllm_rates(python: Path, folder: Path, precision: str) -> dict[str, float]:
+def vllm_rates(python: Path, folder: Path, precision: str, parts: int = 1) -> dict[str, float]:
     """vLLM in its own environment, in one precision."""
     script = Path(__file__).parent / "peers" / "vllm_serve.py"
     prompts = json.dumps([random_prompt(PROMPT, 100 + n) for n in range(max(BATCHES) + 1)])
-    command = [str(python), str(script), str(folder), precision, prompts, str(NEW), str(cores())]
+    command = [str(python), str(script), str(folder), precision, prompts, str(NEW), str(cores()), str(parts)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     if done.returncode:
         sys.exit(f"vLLM failed:\n{done.stderr[-2000:]}")

@@ -12,7 +12,8 @@ import torch
 from serve_apps.deployment import ServingConfig
 from serve_apps.engine.engine import EngineConfig, make_runner
 from serve_apps.engine.pieces import Piece
-from serve_apps.engine.torch_runner import Precision, TorchRunner
+from serve_apps.engine.slices import slice_of
+from serve_apps.engine.torch_runner import Device, Precision, Sizes, TorchRunner
 from starloom.errors import UserError
 from starloom.model.folder import read_model
 from tests.patience import PATIENCE
@@ -23,10 +24,10 @@ IDS = np.random.default_rng(0).integers(20, 280, (6, 40)).tolist()
 
 
 def runner(
-    folder: Path, precision: Precision = "float32", device: str = "cpu", rounded: bool | None = None
+    folder: Path, precision: Precision = "float32", device: Device = "cpu", rounded: bool | None = None
 ) -> TorchRunner:
-    settings = {"blocks": BLOCKS, "block_size": SIZE, "precision": precision, "device": device, "rounded": rounded}
-    return TorchRunner(read_model(folder), **settings)
+    sizes = Sizes(BLOCKS, SIZE, device, precision, rounded)
+    return TorchRunner(slice_of(read_model(folder), (), sizes.dtype), sizes)
 
 
 def logits(model: TorchRunner, lengths: list[int], *, together: bool) -> np.ndarray:
@@ -69,7 +70,7 @@ def test_what_others_have_in_the_cache_is_not_touched_even_where_it_is_broken(ti
     ("device", "rounded"), [("cpu", False), ("cpu", True), pytest.param("cuda", True, marks=pytest.mark.gpu)]
 )
 def test_steps_of_one_token_give_what_whole_texts_do(
-    tiny_models: tuple[Path, Path], device: str, rounded: bool
+    tiny_models: tuple[Path, Path], device: Device, rounded: bool
 ) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a GPU")

@@ -144,6 +144,7 @@ class NativeRunner:
     """
 
     block_size = BLOCK_SIZE
+    failure = ""
 
     def __init__(
         self,
@@ -217,6 +218,9 @@ class NativeRunner:
             kind, made = (QUADS, fours(weight)) if self._fours else (BYTES, packed(weight))
             return _Linear(self._memory.of(made), scales, address, inputs, outputs, kind, loras)
         return _Linear(self._memory.of(packed(weight)), 0, address, inputs, outputs, FLOATS, loras)
+
+    def close(self) -> None:
+        """Nothing to end."""
 
     def forward(self, pieces: Sequence[Piece]) -> Scores:
         """K and V of all pieces' tokens into the cache, and the logits of the last `wanted` tokens of each piece.

@@ -10,8 +10,8 @@ import time
 
 
 def main() -> None:
-    """Arguments: model folder, precision, prompts as JSON (one more than the largest batch), new tokens, threads."""
-    folder, precision, prompts_json, new_text, threads = sys.argv[1:]
+    """Model folder, precision, prompts as JSON (one more than the largest batch), new tokens, threads, parts."""
+    folder, precision, prompts_json, new_text, threads, parts = sys.argv[1:]
     os.environ |= {
         "VLLM_CPU_KVCACHE_SPACE": "2",
         "VLLM_CPU_OMP_THREADS_BIND": f"0-{int(threads) - 1}",
@@ -23,7 +23,13 @@ def main() -> None:
 
     prompts, new = json.loads(prompts_json), int(new_text)
     llm = vllm.LLM(
-        model=folder, dtype=precision, max_model_len=512, max_num_seqs=32, enable_prefix_caching=False, seed=0
+        model=folder,
+        dtype=precision,
+        tensor_parallel_size=int(parts),
+        max_model_len=512,
+        max_num_seqs=32,
+        enable_prefix_caching=False,
+        seed=0,
     )
 
     def seconds(batch: int, length: int) -> float:
