@@ -42,7 +42,6 @@ from starloom.tokenizer import TOKENIZER_FILE, TOKENIZER_SETTINGS, CodeTokenizer
 # beyond what engines queue, so that they refuse and not the proxy, and beyond what a crowd of half-sent requests holds
 ONGOING = 2048
 SWITCH_SECONDS = 0.001  # for so long the engine's thread waits for a loop that is busy (Python's default: 0.005)
-PRODUCTS = tuple(f".{name}.weight" for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"))
 REPORTED_SECONDS = 11.0  # replicas report every ten seconds
 
 
@@ -299,12 +298,14 @@ def _shared(group: Sequence[_Read]) -> list[tuple[_Read, Engine]]:
     """Those of a group that one engine serves; none where there is no more than one."""
     from starloom.model.adapter import is_adapter, read_low_rank
     from starloom.model.folder import read_model
+    from starloom.model.model import MATRICES
 
     first = group[0]
     model, config = read_model(first.base), first.settings.engine
     assert isinstance(config, EngineConfig)
     changes = {id(one): read_low_rank(one.folder, model) if is_adapter(one.folder) else {} for one in group}
-    able = [one for one in group if all(name.endswith(PRODUCTS) for name in changes[id(one)])]
+    added = tuple(f".{name}.weight" for name in MATRICES)
+    able = [one for one in group if all(name.endswith(added) for name in changes[id(one)])]
     adapters = [one for one in able if is_adapter(one.folder)]
     if len(able) < 2:
         return []

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from starloom.model.adapter import LowRank
 from starloom.model.config import ModelConfig
-from starloom.model.model import CodeModel
+from starloom.model.model import MATRICES, CodeModel
 
 CUT_OUTPUTS, CUT_INPUTS = ("attn.c_attn", "mlp.c_fc", "wte"), ("attn.c_proj", "mlp.c_proj")
 # a layer's number, its queries [rows, own heads × head_dim], keys and values [rows, head_dim] to the queries' shape
@@ -117,9 +117,8 @@ class SlicedModel:
         self._group, self._state = group, state
         self._embedding = state["transformer.wte.weight"]
         self._first = group.rank * len(self._embedding)
-        names = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
         self._layers = [
-            tuple(_Linear(held, f"transformer.h.{number}.{name}", group) for name in names)
+            tuple(_Linear(held, f"transformer.h.{number}.{name}", group) for name in MATRICES)
             for number in range(held.config.layers)
         ]
 

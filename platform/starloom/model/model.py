@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from starloom.model.attention import Backend, attend
 from starloom.model.config import ModelConfig
 
+MATRICES = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")  # of a block, in the order of its forward pass
+
 
 class Attention(nn.Module):
     """Causal multi-query attention; the fused projection holds all query heads, then K, then V."""

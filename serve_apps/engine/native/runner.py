@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from serve_apps.engine.cores import cores_at_hand
 from serve_apps.engine.native.build import load_library
@@ -16,7 +16,7 @@ from serve_apps.engine.native.threads import ThreadChooser
 from serve_apps.engine.pieces import Piece, Scores
 from starloom.model.adapter import LowRank
 from starloom.model.config import ModelConfig
-from starloom.model.model import Block, CodeModel
+from starloom.model.model import MATRICES, Block, CodeModel
 
 LANES, HEADS_AT_ONCE = 16, 8
 BLOCK_SIZE = LANES
@@ -182,15 +182,17 @@ class NativeRunner:
 
     def _layer(self, name: str, block: Block, blocks: int, padded: int) -> _Layer:
         norms = (block.ln_1.weight, block.ln_1.bias, block.ln_2.weight, block.ln_2.bias)
-        named = {"attn.c_attn": block.attn.c_attn, "attn.c_proj": block.attn.c_proj}
-        named |= {"mlp.c_fc": block.mlp.c_fc, "mlp.c_proj": block.mlp.c_proj}
         dim = self._shape.head_dim
         caches = (np.zeros((blocks, dim, LANES), np.float32), np.zeros((blocks, LANES, padded), np.float32))
         return _Layer(
             *map(self._memory.copied, norms),
-            *(self._linear(f"{name}.{key}.weight", linear.weight, linear.bias) for key, linear in named.items()),
+            *(self._matrix(f"{name}.{matrix}", block.get_submodule(matrix)) for matrix in MATRICES),
             *map(self._memory.array, caches),
         )
+
+    def _matrix(self, name: str, layer: nn.Module) -> _Linear:
+        assert isinstance(layer, nn.Linear)
+        return self._linear(f"{name}.weight", layer.weight, layer.bias)
 
     def _loras(self, name: str) -> int:
         """The address of what each adapter adds to a product; 0 where none does."""
