@@ -103,7 +103,7 @@ class Run:
             limits["folder"] = tempfile.mkdtemp(prefix="program-")
         self.limits = CellLimits(**limits)
         self.judged = request["kind"] == "judged"
-        self.building = request["kind"] == "command"
+        self.building = self.awaiting_phase = request["kind"] == "command"
         self.phase = b""
         self.processes: dict[int, str] = {}
         self.exit_code: int | None = None
@@ -154,7 +154,7 @@ class Run:
         exceeded = None
         try:
             while exceeded is None:
-                waiting = [*watched, *([self.phases] if self.building else [])]
+                waiting = [*watched, *([self.phases] if self.awaiting_phase else [])]
                 ready, _, _ = select.select(waiting, [], [], self.used.patience())
                 if self.phases in ready:
                     self._read_phase()
@@ -169,13 +169,14 @@ class Run:
         return self._result(exceeded)
 
     def _read_phase(self) -> None:
-        """A build tells with one byte how it went; then the program's own clock starts."""
+        """A build tells with one byte how it went; where it went well, the program's own clock and limits begin."""
         with contextlib.suppress(BlockingIOError):
             self.phase = self.phase or os.read(self.phases, 1)
+            self.awaiting_phase = False
             if self.building and self.phase == BUILT:
                 self.used.begin()
                 self.started = time.monotonic()
-            self.building = False
+                self.building = False
 
     def _ended(self, awaited: str) -> bool:
         waiting = [process for process, role in self.processes.items() if role == awaited]

@@ -1,9 +1,14 @@
 """Verdicts of ordinary programs."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+import serve_apps.sandbox
 from serve_apps.sandbox.sandbox import Command, Limits, Sandbox, Tests
 
 ADD = Tests("", "assert add(1, 2) == 3", ("add",))
@@ -108,3 +113,40 @@ def test_verdict_cannot_be_forged(sandbox: Sandbox, source: str) -> None:
 def test_a_program_may_start_many_processes_one_after_another(sandbox: Sandbox) -> None:
     source = "import subprocess\nfor _ in range(700): subprocess.run(['true'], check=True)\nprint('done')"
     assert sandbox.run_python(source, limits=Limits(cpu_seconds=20.0)).stdout == "done\n"
+
+
+PHASES = """
+import json
+import os
+import sys
+
+sys.path.insert(0, sys.argv[1])
+from zygote import Run
+
+request, told = json.loads(sys.argv[2]), []
+for byte in (b"F", b"B", b""):
+    run = Run(None, request, [], [])
+    run.phases, end = os.pipe()
+    os.set_blocking(run.phases, False)
+    os.write(end, byte)
+    os.close(end)
+    run.used.reaped_seconds = 5.0  # what the build took
+    run._read_phase()
+    at_once = run._exceeded()
+    run.used.reaped_seconds = 7.0
+    later = run._exceeded()
+    told.append((at_once and at_once[:2], later and later[:2]))
+print(told)
+"""
+
+
+def test_a_build_that_failed_is_never_held_to_the_programs_limits() -> None:
+    limits = Limits(cpu_seconds=1.0, build_cpu_seconds=6.0)
+    named = ("cpu_seconds", "build_cpu_seconds", "wall_seconds", "build_wall_seconds", "memory_megabytes")
+    request = {"kind": "command", "cell": limits.cell(isolated=True, grouped=False)._asdict()}
+    request |= {name: getattr(limits, name) for name in named}
+    inside = Path(serve_apps.sandbox.__file__).parent / "inside"
+    command = [sys.executable, "-c", PHASES, str(inside), json.dumps(request)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    failed = (None, ("compile_error", "cpu"))  # its own limit stays
+    assert done.stdout == f"{[failed, (None, ('timeout', 'cpu')), failed]}\n"
