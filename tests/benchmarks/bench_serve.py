@@ -275,10 +275,13 @@ def our_rates(folder: Path, precision: str, **settings: Any) -> dict[str, float]
 
 
 def vllm() -> Section:
-    """Ours beside vLLM's CPU build, each at the best precision that it has here, and both in fp32."""
+    """Ours beside vLLM's CPU build, each at the best precision that it has here, and both in fp32.
+
+    Our eight bits, which vLLM makes of no model of itself, are a row and figures of their own.
+    """
     folder = model_folder(BENCH / "serve")
     kinds = ("bfloat16", "float32") if has_bfloat16() else ("float32",)
-    ours = {kind: our_rates(folder, kind) for kind in kinds}
+    ours = {kind: our_rates(folder, kind) for kind in (*kinds, "int8")}
     python = vllm_python()
     theirs = {kind: vllm_rates(python, folder, kind) for kind in kinds}
     names = list(ours["float32"])
@@ -288,10 +291,11 @@ def vllm() -> Section:
 
     figures = {f"{name}_over_vllm": best(ours, name) / best(theirs, name) for name in names}
     figures |= {f"{name}_fp32_over_vllm": ours["float32"][name] / theirs["float32"][name] for name in names}
+    figures |= {f"{name}_int8_over_vllm": ours["int8"][name] / best(theirs, name) for name in names}
     rows = [
-        [f"{name}, {kind}", *(f"{rates[kind][key]:,.0f}" for key in names)]
-        for name, rates in (("starloom", ours), ("vLLM's CPU build", theirs))
-        for kind in kinds
+        [f"{name}, {kind}", *(f"{rates[key]:,.0f}" for key in names)]
+        for name, side in (("starloom", ours), ("vLLM's CPU build", theirs))
+        for kind, rates in side.items()
     ]
     print(table("tokens per second, prompts of 256, 64 new", ["engine", *names], rows))
     return Section(figures=figures)
