@@ -130,7 +130,7 @@ class LocalEngine:
                 f"model's window of {self.context} tokens; shorten the prompt or ask for fewer"
             )
         with self._changed:
-            if self._closed or not self._thread.is_alive():
+            if self._closed or self.failure:
                 raise Overloaded("the engine is stopping; ask again, another one takes over")
             if not self._schedule.busy:
                 self._beat = time.monotonic()  # it has slept until now
