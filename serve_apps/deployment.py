@@ -42,6 +42,7 @@ from starloom.tokenizer import TOKENIZER_FILE, TOKENIZER_SETTINGS, CodeTokenizer
 # beyond what engines queue, so that they refuse and not the proxy, and beyond what a crowd of half-sent requests holds
 ONGOING = 2048
 SWITCH_SECONDS = 0.001  # for so long the engine's thread waits for a loop that is busy (Python's default: 0.005)
+HEALTH_SECONDS = 2.0  # between two looks; Serve replaces a replica after the third bad one (its default: ten)
 REPORTED_SECONDS = 11.0  # replicas report every ten seconds
 
 
@@ -188,6 +189,7 @@ class Completions:
 Replica = serve.deployment(
     max_ongoing_requests=ONGOING,
     graceful_shutdown_timeout_s=30,
+    health_check_period_s=HEALTH_SECONDS,
     logging_config={"enable_access_log": False},  # /metrics tells more, for less time
 )(serve.ingress()(Completions))
 

@@ -20,7 +20,7 @@ from serve_apps.api.figures import Fleet, exposition, families
 from serve_apps.api.gate import GateConfig, guard
 from serve_apps.api.rates import Limiter
 from serve_apps.api.service import Service
-from serve_apps.engine.request import Overloaded
+from serve_apps.engine.request import Overloaded, Stopping
 from serve_apps.segments import AwayError
 from starloom import plugins
 
@@ -133,7 +133,8 @@ def _tell_errors(app: FastAPI, service: Service) -> None:
         return told(request, Problem(429, str(error)))
 
     @app.exception_handler(AwayError)
-    async def away(request: Request, error: AwayError) -> Response:
+    @app.exception_handler(Stopping)
+    async def away(request: Request, error: AwayError | Stopping) -> Response:
         return told(request, Problem(503, str(error), 2))
 
     @app.exception_handler(ClientDisconnect)

@@ -13,7 +13,7 @@ from serve_apps.engine.grammar import Grammars
 from serve_apps.engine.native.build import compiler
 from serve_apps.engine.native.runner import NativeRunner, Weights, best_weights
 from serve_apps.engine.pieces import Piece, Runner, Scores
-from serve_apps.engine.request import Counters, Event, FinishReason, Load, Overloaded, Request, Sampling, Scored
+from serve_apps.engine.request import Counters, Event, FinishReason, Load, Request, Sampling, Scored, Stopping
 from serve_apps.engine.sampling import choose, scored
 from serve_apps.engine.schedule import ROWS_AT_ONCE, Planned, Running, Schedule
 from serve_apps.engine.slices import slice_of
@@ -120,7 +120,11 @@ class LocalEngine:
             self._grammars.matcher(sampling.grammar)
 
     def submit(self, request: Request) -> None:
-        """Queue a request; its prompt and answer fit the window, or ValueError. `Overloaded` when the queue is full."""
+        """Queue a request; its prompt and answer fit the window, or ValueError. `Overloaded` when the queue is full.
+
+        Raises:
+            Stopping: the engine was closed, or will not get on.
+        """
         if not request.prompt:
             raise ValueError("prompt: is empty; send at least one token")
         room = self.context - len(request.prompt)
@@ -131,7 +135,7 @@ class LocalEngine:
             )
         with self._changed:
             if self._closed or self.failure:
-                raise Overloaded("the engine is stopping; ask again, another one takes over")
+                raise Stopping
             if not self._schedule.busy:
                 self._beat = time.monotonic()  # it has slept until now
             self._schedule.waiting.put(request)

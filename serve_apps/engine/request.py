@@ -168,7 +168,11 @@ class Engine(Protocol):
         """Whatever takes long before a request can be queued, on any thread; ValueError when it cannot be served."""
 
     def submit(self, request: Request) -> None:
-        """Queue a request; `Overloaded` when the queue is full, ValueError when it can never be served."""
+        """Queue a request; `Overloaded` when the queue is full, ValueError when it can never be served.
+
+        Raises:
+            Stopping: the engine takes no more.
+        """
 
     def close(self) -> None:
         """Stop; what runs ends as cancelled."""
@@ -176,3 +180,10 @@ class Engine(Protocol):
 
 class Overloaded(Exception):  # noqa: N818 - a state, not a fault
     """The queue is full; try again later."""
+
+
+class Stopping(Exception):  # noqa: N818 - likewise
+    """The engine takes no more requests: it was closed, or will not get on; another one takes over."""
+
+    def __init__(self) -> None:
+        super().__init__("the engine is stopping; ask again, another one takes over")

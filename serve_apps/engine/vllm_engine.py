@@ -11,7 +11,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from serve_apps.engine.request import Counters, Event, FinishReason, Load, Overloaded, Request, Sampling, Scored
+from serve_apps.engine.request import (
+    Counters,
+    Event,
+    FinishReason,
+    Load,
+    Overloaded,
+    Request,
+    Sampling,
+    Scored,
+    Stopping,
+)
 from serve_apps.engine.text import TextStream
 from starloom.config import Config, runtime
 from starloom.errors import UserError
@@ -115,14 +125,20 @@ class VllmEngine:
         """Nothing: vLLM compiles grammars itself."""
 
     def submit(self, request: Request) -> None:
-        """Hand a request over; `Overloaded` when too many are under way, ValueError when it cannot fit."""
+        """Hand a request over; `Overloaded` when too many are under way, ValueError when it cannot fit.
+
+        Raises:
+            Stopping: it was closed.
+        """
         if not request.prompt or len(request.prompt) + request.sampling.max_tokens > self.context:
             raise ValueError(f"prompt: it and max_tokens must fit the model's window of {self.context} tokens")
         sampling = request.sampling
         if sampling.typical_p < 1 or sampling.penalty_window:
             raise ValueError("typical_p: neither it nor a window of penalties are had from vLLM; leave them out")
         with self._lock:
-            if self._closed or self._given >= self._config.batch + self._config.queue:
+            if self._closed:
+                raise Stopping
+            if self._given >= self._config.batch + self._config.queue:
                 raise Overloaded(f"{self._given} requests are under way; try again in a moment")
             self._given += 1
         self._loop.call_soon_threadsafe(self._start, request)

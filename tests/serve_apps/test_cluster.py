@@ -201,6 +201,26 @@ def test_request_that_loses_its_replica_is_told_when_to_come_again(
         }
 
 
+def test_replica_that_loses_a_part_of_its_model_is_replaced(ray_cluster: str, tiny_models: tuple[Path, Path]) -> None:
+    engine = {"kernels": "torch", "tensor_parallel": 2}
+    with serving_config({"models": [{"folder": str(tiny_models[0]), "name": "m", "engine": engine}]}) as url:
+        before, (replica,) = _completed(url), _replicas()
+        (part,) = [
+            one for one in psutil.Process(replica).children() if "serve_apps.engine.tensor_part" in one.cmdline()
+        ]
+        part.kill()
+        statuses, until = Counter[int](), time.monotonic() + PATIENCE
+        while not statuses[200]:
+            assert time.monotonic() < until
+            answer = httpx.post(f"{url}/v1/completions", json=ASK, timeout=PATIENCE)
+            statuses[answer.status_code] += 1
+            assert answer.status_code != 503 or "Retry-After" in answer.headers
+            time.sleep(0.2)
+        assert set(statuses) <= {200, 503}
+        assert answer.json()["choices"][0]["text"] == before
+        assert _replicas() != {replica}
+
+
 def _replicas_logs() -> list[str]:
     from ray._private.worker import global_worker
 

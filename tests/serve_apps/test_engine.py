@@ -13,7 +13,7 @@ from transformers import GPTBigCodeForCausalLM
 
 from serve_apps.engine.engine import EngineConfig, LocalEngine
 from serve_apps.engine.native.runner import has_bfloat16
-from serve_apps.engine.request import Event, Overloaded, Request, Sampling
+from serve_apps.engine.request import Event, Overloaded, Request, Sampling, Stopping
 from starloom.errors import UserError
 from starloom.model.folder import read_model
 from starloom.tokenizer import load_tokenizer
@@ -272,7 +272,7 @@ def test_prompt_beyond_the_window_is_refused(make: Make) -> None:
 def test_stopped_engine_refuses(make: Make) -> None:
     engine = make()
     engine.close()
-    with pytest.raises(Overloaded, match="stopping"):
+    with pytest.raises(Stopping, match="stopping"):
         _start(engine, [30], GREEDY)
 
 

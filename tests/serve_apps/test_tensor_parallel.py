@@ -18,7 +18,7 @@ import torch
 from serve_apps.deployment import ServingConfig
 from serve_apps.engine.engine import EngineConfig, LocalEngine, make_runner
 from serve_apps.engine.pieces import Piece
-from serve_apps.engine.request import Overloaded, Sampling
+from serve_apps.engine.request import Sampling, Stopping
 from serve_apps.engine.slices import slice_of
 from serve_apps.engine.tensor_parallel import TensorParallelRunner
 from serve_apps.engine.torch_runner import Device, Sizes, TorchRunner
@@ -155,7 +155,7 @@ def test_an_engine_in_parts_is_healthy_until_one_is_lost(tiny_models: tuple[Path
                     assert time.monotonic() < until
                     time.sleep(0.05)
                 assert engine.failure == "part 1 of the model has ended"
-                with pytest.raises(Overloaded, match="another one takes over"):
+                with pytest.raises(Stopping, match="another one takes over"):
                     Asked(engine, [1], Sampling())
     assert answers[0] == answers[1]
 
