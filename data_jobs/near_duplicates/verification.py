@@ -66,8 +66,7 @@ def prepared(shard: SignedShard, columns: Sequence[str], output: ArtifactWriter)
     with shard.home(output).open_file(f"{SHINGLES}/{shard.name}.arrow") as file:
         fields = pa.ipc.open_file(file).schema
         wanted = [fields.get_field_index(name) for name in columns]
-        options = pa.ipc.IpcReadOptions(included_fields=wanted, use_threads=False)  # as in `starloom.parquet`
-        return pa.ipc.open_file(file, options=options).read_all()
+        return pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(included_fields=wanted)).read_all()
 
 
 @dataclass(frozen=True)

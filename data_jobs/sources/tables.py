@@ -201,10 +201,10 @@ class RowGroup:
             number = self.first_row
             try:
                 # without a buffer of its own Arrow would unpack the whole group at once
-                table = pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
+                table = pq.ParquetFile(file, buffer_size=1 << 20)
                 names = set(table.schema_arrow.names)
                 wanted = [name for name in _wanted(self.source) if name.partition(".")[0] in names]
-                for batch in table.iter_batches(BATCH_ROWS, [self.group], wanted, use_threads=False):
+                for batch in table.iter_batches(BATCH_ROWS, row_groups=[self.group], columns=wanted):
                     for position in range(batch.num_rows):
                         yield from self._row(batch, position, number, limits)
                         number += 1

@@ -1,7 +1,8 @@
 """Parquet read through a handle of Python's, by the thread that asks alone.
 
 Arrow's threads may be the last to let go of what they read, and one that lets go of a Python object while the
-interpreter ends is ended by it, and the whole process with it ("terminate called without an active exception").
+interpreter ends is ended by it, and the whole process with it ("terminate called without an active exception"). What a
+command reads before it ends is read here; Ray's workers, which go on, may read with Arrow's threads.
 """
 
 from collections.abc import Iterator, Sequence

@@ -33,9 +33,10 @@ STUCK_SECONDS = 60.0  # a step lasts a fraction of one
 class EngineConfig(Config):
     """Sizes and routes. A step lasts about `step_seconds`: no cancelled request holds its blocks longer.
 
-    `threads` 0 is as many as are quickest.
+    `threads` is of the native kernels, 0 as many as are quickest; torch takes the cores at hand.
     `tensor_parallel` cuts the model over so many cards of a replica, or with kernels "torch" over processes on the CPU.
-    `weights` "auto" is bfloat16 where the processor or the graphics card multiplies it, and else float32.
+    `weights` "auto" is bfloat16 where the processor or the graphics card multiplies it, or where a model's weights lose
+    nothing by it, and else float32.
     """
 
     device: Literal["cpu", "cuda"] = runtime("cpu")

@@ -68,8 +68,10 @@ def slice_of(model: CodeModel, adapters: Sequence[LowRank], dtype: torch.dtype, 
         layer = name.rpartition(".")[0]
         if size == 1 or not layer.endswith(CUT_OUTPUTS):
             return held
-        if layer.endswith("wte"):  # filled up to a multiple of `size` with rows that no id names
-            held = F.pad(held, (0, 0, 0, -len(held) % size))
+        if layer.endswith("wte"):  # the last part is filled up with rows that no id names
+            rows = -(-len(held) // size)
+            part = held[rank * rows : (rank + 1) * rows]
+            return F.pad(part, (0, 0, 0, rows - len(part)))
         if layer.endswith("c_attn"):
             queries, shared = held.split((config.hidden, 2 * config.head_dim))
             return torch.cat([queries.chunk(size)[rank], shared])

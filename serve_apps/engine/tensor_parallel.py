@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing import Pipe
@@ -24,7 +23,7 @@ import torch.distributed as dist
 from serve_apps.engine.pieces import Piece, Scores
 from serve_apps.engine.slices import Slice, TensorGroup, slice_of
 from serve_apps.engine.torch_runner import Device, Sizes, TorchRunner
-from starloom.errors import UserError
+from starloom.errors import RunError, UserError
 from starloom.model.adapter import LowRank
 from starloom.model.config import ModelConfig
 from starloom.model.model import CodeModel
@@ -64,7 +63,7 @@ def _processes(meeting: str, rank: int, size: int, device: Device) -> Any:
     return dist.ProcessGroupGloo(store, rank, size, options)
 
 
-def check_cut(config: ModelConfig, size: int) -> None:
+def _check_cut(config: ModelConfig, size: int) -> None:
     """Whether a model can be cut into so many parts.
 
     Raises:
@@ -79,13 +78,17 @@ class TensorParallelRunner:
     """The runner of the first part, which has the others compute with it."""
 
     def __init__(self, model: CodeModel, adapters: Sequence[LowRank], sizes: Sizes, parts: int) -> None:
-        """Starts the other processes and sends them their weights."""
-        check_cut(model.config, parts)
+        """Starts the other processes and sends them their weights.
+
+        Raises:
+            RunError: one has ended as it started.
+        """
+        _check_cut(model.config, parts)
         self.block_size, self.precision = sizes.block_size, sizes.precision
         self._folder = Path(tempfile.mkdtemp(prefix="starloom-tensor-"))
         meeting = str(self._folder / "meeting")
         self._others = [_Other(rank) for rank in range(1, parts)]
-        self._broken, self._closing = "", threading.Lock()
+        self._broken = ""
         try:
             for other in self._others:
                 part = TensorPart(other.rank, parts, meeting, sizes, model.config)
@@ -93,8 +96,11 @@ class TensorParallelRunner:
             own = TensorPart(0, parts, meeting, sizes, model.config)
             self._own, group = own.runner(slice_of(model, adapters, sizes.dtype, 0, parts))
             for other in self._others:
-                other.wait_until_ready()
+                told(other.pipe)  # that it has its weights and its cache
             own.meet(group)
+        except (EOFError, ConnectionError):
+            self.close()
+            raise RunError("a part of the model ended as it started; see its words above") from None
         except BaseException:
             self.close()
             raise
@@ -109,13 +115,14 @@ class TensorParallelRunner:
         """K and V of all pieces' tokens into the caches, and the logits that are wanted.
 
         Raises:
-            RuntimeError: `failure`.
+            RunError: `failure`.
         """
         if self.failure:  # others would wait for who is gone
-            raise RuntimeError(self.failure)
+            raise RunError(self.failure)
         try:
+            told_to_all = pickle.dumps(pieces)
             for other in self._others:
-                tell(other.pipe, pieces)
+                other.pipe.send_bytes(told_to_all)
             return self._own.forward(pieces)
         except BaseException as error:
             self._broken = f"a step of the model's parts failed: {type(error).__name__}: {error}"
@@ -123,12 +130,11 @@ class TensorParallelRunner:
 
     def close(self) -> None:
         """End the other processes."""
-        with self._closing:
-            for other in self._others:
-                other.pipe.close()
-            for other in self._others:
-                other.end()
-            shutil.rmtree(self._folder, ignore_errors=True)
+        for other in self._others:
+            other.pipe.close()
+        for other in self._others:
+            other.end()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 class _Other:
@@ -148,17 +154,6 @@ class _Other:
         """Its weights, one at a time: a pipe's message is held in memory at both ends."""
         for item in (part, *held.state.items(), None, held.adapters):
             tell(self.pipe, item)
-
-    def wait_until_ready(self) -> None:
-        """Until it has its weights and its cache.
-
-        Raises:
-            RuntimeError: it has ended instead.
-        """
-        try:
-            told(self.pipe)
-        except (EOFError, ConnectionError):
-            raise RuntimeError(f"part {self.rank} of the model ended as it started; see its words above") from None
 
     def end(self) -> None:
         """Wait for it to end by itself, and end it if it does not."""

@@ -24,7 +24,7 @@ def main(pipe_number: int, parent: int) -> None:
                 pieces = told(pipe)
             except EOFError:
                 return
-            runner.forward(pieces)
+            runner.compute(pieces)
 
 
 def _end_with(parent: int) -> None:

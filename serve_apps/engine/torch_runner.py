@@ -68,13 +68,7 @@ class TorchRunner:
 
     failure = ""
 
-    def __init__(
-        self,
-        held: Slice,
-        sizes: Sizes,
-        *,
-        group: TensorGroup = ALONE,
-    ) -> None:
+    def __init__(self, held: Slice, sizes: Sizes, group: TensorGroup = ALONE) -> None:
         """Pieces name the adapters of `held` by their number."""
         self.block_size, self.precision = sizes.block_size, sizes.precision
         device = torch.device(f"cuda:{group.rank}" if sizes.device == "cuda" else "cpu")
@@ -84,9 +78,13 @@ class TorchRunner:
         self._decoder = Decoder(self._model, self._cache, sizes.block_size, rounded=sizes.recorded)
 
     @torch.inference_mode()
+    def compute(self, pieces: Sequence[Piece]) -> Tensor:
+        """K and V of all pieces' tokens into the cache; fp32 [wanted, vocabulary] logits, good until the next step."""
+        return self._decoder.logits(pieces) if decodes(pieces) else self._logits(pieces)
+
     def forward(self, pieces: Sequence[Piece]) -> Scores:
         """K and V of all pieces' tokens into the cache, and the logits that are wanted."""
-        logits = self._decoder.logits(pieces) if decodes(pieces) else self._logits(pieces)
+        logits = self.compute(pieces)
         best, log_total = logits.argmax(-1).int(), logits.logsumexp(-1)
         return Scores(logits.cpu().numpy(), best.cpu().numpy(), log_total.cpu().numpy())
 

@@ -85,6 +85,17 @@ class Limits:
             grouped=grouped,
         )
 
+    def told(self, isolated: bool, grouped: bool) -> dict[str, Any]:
+        """What the zygote is told of them."""
+        return {
+            "cell": self.cell(isolated, grouped)._asdict(),
+            "cpu_seconds": self.cpu_seconds,
+            "build_cpu_seconds": self.build_cpu_seconds,
+            "wall_seconds": self.wall_seconds,
+            "build_wall_seconds": self.build_wall_seconds,
+            "memory_megabytes": self.memory_megabytes,
+        }
+
 
 @dataclass(frozen=True)
 class Command:
@@ -386,15 +397,7 @@ class Sandbox:
         """What the zygote says of the run; None when it ended or hangs."""
         assert self._channel is not None
         channel = self._channel
-        request = {
-            "kind": kind,
-            "cell": limits.cell(self.isolated, bool(self._group.folders))._asdict(),
-            "cpu_seconds": limits.cpu_seconds,
-            "build_cpu_seconds": limits.build_cpu_seconds,
-            "wall_seconds": limits.wall_seconds,
-            "build_wall_seconds": limits.build_wall_seconds,
-            "memory_megabytes": limits.memory_megabytes,
-        }
+        request = {"kind": kind, **limits.told(self.isolated, bool(self._group.folders))}
         typed = stdin.encode(errors="replace")[:MOST_STDIN_BYTES]
         given = [sealed_memory(_json(text)), sealed_memory(typed) if typed else os.open("/dev/null", os.O_RDONLY)]
         if tests is not None:

@@ -209,6 +209,7 @@ def test_replica_that_loses_a_part_of_its_model_is_replaced(ray_cluster: str, ti
             one for one in psutil.Process(replica).children() if "serve_apps.engine.tensor_part" in one.cmdline()
         ]
         part.kill()
+        part.wait(PATIENCE)  # what is under way meanwhile may end with 500
         statuses, until = Counter[int](), time.monotonic() + PATIENCE
         while not statuses[200]:
             assert time.monotonic() < until

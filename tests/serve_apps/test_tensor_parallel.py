@@ -1,10 +1,10 @@
 """A model that is cut over processes answers as the whole one does, and nobody waits for a process that is gone."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -21,8 +21,8 @@ from serve_apps.engine.pieces import Piece
 from serve_apps.engine.request import Sampling, Stopping
 from serve_apps.engine.slices import slice_of
 from serve_apps.engine.tensor_parallel import TensorParallelRunner
-from serve_apps.engine.torch_runner import Device, Sizes, TorchRunner
-from starloom.errors import UserError
+from serve_apps.engine.torch_runner import Sizes, TorchRunner
+from starloom.errors import RunError, UserError
 from starloom.model.adapter import LowRank
 from starloom.model.config import ModelConfig
 from starloom.model.folder import read_model
@@ -104,9 +104,29 @@ def test_a_part_that_is_gone_fails_the_step_and_is_told() -> None:
         victim = cut._others[0].process
         os.kill(victim.pid, signal.SIGKILL)
         victim.wait(PATIENCE)
-        with pytest.raises(RuntimeError, match="part 1 of the model has ended"):
+        with pytest.raises(RunError, match="part 1 of the model has ended"):
             cut.forward(plain)
         assert cut.failure == "part 1 of the model has ended"
+
+
+def test_a_part_that_ends_in_the_middle_of_a_step_fails_it_for_good() -> None:
+    with closing(TensorParallelRunner(model(), (), Sizes(BLOCKS, SIZE), 2)) as cut:
+        plain = [Piece(IDS[0], 0, [0, 1, 2], 1)]
+        cut.forward(plain)
+        victim = cut._others[0].process
+        os.kill(victim.pid, signal.SIGSTOP)  # the step waits for it
+        threading.Timer(0.3, victim.kill).start()
+        with pytest.raises(RuntimeError, match=r"(?i)connection"):
+            cut.forward(plain)
+        assert cut.failure
+        with pytest.raises(RunError, match="part"):
+            cut.forward(plain)
+
+
+def test_a_part_that_ends_as_it_starts_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(RunError, match="ended as it started"):
+        TensorParallelRunner(model(), (), Sizes(BLOCKS, SIZE), 2)
 
 
 def test_parts_end_with_who_started_them() -> None:
@@ -175,15 +195,14 @@ def test_cuts_that_cannot_be_are_told(settings: dict, words: str) -> None:
 def test_a_replica_asks_for_as_many_cards_as_its_largest_model() -> None:
     engines = [{"device": "cuda", "tensor_parallel": 4}, {"device": "cuda"}, {"kernels": "torch", "tensor_parallel": 8}]
     models = [{"folder": str(n), "engine": engine} for n, engine in enumerate(engines)]
-    assert ServingConfig.model_validate(json.loads(json.dumps({"models": models}))).gpus == 4
+    assert ServingConfig.model_validate({"models": models}).gpus == 4
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("device", ["cuda"])
-def test_parts_on_cards_compute_what_the_processor_does(device: Device) -> None:
+def test_parts_on_cards_compute_what_the_processor_does() -> None:
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two GPUs")
     whole = TorchRunner(slice_of(model(), adapters(), torch.float32), Sizes(BLOCKS, SIZE))
-    with closing(TensorParallelRunner(model(), adapters(), Sizes(BLOCKS, SIZE, device), 2)) as cut:
+    with closing(TensorParallelRunner(model(), adapters(), Sizes(BLOCKS, SIZE, "cuda"), 2)) as cut:
         for pieces in steps():
             assert np.allclose(cut.forward(pieces).logits, whole.forward(pieces).logits, atol=1e-3)

@@ -142,9 +142,7 @@ print(told)
 
 def test_a_build_that_failed_is_never_held_to_the_programs_limits() -> None:
     limits = Limits(cpu_seconds=1.0, build_cpu_seconds=6.0)
-    named = ("cpu_seconds", "build_cpu_seconds", "wall_seconds", "build_wall_seconds", "memory_megabytes")
-    request = {"kind": "command", "cell": limits.cell(isolated=True, grouped=False)._asdict()}
-    request |= {name: getattr(limits, name) for name in named}
+    request = {"kind": "command", **limits.told(isolated=True, grouped=False)}
     inside = Path(serve_apps.sandbox.__file__).parent / "inside"
     command = [sys.executable, "-c", PHASES, str(inside), json.dumps(request)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
